@@ -1,0 +1,51 @@
+"""Removes data from a federated model without retraining it.
+
+The names below are loaded when first used, so that ``import fedunlearn`` loads neither torch nor
+Flower.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedunlearn.federation.federation import Federation as Federation
+    from fedunlearn.federation.federation import TrainedModel as TrainedModel
+    from fedunlearn.federation.federation import TrainingPlan as TrainingPlan
+    from fedunlearn.federation.forget import ForgetSet as ForgetSet
+    from fedunlearn.flower.simulation import simulate as simulate
+    from fedunlearn.parameters import flatten as flatten
+    from fedunlearn.parameters import load as load
+    from fedunlearn.risk.task import Task as Task
+    from fedunlearn.scenario.settings import TrainingSettings as TrainingSettings
+    from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
+    from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
+    from fedunlearn.unlearning.fine_tune import FineTune as FineTune
+    from fedunlearn.unlearning.method import Unlearned as Unlearned
+    from fedunlearn.unlearning.method import UnlearningMethod as UnlearningMethod
+
+_HOME = {
+    "CubicNewton": "unlearning.cubic_newton",
+    "CubicNewtonSettings": "unlearning.cubic_newton",
+    "Federation": "federation.federation",
+    "FineTune": "unlearning.fine_tune",
+    "ForgetSet": "federation.forget",
+    "Task": "risk.task",
+    "TrainedModel": "federation.federation",
+    "TrainingPlan": "federation.federation",
+    "TrainingSettings": "scenario.settings",
+    "Unlearned": "unlearning.method",
+    "UnlearningMethod": "unlearning.method",
+    "flatten": "parameters",
+    "load": "parameters",
+    "simulate": "flower.simulation",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fedunlearn' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fedunlearn.{_HOME[name]}"), name)

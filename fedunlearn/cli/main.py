@@ -1,0 +1,46 @@
+"""The command ``fedunlearn``: its groups, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fedunlearn.cli.scenarios import demo, run
+from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
+
+DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="fedunlearn")
+def cli() -> None:
+    """Remove data from a federated model without retraining it.
+
+    Exit status: 0 done, 1 a check or a node failed, 2 wrong usage or unusable input.
+    """
+
+
+cli.add_command(demo)
+cli.add_command(run)
+
+
+def main() -> None:
+    """Run the command line; every failure ends in one line on standard error."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        fail(UNUSABLE, error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        fail(INTERRUPTED, "interrupted; nothing was written")
+    except (InputError, NonFiniteError) as error:
+        fail(UNUSABLE, str(error))
+    except FedunlearnError as error:
+        fail(FAILED, str(error))
+    sys.exit(status if isinstance(status, int) else DONE)
+
+
+def fail(status: int, message: str) -> None:
+    """End with a status and one line on standard error."""
+    click.echo(f"fedunlearn: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,81 @@
+"""The networks a scenario can name. None has dropout or BatchNorm: see risk/probe.py."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from torch import nn
+
+from fedunlearn.errors import ScenarioError
+
+Shape = tuple[int, ...]
+Factory = Callable[[Shape, int], nn.Module]
+
+
+def logistic(shape: Shape, classes: int) -> nn.Module:
+    """Multinomial logistic regression: convex."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), classes))
+
+
+def mlp(shape: Shape, classes: int) -> nn.Module:
+    """One hidden layer of 32 rectified units."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(_size(shape), 32), nn.ReLU(), nn.Linear(32, classes)
+    )
+
+
+def cnn(shape: Shape, classes: int) -> nn.Module:
+    """Two convolutions with pooling, then one linear layer.
+
+    Raises:
+        ScenarioError: The inputs are not images of at least 4 x 4.
+    """
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise ScenarioError(
+            f"model.name: cnn needs images (channels, height, width) of 4 x 4 or more, not {shape}"
+        )
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 4) * (width // 4), classes),
+    )
+
+
+MODELS: dict[str, Factory] = {"logistic": logistic, "mlp": mlp, "cnn": cnn}
+
+
+def find_factory(name: str) -> Factory:
+    """Return a model factory by its name or as ``package.module:factory``.
+
+    Raises:
+        ScenarioError: There is none of that name.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ScenarioError(
+            f"model.name: {name!r} is unknown; use one of {', '.join(MODELS)} or "
+            "'package.module:factory'"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ScenarioError(f"model.name: {name!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ScenarioError(f"model.name: {name!r} is not callable; give (shape, classes) -> Module")
+    return factory  # type: ignore[no-any-return]
+
+
+def _size(shape: Shape) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size

@@ -1,0 +1,43 @@
+"""A scenario's data and model as a Task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.data.models import find_factory
+from fedunlearn.data.sources import Split, load_split
+from fedunlearn.scenario.settings import DataSettings, ModelSettings
+
+
+class ScenarioTask:
+    """Classification on a scenario's data. Travels as settings; data is loaded where it is used."""
+
+    def __init__(self, data: DataSettings, model: ModelSettings) -> None:
+        """Take the settings; loads nothing."""
+        self._data = data
+        self._model = model
+
+    @property
+    def split(self) -> Split:
+        """All examples of all nodes, for those who evaluate; a node sees its own only."""
+        return load_split(self._data)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, mean over examples."""
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def model(self) -> nn.Module:
+        """A new network."""
+        split = self.split
+        return find_factory(self._model.name)(tuple(split.inputs.shape[1:]), split.classes)
+
+    def data(self, node: int) -> tuple[Tensor, Tensor]:
+        """A node's inputs and targets."""
+        split = self.split
+        indices = torch.from_numpy(split.nodes[node])
+        return split.inputs[indices], split.targets[indices]
+
+    def test_data(self) -> tuple[Tensor, Tensor]:
+        """The held-out examples."""
+        return self.split.test_inputs, self.split.test_targets

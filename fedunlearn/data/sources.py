@@ -1,0 +1,147 @@
+"""The data sets a scenario can name, as tensors with a fixed split for testing."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedunlearn.data.partition import Indices, dirichlet, iid
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.settings import DataSettings
+
+TEST_SHARE = 0.25
+IDX_UINT8 = 0x08
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set, its test examples and which node holds what.
+
+    Attributes:
+        inputs: (n, channels, height, width), float32 in [0, 1].
+        targets: (n,), int64.
+        test_inputs: (t, channels, height, width).
+        test_targets: (t,).
+        nodes: Indices of each node's examples.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    nodes: tuple[Indices, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return int(torch.cat([self.targets, self.test_targets]).max()) + 1
+
+
+@lru_cache(maxsize=8)
+def load_split(settings: DataSettings) -> Split:
+    """Load a data set and spread it over nodes; the same for the same settings.
+
+    Raises:
+        ScenarioError: Files are missing or not in the format, or cannot be spread so.
+    """
+    if settings.name == "digits":
+        train, test = _digits(settings.seed)
+    else:
+        assert settings.path is not None  # the settings require it
+        train, test = _idx(settings.path)
+    if settings.limit is not None and settings.limit < len(train[0]):
+        order = np.random.default_rng(settings.seed).permutation(len(train[0]))
+        chosen = torch.from_numpy(np.sort(order[: settings.limit]))
+        train = (train[0][chosen], train[1][chosen])
+    count = len(train[0])
+    if count < settings.nodes:
+        raise ScenarioError(
+            f"data.nodes: {settings.nodes} nodes but {count} examples; give every node one"
+        )
+    if settings.partition == "iid":
+        nodes = iid(count, settings.nodes, settings.seed)
+    else:
+        nodes = dirichlet(train[1].numpy(), settings.nodes, settings.alpha, settings.seed)
+    return Split(*train, *test, nodes=tuple(nodes))
+
+
+def locate(path: Path, folder: Path) -> Path:
+    """Find a path of a scenario: under ``FEDUNLEARN_DATA``, else beside the scenario.
+
+    Args:
+        path: As the scenario gives it.
+        folder: Where the scenario lies.
+
+    Raises:
+        ScenarioError: It is nowhere.
+    """
+    roots = [Path(os.environ["FEDUNLEARN_DATA"])] if "FEDUNLEARN_DATA" in os.environ else []
+    candidates = [path] if path.is_absolute() else [root / path for root in (*roots, folder)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise ScenarioError(
+        f"data.path: {path} not found (looked at {', '.join(str(c) for c in candidates)}); "
+        "correct it, or set FEDUNLEARN_DATA to the folder it is in"
+    )
+
+
+def _digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    inputs = torch.tensor(bunch.images[:, None] / 16.0, dtype=torch.float32)
+    targets = torch.tensor(bunch.target, dtype=torch.int64)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(inputs)))
+    held_out = int(TEST_SHARE * len(inputs))
+    train, test = order[held_out:], order[:held_out]
+    return (inputs[train], targets[train]), (inputs[test], targets[test])
+
+
+def _idx(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return _idx_pair(folder, "train"), _idx_pair(folder, "t10k", "test")
+
+
+def _idx_pair(folder: Path, *prefixes: str) -> tuple[Tensor, Tensor]:
+    images = _idx_array(folder, prefixes, "images-idx3-ubyte", "images-idx4-ubyte")
+    labels = _idx_array(folder, prefixes, "labels-idx1-ubyte")
+    if labels.ndim != 1 or images.ndim not in (3, 4) or len(images) != len(labels):
+        raise ScenarioError(
+            f"data.path: {folder} holds {images.shape} images and {labels.shape} labels for "
+            f"{prefixes[0]!r}; as many labels as images are needed"
+        )
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    inputs = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32) / 255.0)
+    return inputs, torch.from_numpy(labels.astype(np.int64))
+
+
+def _idx_array(folder: Path, prefixes: tuple[str, ...], *suffixes: str) -> NDArray[np.uint8]:
+    names = [f"{p}-{s}{z}" for p in prefixes for s in suffixes for z in (".gz", "")]
+    for name in names:
+        path = folder / name
+        if path.is_file():
+            data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+            return _parse_idx(data, path)
+    raise ScenarioError(f"data.path: {folder} has no file {names[0]}; use a folder in MNIST's layout")
+
+
+def _parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Read the idx format: 0, 0, type, number of dimensions, sizes as big-endian uint32, values."""
+    bad = ScenarioError(f"data.path: {path} is not an idx file of unsigned bytes")
+    if len(data) < 4 or data[0] or data[1] or data[2] != IDX_UINT8:
+        raise bad
+    head = 4 + 4 * data[3]
+    if len(data) < head:
+        raise bad
+    shape = tuple(np.frombuffer(data[4:head], dtype=">u4").astype(int))
+    if len(data) - head != int(np.prod(shape)):
+        raise bad
+    return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)

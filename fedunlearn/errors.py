@@ -1,0 +1,72 @@
+"""The exceptions of fedunlearn.
+
+Misuse and broken promises raise; a solver that does not get where it wanted returns a status.
+
+    FedunlearnError
+    ├── InputError                  what the user gave cannot be used (exit status 2)
+    │   ├── ScenarioError           a key, value or file of a scenario
+    │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
+    │   └── TaskError               a Task's model, data or loss
+    │       ├── EmptyNodeError      a node without examples
+    │       └── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
+    ├── NonFiniteError              NaN or infinity where numbers are needed
+    └── FederationError             a round could not be completed as pinned
+        ├── MissingAnswerError      a node did not answer before the deadline
+        ├── NodeFailedError         a node answered with an error
+        ├── BadAnswerError          an answer of another job, round, model, basis, shape or count
+        └── StoppedError            the run was asked to stop
+
+Messages say what, where and what would be right, on one line, and hold nothing of a node's data.
+"""
+
+
+class FedunlearnError(Exception):
+    """Base of all exceptions that fedunlearn raises on purpose."""
+
+
+class InputError(FedunlearnError):
+    """What the user gave cannot be used."""
+
+
+class ScenarioError(InputError):
+    """A key, value or file of a scenario cannot be used."""
+
+
+class ForgetSetError(InputError):
+    """The forget set names nothing, nobody, or everybody."""
+
+
+class TaskError(InputError):
+    """A Task's model, data or loss cannot be used."""
+
+
+class EmptyNodeError(TaskError):
+    """A node holds no examples."""
+
+
+class NotDeterministicError(TaskError):
+    """The same weights and data give different gradients, so curvature is undefined."""
+
+
+class NonFiniteError(FedunlearnError):
+    """NaN or infinity where finite numbers are needed."""
+
+
+class FederationError(FedunlearnError):
+    """A round could not be completed with the cohort it was pinned to."""
+
+
+class MissingAnswerError(FederationError):
+    """A node of the cohort did not answer before the deadline."""
+
+
+class NodeFailedError(FederationError):
+    """A node of the cohort answered with an error."""
+
+
+class BadAnswerError(FederationError):
+    """An answer belongs elsewhere or has the wrong form."""
+
+
+class StoppedError(FederationError):
+    """The run was asked to stop before it was done."""

@@ -1,0 +1,82 @@
+"""What the report shows of single predictions; simulations only, since it shows data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedunlearn.evaluation.metrics import Parts, Predictions
+
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class ForgottenExample:
+    """One example of the forget set and what each model says about it.
+
+    Attributes:
+        image: (height, width) grey in [0, 1]; None where the inputs are not images.
+        target: Its label.
+        probabilities: Model name to (classes,).
+    """
+
+    image: Tensor | None
+    target: int
+    probabilities: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Predictions on the forget set, before and after.
+
+    Attributes:
+        classes: Labels of the forget set, ascending.
+        counts: How many examples each has.
+        mean_probabilities: Model name to (classes of the forget set, all classes): the mean
+            prediction over the examples of each label.
+        examples: Those on which trained and retrained model differ most, at most one a label
+            until every label has one.
+    """
+
+    classes: tuple[int, ...]
+    counts: tuple[int, ...]
+    mean_probabilities: Mapping[str, Tensor]
+    examples: tuple[ForgottenExample, ...]
+
+
+def gather_evidence(models: Mapping[str, Predictions], parts: Parts) -> Evidence:
+    """Collect predictions on the forget set.
+
+    Args:
+        models: By name; ``trained`` and ``retrained`` among them.
+        parts: Where the predictions were made.
+    """
+    inputs, targets = parts.forget
+    predictions = {name: model.of_part["forget"] for name, model in models.items()}
+    labels = [int(label) for label in targets.unique()]
+    means = {
+        name: torch.stack([rows[targets == label].mean(0) for label in labels])
+        for name, rows in predictions.items()
+    }
+    differ = (predictions["trained"] - predictions["retrained"]).abs().sum(1)
+    order = [int(index) for index in differ.argsort(descending=True, stable=True)]
+    firsts = list({int(targets[index]): index for index in reversed(order)}.values())
+    firsts.sort(key=order.index)
+    rest = [index for index in order if index not in firsts]
+    examples = tuple(
+        ForgottenExample(
+            image=_grey(inputs[index]),
+            target=int(targets[index]),
+            probabilities={name: rows[index] for name, rows in predictions.items()},
+        )
+        for index in (firsts + rest)[:SHOWN]
+    )
+    counts = tuple(int((targets == label).sum()) for label in labels)
+    return Evidence(tuple(labels), counts, means, examples)
+
+
+def _grey(image: Tensor) -> Tensor | None:
+    return image.mean(0) if image.ndim == 3 else None

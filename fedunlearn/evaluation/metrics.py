@@ -1,0 +1,131 @@
+"""How far a model is from the one that never saw the forget set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from fedunlearn.risk.task import Examples
+
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The examples that metrics are taken on.
+
+    Attributes:
+        forget: What leaves.
+        retain: What stays.
+        test: What no node trains on; for the removal of a class, without that class.
+    """
+
+    forget: Examples
+    retain: Examples
+    test: Examples
+
+    def named(self) -> dict[str, Examples]:
+        """Return the parts by name."""
+        return {"forget": self.forget, "retain": self.retain, "test": self.test}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's class probabilities on every part: (n, classes), float64."""
+
+    of_part: dict[str, Tensor]
+
+    @classmethod
+    def at(cls, outputs: Callable[[Tensor], Tensor], parts: Parts) -> Predictions:
+        """Predict with a function from inputs to logits."""
+        return cls(
+            {
+                name: outputs(examples[0]).double().softmax(1)
+                for name, examples in parts.named().items()
+            }
+        )
+
+
+def js_divergence(left: Tensor, right: Tensor) -> float:
+    """Return the Jensen-Shannon divergence of two models' predictions, mean over examples.
+
+    Args:
+        left: Probabilities (n, classes).
+        right: Likewise.
+
+    Returns:
+        In nats, between 0 and ln 2.
+    """
+    middle = (left + right) / 2
+    return float((_kl(left, middle) + _kl(right, middle)).mean() / 2)
+
+
+def accuracy(probabilities: Tensor, targets: Tensor) -> float:
+    """Return the share of examples whose most probable class is the target."""
+    return float((probabilities.argmax(1) == targets).double().mean())
+
+
+def losses(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each example, (n,)."""
+    return -probabilities.gather(1, targets[:, None])[:, 0].clamp_min(TINY).log()
+
+
+def membership_auc(members: Tensor, strangers: Tensor) -> float:
+    """Return how well a loss threshold tells members from strangers (Yeom et al. 2018).
+
+    Args:
+        members: Losses of examples that were, or are suspected to have been, trained on: (n,).
+        strangers: Losses of examples that never were: (m,).
+
+    Returns:
+        The area under the ROC curve; .5 where losses tell nothing.
+    """
+    is_member = torch.cat([torch.ones(len(members)), torch.zeros(len(strangers))])
+    return float(roc_auc_score(is_member.numpy(), -torch.cat([members, strangers]).numpy()))
+
+
+def compare(model: Predictions, oracle: Predictions, parts: Parts) -> dict[str, float]:
+    """Hold a model's predictions against the retrained model's.
+
+    Returns:
+        Accuracies, divergences, forget loss, tow and mia_auc, as in results.json.
+    """
+    result: dict[str, float] = {}
+    tow = 1.0
+    for name, (_, targets) in parts.named().items():
+        own, wanted = model.of_part[name], oracle.of_part[name]
+        result[f"{name}_accuracy"] = accuracy(own, targets)
+        result[f"{name}_js"] = js_divergence(own, wanted)
+        tow *= 1.0 - abs(result[f"{name}_accuracy"] - accuracy(wanted, targets))
+    forget_losses = losses(model.of_part["forget"], parts.forget[1])
+    test_losses = losses(model.of_part["test"], parts.test[1])
+    return result | {
+        "forget_loss": float(forget_losses.mean()),
+        "tow": tow,
+        "mia_auc": membership_auc(forget_losses, test_losses),
+    }
+
+
+def floor(oracles: list[Predictions]) -> dict[str, float]:
+    """Return the mean divergence over pairs of independently retrained models.
+
+    Args:
+        oracles: Retrained from different seeds; at least two for a floor.
+
+    Returns:
+        ``forget_js``, ``retain_js``, ``test_js``; empty for a single oracle.
+    """
+    pairs = [(a, b) for i, a in enumerate(oracles) for b in oracles[i + 1 :]]
+    return {
+        f"{name}_js": sum(js_divergence(a.of_part[name], b.of_part[name]) for a, b in pairs)
+        / len(pairs)
+        for name in (oracles[0].of_part if pairs else ())
+    }
+
+
+def _kl(left: Tensor, right: Tensor) -> Tensor:
+    return (left * (left.clamp_min(TINY).log() - right.clamp_min(TINY).log())).sum(1)

@@ -1,0 +1,126 @@
+"""The comparison as a table: trained, every method, retrained, and the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table.
+
+    Attributes:
+        key: In results.json.
+        heading: Over the column.
+        meaning: One sentence for the report.
+        show: How a value is written.
+    """
+
+    key: str
+    heading: str
+    meaning: str
+    show: Callable[[float], str]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _divergence(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+COLUMNS = (
+    Column(
+        "forget_js",
+        "forget JS",
+        "Jensen-Shannon divergence (nats) to the retrained model on the forget set; "
+        "the closer to the floor the better.",
+        _divergence,
+    ),
+    Column("retain_js", "retain JS", "The same on what stays.", _divergence),
+    Column("forget_accuracy", "forget %", "Accuracy on the forget set; the aim is the retrained "
+           "model's, not 0.", _share),
+    Column("retain_accuracy", "retain %", "Accuracy on what stays.", _share),
+    Column("test_accuracy", "test %", "Accuracy on held-out examples.", _share),
+    Column(
+        "tow",
+        "ToW",
+        "Product over forget, retain and test of 1 - |accuracy - retrained accuracy|; 1 is best.",
+        lambda value: f"{value:.3f}",
+    ),
+    Column(
+        "mia_auc",
+        "MIA AUC",
+        "How well a loss threshold tells forgotten from held-out examples; the aim is the "
+        "retrained model's.",
+        lambda value: f"{value:.3f}",
+    ),
+    Column("rounds", "rounds", "Broadcasts with their answers.", lambda value: f"{value:.0f}"),
+    Column("bytes_up", "up", "Payload from nodes to server.", _bytes),
+    Column("bytes_down", "down", "Payload from server to nodes.", _bytes),
+    Column(
+        "gradient_equivalents",
+        "gradients",
+        "Client compute; 1 is one gradient over all retained examples.",
+        lambda value: f"{value:.1f}",
+    ),
+    Column("seconds", "s", "Wall time on this machine.", lambda value: f"{value:.1f}"),
+)
+
+
+def rows(request: Mapping[str, Any]) -> list[tuple[str, Row]]:
+    """Return the rows of one request, in reading order."""
+    methods = [
+        (name, entry)
+        for method, measured in request["methods"].items()
+        for name, entry in (
+            (f"{method}, before recovery", measured.get("before_recovery")),
+            (method, measured),
+        )
+        if entry
+    ]
+    listed = [("trained", request["trained"]), *methods, ("retrained", request["retrained"])]
+    return [*listed, ("floor", request["floor"])] if request["floor"] else listed
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's values as text; empty where nothing was measured."""
+    return [column.show(row[column.key]) if column.key in row else "" for column in COLUMNS]
+
+
+def print_tables(results: Mapping[str, Any]) -> None:
+    """Print one table for each request."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    for request in results["requests"]:
+        forget = request["forget"]
+        table = Table(
+            title=f"{results['name']}: {forget['description']} leaves, "
+            f"{forget['forgotten_examples']} examples; {forget['retained_examples']} stay",
+            title_justify="left",
+        )
+        table.add_column("model")
+        for column in COLUMNS:
+            table.add_column(column.heading, justify="right")
+        for name, row in rows(request):
+            table.add_row(name, *cells(row), style="bold" if name in request["methods"] else None)
+        console.print(table)
+        for name, entry in request["methods"].items():
+            console.print(f"{name}: {entry['status']}", highlight=False)

@@ -1,0 +1,102 @@
+"""What a method costs: rounds, bytes, client compute, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedunlearn.federation.summary import Gradient, Losses, Products, Question
+from fedunlearn.risk.products import Curvature
+
+# Time of one product over that of one gradient, measured by `make bench` on one thread; the cost
+# of tracing is not in it. A loss is a forward pass, a gradient about three.
+PRODUCT_COST = {Curvature.GGN: 2.0, Curvature.HESSIAN: 3.0}
+LOSS_COST = 1.0 / 3.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent.
+
+    Attributes:
+        rounds: Broadcasts with their answers.
+        bytes_up: From the nodes to the server, counted at the transport.
+        bytes_down: From the server to the nodes.
+        gradient_equivalents: Client compute; 1 is one gradient over all retained examples, each
+            node over its own.
+        seconds: Wall time.
+    """
+
+    rounds: int
+    bytes_up: int
+    bytes_down: int
+    gradient_equivalents: float
+    seconds: float
+
+
+@dataclass
+class Meter:
+    """Counts while rounds run. Transports count rounds and bytes, callers count compute."""
+
+    rounds: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    example_gradients: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def cost(self, retained_examples: int) -> Cost:
+        """Return what was spent so far, in gradient equivalents of so many examples."""
+        return Cost(
+            rounds=self.rounds,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+            gradient_equivalents=self.example_gradients / retained_examples,
+            seconds=time.perf_counter() - self.started,
+        )
+
+
+class MeterStack:
+    """Meters that run at the same time, the inner ones as parts of the outer ones."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._running: list[Meter] = []
+
+    @contextmanager
+    def measure(self) -> Iterator[Meter]:
+        """Count all that happens inside the block."""
+        meter = Meter()
+        self._running.append(meter)
+        try:
+            yield meter
+        finally:
+            self._running.remove(meter)
+
+    def count_round(self) -> None:
+        """Count one broadcast."""
+        for meter in self._running:
+            meter.rounds += 1
+
+    def count_bytes(self, *, up: int = 0, down: int = 0) -> None:
+        """Count payload."""
+        for meter in self._running:
+            meter.bytes_up += up
+            meter.bytes_down += down
+
+    def count_compute(self, example_gradients: float) -> None:
+        """Count client compute, in gradients of one example."""
+        for meter in self._running:
+            meter.example_gradients += example_gradients
+
+
+def compute_of(question: Question) -> float:
+    """Return what one example costs a node that answers, in gradients of one example."""
+    match question.ask:
+        case Gradient():
+            return 1.0
+        case Products(curvature=curvature):
+            return PRODUCT_COST[curvature] * len(question.vectors)
+        case Losses():
+            return LOSS_COST * (len(question.vectors) + 1)

@@ -1,0 +1,70 @@
+"""The nodes of one job, pinned together with what each of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from fedunlearn.errors import BadAnswerError
+from fedunlearn.federation.forget import Part
+from fedunlearn.federation.summary import Answer, Question
+
+
+class Cohort:
+    """Who answers a job. Fixed by the first round that all nodes answered; never renormalised.
+
+    An operator whose nodes or counts change between two products is two operators, and no Krylov
+    basis belongs to both.
+    """
+
+    def __init__(self, nodes: Iterable[int]) -> None:
+        """Name the nodes; what they hold is learned from their first answers."""
+        self.nodes = tuple(sorted(nodes))
+        self._counts: dict[int, dict[Part, int]] = {}
+
+    def holders(self, part: Part) -> tuple[int, ...]:
+        """Return the nodes that hold examples of a part, as far as is known; else all."""
+        if len(self._counts) < len(self.nodes):
+            return self.nodes
+        return tuple(node for node in self.nodes if self._counts[node][part])
+
+    def examples(self, part: Part) -> int:
+        """Return how many examples of a part the cohort holds."""
+        return sum(counts[part] for counts in self._counts.values())
+
+    def admit(self, question: Question, answer: Answer) -> None:
+        """Check that an answer belongs to a question and to this cohort, and pin its counts.
+
+        Raises:
+            BadAnswerError: Another job, round, model or basis; a wrong shape; NaN; a part that is
+                missing; or counts that have changed.
+        """
+        who = f"node {answer.node}"
+        if answer.node not in self.nodes:
+            raise BadAnswerError(f"{who} answered but is not of the cohort {list(self.nodes)}")
+        for what, got, want in (
+            ("job", answer.job, question.job),
+            ("round", answer.round, question.round),
+            ("model digest", answer.model_digest, question.model_digest),
+            ("vectors digest", answer.vectors_digest, question.vectors_digest),
+        ):
+            if got != want:
+                raise BadAnswerError(f"{who} answered with another {what} than asked")
+        counts = dict(answer.counts)
+        known = self._counts.setdefault(answer.node, counts)
+        if known != counts:
+            raise BadAnswerError(
+                f"{who} holds other numbers of examples than in the first round; start the job anew"
+            )
+        for part in question.parts:
+            if counts.get(part) and part not in answer.values:
+                raise BadAnswerError(f"{who} left out the {part} part that it holds")
+        for part, values in answer.values.items():
+            if tuple(values.shape) != question.answer_shape:
+                raise BadAnswerError(
+                    f"{who} answered with shape {tuple(values.shape)} for {part}, "
+                    f"asked for {question.answer_shape}"
+                )
+            if not torch.isfinite(values).all():
+                raise BadAnswerError(f"{who} answered with NaN or infinity for {part}")

@@ -1,0 +1,152 @@
+"""A federation as a method sees it: nodes that train together and answer rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from fedunlearn.federation.accounting import Meter, MeterStack
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.progress import Progress, Silent
+from fedunlearn.scenario.settings import TrainingSettings
+
+OnRound = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model as training left it.
+
+    Attributes:
+        weights: w^, shape (d,).
+        initial: w0, where training started, shape (d,).
+        settings: How it was trained.
+    """
+
+    weights: Tensor
+    initial: Tensor
+    settings: TrainingSettings
+
+    def towards_start(self, share: float) -> Tensor:
+        """Return w0 + share (w^ - w0), shape (d,)."""
+        return self.initial + share * (self.weights - self.initial)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A stretch of federated averaging.
+
+    Attributes:
+        settings: Epochs, batches, decay.
+        rounds: How many.
+        first_round: Number of the first; the learning rate decays from round 1 on.
+        seed: Of the order of the examples on each node.
+        learning_rate: A constant one instead of the schedule.
+        without: What no node trains on.
+    """
+
+    settings: TrainingSettings
+    rounds: int
+    first_round: int = 1
+    seed: int = 0
+    learning_rate: float | None = None
+    without: ForgetSet | None = None
+
+    def rate(self, number: int) -> float:
+        """Return the learning rate of a round, counted from 1."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        settings = self.settings
+        return float(settings.learning_rate * settings.learning_rate_decay ** (number - 1))
+
+
+class Trainer(Protocol):
+    """Runs federated averaging."""
+
+    def train(self, start: Tensor, plan: TrainingPlan, on_round: OnRound) -> Tensor:
+        """Train from weights (d,) and return the new ones.
+
+        Args:
+            start: Weights before the first round.
+            plan: What to do.
+            on_round: Called after every round with its number and the weights.
+        """
+        ...
+
+
+@dataclass
+class Federation:
+    """Nodes that are enrolled, and the means to reach them.
+
+    Attributes:
+        examples: How many examples each node holds.
+        transport: Carries rounds.
+        trainer: Runs federated averaging.
+        meters: Count what is spent.
+        progress: Hears of every round.
+        deadline_s: Seconds within which every node must answer a round.
+    """
+
+    examples: Mapping[int, int]
+    transport: Transport
+    trainer: Trainer
+    meters: MeterStack
+    progress: Progress = field(default_factory=Silent)
+    deadline_s: float = 600.0
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """All nodes, ascending."""
+        return tuple(sorted(self.examples))
+
+    @property
+    def largest(self) -> int:
+        """The node with the most examples; the first of several."""
+        return max(self.nodes, key=lambda node: self.examples[node])
+
+    def objective(self, forget: ForgetSet, *, weight_decay: float) -> FederatedObjective:
+        """Open a job over all nodes."""
+        return FederatedObjective(
+            self.transport,
+            self.nodes,
+            forget,
+            weight_decay=weight_decay,
+            meters=self.meters,
+            progress=self.progress,
+            deadline_s=self.deadline_s,
+        )
+
+    def train(
+        self, start: Tensor, plan: TrainingPlan, *, label: str, on_round: OnRound | None = None
+    ) -> Tensor:
+        """Run federated averaging from weights (d,).
+
+        Args:
+            start: Weights before the first round.
+            plan: What to do.
+            label: What the progress bar says.
+            on_round: Called after every round with its number and the weights.
+
+        Returns:
+            The weights after the last round, shape (d,).
+        """
+
+        def after_round(number: int, weights: Tensor) -> None:
+            self.progress.advance()
+            if on_round is not None:
+                on_round(number, weights)
+
+        with self.progress.piece(label, plan.rounds):
+            return self.trainer.train(start, plan, after_round)
+
+    @contextmanager
+    def measure(self) -> Iterator[Meter]:
+        """Count all that is spent inside the block."""
+        with self.meters.measure() as meter:
+            yield meter

@@ -1,0 +1,119 @@
+"""A node over a user's Task: it answers with sums over its own examples."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.parameters import require_finite
+from fedunlearn.risk.local_training import LocalPlan, train_locally
+from fedunlearn.risk.objective import EmpiricalRisk
+from fedunlearn.risk.task import Examples, Task
+
+
+class TaskNode:
+    """One participant's share of a Task."""
+
+    def __init__(self, task: Task, number: int) -> None:
+        """Take the node's share.
+
+        Args:
+            task: The Task.
+            number: The node's number, handed to ``task.data``.
+        """
+        self.task = task
+        self.number = number
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The node's inputs and targets.
+
+        Raises:
+            EmptyNodeError: There are none.
+        """
+        inputs, targets = self.task.data(self.number)
+        if len(inputs) == 0:
+            raise EmptyNodeError("data: no examples; a node needs at least one")
+        return inputs, targets
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """A workspace whose weights do not matter."""
+        return self.task.model()
+
+    def answer(self, question: Question) -> Answer:
+        """Answer with sums over the parts that were asked for."""
+        indices = {part: self._indices(question.forget, part) for part in Part}
+        values = {
+            part: self._values(question, self._risk(indices[part]))
+            for part in question.parts
+            if len(indices[part])
+        }
+        return Answer(
+            node=self.number,
+            job=question.job,
+            round=question.round,
+            model_digest=question.model_digest,
+            vectors_digest=question.vectors_digest,
+            counts={part: len(chosen) for part, chosen in indices.items()},
+            values=values,
+        )
+
+    def train(
+        self, weights: Tensor, plan: LocalPlan, without: ForgetSet | None
+    ) -> tuple[Tensor, int]:
+        """Train on what the node holds, less a forget set.
+
+        Returns:
+            The new weights (d,) and the number of examples they were trained on; with none, the
+            weights that came in.
+        """
+        examples = self.examples
+        if without is not None:
+            examples = self._take(self._indices(without, Part.RETAIN))
+        if len(examples[0]) == 0:
+            return weights, 0
+        trained = train_locally(self.model, self.task.loss, examples, weights, plan)
+        require_finite(trained, f"training on node {self.number}")
+        return trained, len(examples[0])
+
+    def _indices(self, forget: ForgetSet, part: Part) -> Tensor:
+        return forget.select(part, self.number, self.examples[1])
+
+    def _take(self, indices: Tensor) -> Examples:
+        inputs, targets = self.examples
+        if len(indices) == len(targets):
+            return inputs, targets
+        return inputs[indices], targets[indices]
+
+    def _risk(self, indices: Tensor) -> EmpiricalRisk:
+        return EmpiricalRisk(self.model, self.task.loss, self._take(indices))
+
+    @staticmethod
+    def _values(question: Question, risk: EmpiricalRisk) -> Tensor:
+        point = question.point
+        if point.shape != (risk.layout.dimension,):
+            raise TaskError(
+                f"model: has {risk.layout.dimension} trainable parameters, the question's point "
+                f"{point.numel()}; server and nodes need the same Task"
+            )
+        match question.ask:
+            case Gradient():
+                return risk.gradient(point)
+            case Products(curvature=curvature):
+                return risk.products(point, question.vectors, curvature)
+            case Losses():
+                points = [point, *(point + step for step in question.vectors)]
+                return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
+
+
+def safe_message(error: Exception) -> str:
+    """Return what of an error may leave a node: our own messages whole, of others the type only."""
+    if isinstance(error, FedunlearnError):
+        return str(error)
+    return f"{type(error).__name__} in the task's own code; see the node's log"

@@ -1,0 +1,33 @@
+"""Nodes in the same process, asked by a call: for tests and for use without Flower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.node import safe_message
+from fedunlearn.federation.summary import Answer, Node, Question
+from fedunlearn.federation.transport.base import node_failure
+
+
+class InlineTransport:
+    """Calls each node in turn. Counts the bytes that the tensors would take."""
+
+    def __init__(self, nodes: Mapping[int, Node], meters: MeterStack | None = None) -> None:
+        """Take the nodes by their numbers."""
+        self.nodes = nodes
+        self.meters = meters or MeterStack()
+
+    def ask(  # noqa: D102 (see Transport)
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        del deadline_s  # a call returns or raises
+        self.meters.count_round()
+        for number in nodes:
+            self.meters.count_bytes(down=question.point.nbytes + question.vectors.nbytes)
+            try:
+                answer = self.nodes[number].answer(question)
+            except Exception as error:
+                raise node_failure(number, type(error).__name__, safe_message(error)) from error
+            self.meters.count_bytes(up=sum(values.nbytes for values in answer.values.values()))
+            yield answer

@@ -1,0 +1,94 @@
+"""The ClientApp: trains, and answers the rounds of a removal."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import cloudpickle
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedunlearn.errors import TaskError
+from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.transport.messages import (
+    reply_to_enrol,
+    reply_to_question,
+    reply_with_failure,
+)
+from fedunlearn.flower.training import reply_to_train
+from fedunlearn.risk.task import Task
+
+Reply = Callable[[Message, TaskNode], Message]
+
+# Nodes of this process, so that a simulation's worker does not load data anew for every message.
+_NODES: OrderedDict[tuple[bytes, int], TaskNode] = OrderedDict()
+_KEPT = 256
+
+log = logging.getLogger(__name__)
+
+
+class TaskCarrier:
+    """Carries a Task to other processes, where it is unpacked once and kept."""
+
+    def __init__(self, task: Task) -> None:
+        """Pack the task.
+
+        Raises:
+            TaskError: It cannot be pickled.
+        """
+        try:
+            self._packed: bytes = cloudpickle.dumps(task)
+        except Exception as error:
+            raise TaskError(
+                f"task: cannot be sent to nodes ({type(error).__name__}); keep open files, locks "
+                "and connections out of its attributes"
+            ) from error
+
+    def node(self, number: int) -> TaskNode:
+        """Return the node of this number, made at the first call in each process."""
+        key = (self._packed, number)
+        if key not in _NODES:
+            _NODES[key] = TaskNode(cloudpickle.loads(self._packed), number)
+            while len(_NODES) > _KEPT:
+                _NODES.popitem(last=False)
+        _NODES.move_to_end(key)
+        return _NODES[key]
+
+
+def make_client_app(task: Task) -> ClientApp:
+    """Build the ClientApp of a task.
+
+    The node's number is ``partition-id`` of its node config, as Flower's simulation sets it.
+
+    Args:
+        task: What every node computes on.
+
+    Returns:
+        An app that answers ``train``, ``query.enrol`` and ``query.ask``.
+    """
+    carrier = TaskCarrier(task)
+
+    def answer(reply: Reply, message: Message, context: Context) -> Message:
+        try:
+            return reply(message, carrier.node(int(context.node_config["partition-id"])))
+        except Exception as error:
+            log.debug("a %s message failed", message.metadata.message_type, exc_info=True)
+            return reply_with_failure(message, error)
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(reply_to_train, message, context)
+
+    @app.query("enrol")
+    def enrol(message: Message, context: Context) -> Message:
+        return answer(reply_to_enrol, message, context)
+
+    @app.query("ask")
+    def ask(message: Message, context: Context) -> Message:
+        return answer(reply_to_question, message, context)
+
+    return app

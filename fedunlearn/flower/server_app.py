@@ -1,0 +1,65 @@
+"""The ServerApp: enrols the nodes and hands the federation to whatever is to be done with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
+from fedunlearn.flower.training import FedAvgTrainer
+from fedunlearn.progress import Progress
+
+Body = Callable[[Federation], None]
+
+
+def open_federation(
+    grid: Grid,
+    nodes: int,
+    *,
+    progress: Progress,
+    stop: threading.Event | None = None,
+    deadline_s: float = 600.0,
+) -> Federation:
+    """Enrol the nodes of a grid.
+
+    Args:
+        grid: Flower's, of any kind.
+        nodes: How many nodes must be there.
+        progress: Hears of every round.
+        stop: Set from outside to end every wait.
+        deadline_s: For enrolment and for each round.
+
+    Returns:
+        The federation, ready to train and to answer.
+    """
+    meters = MeterStack()
+    metered = MeteredGrid(grid, meters, stop)
+    enrolled = enrol(metered, nodes, deadline_s=deadline_s)
+    addresses = {number: address for number, (address, _) in enrolled.items()}
+    return Federation(
+        examples={number: examples for number, (_, examples) in enrolled.items()},
+        transport=MessageTransport(metered, addresses),
+        trainer=FedAvgTrainer(metered, addresses, deadline_s=deadline_s),
+        meters=meters,
+        progress=progress,
+        deadline_s=deadline_s,
+    )
+
+
+def make_server_app(
+    nodes: int, body: Body, *, progress: Progress, stop: threading.Event | None = None
+) -> ServerApp:
+    """Build a ServerApp that runs ``body`` once all nodes are enrolled."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        body(open_federation(grid, nodes, progress=progress, stop=stop))
+
+    return app

@@ -1,0 +1,107 @@
+"""Runs a body of work in a simulated federation: on Flower's engine, or in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+from fedunlearn.errors import FederationError
+from fedunlearn.federation.federation import Federation
+from fedunlearn.flower.client_app import make_client_app
+from fedunlearn.flower.inline_grid import InlineGrid
+from fedunlearn.flower.server_app import make_server_app, open_federation
+from fedunlearn.progress import Progress, Silent
+from fedunlearn.risk.task import Task
+
+T = TypeVar("T")
+TransportName = Literal["inline", "flower"]
+
+
+def simulate(
+    task: Task,
+    nodes: int,
+    body: Callable[[Federation], T],
+    *,
+    transport: TransportName = "inline",
+    progress: Progress | None = None,
+) -> T:
+    """Open a simulated federation, run a body of work in it, and close it.
+
+    Args:
+        task: What every node computes on.
+        nodes: How many nodes.
+        body: Gets the federation; what it returns or raises is returned or raised.
+        transport: ``inline`` calls the nodes in this process; ``flower`` starts Flower's
+            simulation engine with one worker process a core.
+        progress: Hears of every round.
+
+    Returns:
+        What ``body`` returned.
+    """
+    listener = progress or Silent()
+    if transport == "inline":
+        with _quiet_flower():
+            grid = InlineGrid(make_client_app(task), nodes)
+            return body(open_federation(grid, nodes, progress=listener))
+    return _on_engine(task, nodes, body, listener)
+
+
+def _on_engine(
+    task: Task, nodes: int, body: Callable[[Federation], T], progress: Progress
+) -> T:
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+    stop = threading.Event()
+    done = threading.Event()
+
+    def keep(federation: Federation) -> None:
+        outcome.append(body(federation))
+
+    def guarded(federation: Federation) -> None:
+        # The engine logs a ServerApp's exception with its traceback: keep ours to ourselves.
+        try:
+            keep(federation)
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            done.set()
+
+    # Each worker computes on one core; without this every process starts a thread a core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    with _quiet_flower():
+        from flwr.simulation import run_simulation
+
+        try:
+            run_simulation(
+                make_server_app(nodes, guarded, progress=progress, stop=stop),
+                make_client_app(task),
+                num_supernodes=nodes,
+                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+            )
+        except BaseException:
+            stop.set()
+            done.wait(timeout=10.0)
+            raise
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise FederationError("Flower's simulation ended before the work was done; see its log")
+    return outcome[0]
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keep Flower's own narration off the screen; its errors still show."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

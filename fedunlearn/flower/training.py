@@ -1,0 +1,156 @@
+"""Training by Flower's own FedAvg, over a cohort that is complete in every round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
+
+from fedunlearn.errors import ForgetSetError, MissingAnswerError
+from fedunlearn.federation.federation import OnRound, TrainingPlan
+from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
+from fedunlearn.federation.transport.messages import (
+    MeteredGrid,
+    raise_failure,
+    tensors_from_record,
+    tensors_to_record,
+)
+from fedunlearn.risk.local_training import LocalPlan
+from fedunlearn.rpc.v1 import session_pb2 as pb
+
+WEIGHTS = "weights"
+
+
+class PinnedFedAvg(FedAvg):
+    """FedAvg that asks the same nodes every round and refuses to go on without one of them.
+
+    Flower's own drops failed replies and averages what is left, which changes the objective in
+    silence.
+    """
+
+    def __init__(self, addresses: Mapping[int, int], plan: TrainingPlan) -> None:
+        """Name the cohort.
+
+        Args:
+            addresses: Flower node id of each node that trains.
+            plan: Rounds, rates, what to leave out.
+        """
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
+        self.addresses = addresses
+        self.plan = plan
+        self.examples_seen = 0
+
+    def configure_train(  # noqa: D102 (inherited)
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        number = self.plan.first_round + server_round - 1
+        settings = self.plan.settings
+        config = ConfigRecord(
+            {
+                "epochs": settings.local_epochs,
+                "batch-size": settings.batch_size,
+                "learning-rate": self.plan.rate(number),
+                "weight-decay": settings.weight_decay,
+                "seed": self.plan.seed,
+                "round": number,
+            }
+        )
+        if self.plan.without is not None:
+            config["without"] = encode_forget_set(self.plan.without).SerializeToString()
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return self._construct_messages(
+            record, list(self.addresses.values()), MessageType.TRAIN
+        )
+
+    def aggregate_train(  # noqa: D102 (inherited)
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        by_address = {reply.metadata.src_node_id: reply for reply in replies}
+        missing = [n for n, address in self.addresses.items() if address not in by_address]
+        if missing:
+            raise MissingAnswerError(
+                f"training round {self.plan.first_round + server_round - 1}: no answer from node "
+                + ", ".join(str(number) for number in missing)
+            )
+        ordered = []  # by node, so that sums do not depend on who was first
+        for number, address in sorted(self.addresses.items()):
+            reply = by_address[address]
+            raise_failure(number, reply)
+            examples = int(reply.content["metrics"]["num-examples"])
+            if examples:
+                self.examples_seen += examples
+                ordered.append(reply)
+        if not ordered:
+            raise ForgetSetError(f"forget: {self.plan.without} leaves nothing to train on")
+        return super().aggregate_train(server_round, ordered)
+
+
+class FedAvgTrainer:
+    """Runs FedAvg over the enrolled nodes."""
+
+    def __init__(
+        self, grid: MeteredGrid, addresses: Mapping[int, int], *, deadline_s: float
+    ) -> None:
+        """Take the grid, each node's Flower node id, and the deadline of a round."""
+        self.grid = grid
+        self.addresses = addresses
+        self.deadline_s = deadline_s
+
+    def train(  # noqa: D102 (see Trainer)
+        self, start: Tensor, plan: TrainingPlan, on_round: OnRound
+    ) -> Tensor:
+        stay = {n: a for n, a in self.addresses.items() if not _has_left(n, plan.without)}
+        if not stay:
+            raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
+        strategy = PinnedFedAvg(stay, plan)
+        latest = start
+
+        def after_round(server_round: int, arrays: ArrayRecord) -> None:
+            nonlocal latest
+            if server_round == 0:
+                return
+            latest = tensors_from_record(arrays)[WEIGHTS]
+            on_round(plan.first_round + server_round - 1, latest)
+
+        if plan.rounds:
+            strategy.start(
+                self.grid,
+                tensors_to_record({WEIGHTS: start}),
+                num_rounds=plan.rounds,
+                timeout=self.deadline_s,
+                evaluate_fn=after_round,
+            )
+        self.grid.meters.count_compute(plan.settings.local_epochs * strategy.examples_seen)
+        return latest
+
+
+def reply_to_train(message: Message, node: TaskNode) -> Message:
+    """Answer ``train`` on a node: local SGD from the weights that came."""
+    config = message.content["config"]
+    plan = LocalPlan(
+        epochs=int(config["epochs"]),
+        batch_size=int(config["batch-size"]),
+        learning_rate=float(config["learning-rate"]),
+        weight_decay=float(config["weight-decay"]),
+        order=(int(config["seed"]), int(config["round"]), node.number),
+    )
+    weights = tensors_from_record(message.content["arrays"])[WEIGHTS]
+    without = config.get("without")
+    forget = decode_forget_set(pb.ForgetSet.FromString(without)) if without else None
+    trained, examples = node.train(weights, plan, forget)
+    content = RecordDict(
+        {
+            "arrays": tensors_to_record({WEIGHTS: trained}),
+            "metrics": MetricRecord({"num-examples": examples}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def _has_left(node: int, without: ForgetSet | None) -> bool:
+    return without is not None and without.kind is Kind.NODE and node in without.nodes

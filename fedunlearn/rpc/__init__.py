@@ -1,0 +1,1 @@
+"""Wire formats, generated from ``protos/``; ``make protos`` writes them anew."""

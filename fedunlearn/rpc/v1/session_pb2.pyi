@@ -1,0 +1,110 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PART_UNSPECIFIED: _ClassVar[Part]
+    PART_RETAIN: _ClassVar[Part]
+    PART_FORGET: _ClassVar[Part]
+
+class Curvature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CURVATURE_UNSPECIFIED: _ClassVar[Curvature]
+    CURVATURE_GGN: _ClassVar[Curvature]
+    CURVATURE_HESSIAN: _ClassVar[Curvature]
+PART_UNSPECIFIED: Part
+PART_RETAIN: Part
+PART_FORGET: Part
+CURVATURE_UNSPECIFIED: Curvature
+CURVATURE_GGN: Curvature
+CURVATURE_HESSIAN: Curvature
+
+class ForgetSet(_message.Message):
+    __slots__ = ("nodes", "samples", "label")
+    class Nodes(_message.Message):
+        __slots__ = ("nodes",)
+        NODES_FIELD_NUMBER: _ClassVar[int]
+        nodes: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Samples(_message.Message):
+        __slots__ = ("fraction", "seed")
+        FRACTION_FIELD_NUMBER: _ClassVar[int]
+        SEED_FIELD_NUMBER: _ClassVar[int]
+        fraction: float
+        seed: int
+        def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    class Label(_message.Message):
+        __slots__ = ("label",)
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        label: int
+        def __init__(self, label: _Optional[int] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    nodes: ForgetSet.Nodes
+    samples: ForgetSet.Samples
+    label: ForgetSet.Label
+    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., label: _Optional[_Union[ForgetSet.Label, _Mapping]] = ...) -> None: ...
+
+class GradientQuestion(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ProductsQuestion(_message.Message):
+    __slots__ = ("curvature",)
+    CURVATURE_FIELD_NUMBER: _ClassVar[int]
+    curvature: Curvature
+    def __init__(self, curvature: _Optional[_Union[Curvature, str]] = ...) -> None: ...
+
+class LossesQuestion(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    FORGET_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    PRODUCTS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    round: int
+    model_sha256: bytes
+    vectors_sha256: bytes
+    forget: ForgetSet
+    parts: _containers.RepeatedScalarFieldContainer[Part]
+    gradient: GradientQuestion
+    products: ProductsQuestion
+    losses: LossesQuestion
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts")
+    class Count(_message.Message):
+        __slots__ = ("part", "examples")
+        PART_FIELD_NUMBER: _ClassVar[int]
+        EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+        part: Part
+        examples: int
+        def __init__(self, part: _Optional[_Union[Part, str]] = ..., examples: _Optional[int] = ...) -> None: ...
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    round: int
+    model_sha256: bytes
+    vectors_sha256: bytes
+    counts: _containers.RepeatedCompositeFieldContainer[Answer.Count]
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., counts: _Optional[_Iterable[_Union[Answer.Count, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,136 @@
+"""Scenarios from TOML files and ``--set`` overrides, with errors that name key and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.settings import Scenario
+
+
+@dataclass(frozen=True)
+class LoadedScenario:
+    """A scenario and where it came from.
+
+    Attributes:
+        name: File name without its ending.
+        folder: Where relative paths of the scenario are looked up.
+        settings: Its sections.
+    """
+
+    name: str
+    folder: Path
+    settings: Scenario
+
+
+def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
+    """Read a scenario file.
+
+    Args:
+        path: A TOML file.
+        overrides: ``section.key=value`` with TOML values; a bare word counts as a string.
+
+    Raises:
+        ScenarioError: The file is missing or no TOML, or a key or value cannot be used.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"scenario {path} not found; give the path of a TOML file") from None
+    except OSError as error:
+        raise ScenarioError(f"scenario {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"scenario {path} is not valid TOML: {error}") from None
+    return LoadedScenario(path.stem, path.parent, parse_scenario(table, overrides, str(path)))
+
+
+def parse_scenario(
+    table: dict[str, Any], overrides: Sequence[str] = (), source: str = "scenario"
+) -> Scenario:
+    """Check a scenario's tables.
+
+    Args:
+        table: As read from TOML; changed by the overrides.
+        overrides: As for ``load_scenario``.
+        source: Named in errors.
+
+    Raises:
+        ScenarioError: A key or value cannot be used.
+    """
+    for override in overrides:
+        _apply(table, override)
+    try:
+        return Scenario.model_validate(table)
+    except ValidationError as error:
+        raise ScenarioError(f"{source}: {first_complaint(error, Scenario)}") from None
+
+
+def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in one line what is wrong with the first key that is: its name, why, what is allowed."""
+    details = error.errors()
+    location = _location(details[0]["loc"])
+    same = [detail for detail in details if _location(detail["loc"])[:2] == location[:2]]
+    key = ".".join(str(part) for part in location)
+    first = same[0]
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        hint = nearest(str(location[-1]), known)
+        return f"{key}: unknown key{hint}; known keys here are {', '.join(known)}"
+    if first["type"] == "value_error":  # raised by a validator of ours: names the key itself
+        return f"{key}.{first['ctx']['error']}" if key else str(first["ctx"]["error"])
+    wishes = list(dict.fromkeys(_wish(detail["msg"]) for detail in same))
+    given = first["input"]
+    return f"{key}: {' or '.join(wishes)}, not {given!r}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like one that is unknown."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or len(path) < 2 or not all(path):
+        raise ScenarioError(f"--set {override}: use section.key=value, as in data.seed=1")
+    for part in path[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ScenarioError(f"--set {override}: {part!r} is a value, not a section")
+        table = inner
+    table[path[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _location(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Drop what pydantic adds to a location for the members of a union."""
+    return tuple(p for p in location if isinstance(p, int) or p.replace("-", "").isidentifier())
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if (field.alias or name) == part and isinstance(inner, type):
+                model = inner
+    return [
+        field.alias or name for name, field in model.model_fields.items() if name != "of_method"
+    ]
+
+
+def _wish(message: str) -> str:
+    return message.replace("Input should be", "must be").replace("Input should have", "must have")

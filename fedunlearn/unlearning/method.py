@@ -1,0 +1,79 @@
+"""What every unlearning method is and gives."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.scenario.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+class Claim(enum.StrEnum):
+    """What may be said of a model after a removal."""
+
+    EXACT_RETRAIN = "EXACT_RETRAIN"
+    EMPIRICAL = "EMPIRICAL"
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """A model after a removal.
+
+    Attributes:
+        weights: w+, shape (d,).
+        status: How it went, with the remedy where there is one.
+        claim: What may be said of it.
+        path: Rounds spent so far and the weights one would have had then, in order; the last is
+            the result.
+        details: What the method knows of its own work, as JSON-able values.
+    """
+
+    weights: Tensor
+    status: str
+    claim: Claim
+    path: tuple[tuple[int, Tensor], ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class UnlearningMethod(ABC, Generic[S]):
+    """Removes a forget set from a trained model, with the federation's help.
+
+    A subclass names itself and its settings, and is registered as an entry point of the group
+    ``fedunlearn.methods``.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Settings]]
+
+    def __init__(self, settings: S | None = None) -> None:
+        """Take settings; without any, the defaults."""
+        self.settings: S = settings or self.settings_type()  # type: ignore[assignment]
+
+    @abstractmethod
+    def unlearn(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> Unlearned:
+        """Remove a forget set.
+
+        Args:
+            trained: The model before.
+            federation: All nodes, those that leave included.
+            forget: What leaves.
+
+        Returns:
+            The model after, and how it came about.
+        """
+
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> UnlearningMethod[S]:
+        """Return this method sized to spend about so much client compute; itself if it cannot."""
+        del gradient_equivalents, local_epochs
+        return self

@@ -1,0 +1,46 @@
+"""Methods by name, ours and those of other packages, through entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.loading import first_complaint, nearest
+from fedunlearn.unlearning.method import UnlearningMethod
+
+GROUP = "fedunlearn.methods"
+
+
+def method_names() -> list[str]:
+    """Return the names of all installed methods."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]:
+    """Make a method from its table in a scenario.
+
+    Args:
+        name: As registered.
+        settings: Keys as in the scenario.
+
+    Raises:
+        ScenarioError: No such method, or a setting it does not take.
+    """
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            method: type[UnlearningMethod[Any]] = point.load()
+            break
+    else:
+        known = method_names()
+        raise ScenarioError(
+            f"unlearning.methods: {name!r} is unknown{nearest(name, known)}; "
+            f"use one of {', '.join(known)}"
+        )
+    try:
+        return method(method.settings_type.model_validate(dict(settings)))
+    except ValidationError as error:
+        raise ScenarioError(f"unlearning.{name}.{first_complaint(error, method.settings_type)}") from None
