@@ -1,30 +1,41 @@
 """The cubic weight M, chosen by how well the model foretells the objective.
 
 The Krylov basis does not depend on M, so a whole grid of candidates costs no product; only the
-objective's values at them are asked for, several at once. The gain ratio divides what the
-objective did by what the quadratic part of the model foretold (Birgin, Gardenghi, Martinez,
-Santos, Toint 2017): unlike the ratio to the cubic model, which tends to 3/2, it tends to 1 as M
-grows. A step is acceptable while that ratio stays near 1:
+objective's values at them are asked for, several at once. M has units, so the grid runs over the
+damping it leads to, relative to the largest Ritz value: sigma = rho theta_max beyond the pole,
+s = -(H + sigma I)^-1 g, M = 2 sigma / ||s||.
+
+The gain ratio divides what the objective did by what the quadratic part of the model foretold
+(Birgin, Gardenghi, Martinez, Santos, Toint 2017): unlike the ratio to the cubic model, which tends
+to 3/2, it tends to 1 as M grows. A step is acceptable while that ratio stays near 1:
 
 - below the window the objective curves more than the model knows (the usual failure);
 - above it the influence objective falls faster than any quadratic, because it is not bounded
   below where the linear term outruns the losses: the step removes more than there was.
+
+The last per cent of the decrease cost most of the length, and a step that is longer than it must
+be harms what stays. So the weight is the largest whose step has nearly all of the best acceptable
+decrease; finding it is free, and a second round confirms it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from fedunlearn.solvers.cubic import CubicStep, solve_in_basis
 from fedunlearn.solvers.lanczos import KrylovBasis
 
-DECADES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-ACCEPTABLE = (0.75, 1.1)
-REFINEMENTS = 3
+RELATIVE_DAMPINGS = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
+ACCEPTABLE = (0.75, 1.2)
+ENOUGH = 0.9
 
 Evaluate = Callable[[Tensor], Tensor]
 
@@ -57,8 +68,8 @@ class WeightChoice:
     """The weight that was chosen and those it was chosen from.
 
     Attributes:
-        chosen: The candidate with the smallest weight down to which all are acceptable; where not
-            even the largest is, the one whose gain is nearest to 1.
+        chosen: As the module says; where not even the largest weight is acceptable, the candidate
+            whose gain is nearest to 1.
         candidates: All, by descending weight.
         rounds: How many evaluations were asked for.
     """
@@ -68,50 +79,66 @@ class WeightChoice:
     rounds: int
 
 
-def choose_weight(basis: KrylovBasis, evaluate: Evaluate, *, absolute: bool = False) -> WeightChoice:
-    """Choose M by gain ratio over a grid: decades first, then between the last two.
+def choose_weight(
+    basis: KrylovBasis, evaluate: Evaluate, *, absolute: bool = False
+) -> WeightChoice:
+    """Choose M by gain ratio over a grid.
 
     Args:
-        basis: The subspace.
+        basis: The subspace; its gradient is not zero.
         evaluate: Maps steps (m, d) to the objective's change for each, (m,).
         absolute: As for ``solve_in_basis``.
 
     Returns:
         The choice, after one or two calls of ``evaluate``.
     """
-    candidates = _candidates(basis, DECADES, evaluate, absolute)
-    rounds = 1
-    accepted = _accepted(candidates)
-    if 0 < accepted < len(candidates):
-        high = candidates[accepted - 1].step.weight
-        low = candidates[accepted].step.weight
-        ratio = (low / high) ** (1.0 / (REFINEMENTS + 1))
-        between = [high * ratio**power for power in range(1, REFINEMENTS + 1)]
-        candidates += _candidates(basis, between, evaluate, absolute)
-        candidates.sort(key=lambda candidate: -candidate.step.weight)
-        rounds += 1
-        accepted = _accepted(candidates)
-    if accepted:
-        chosen = candidates[accepted - 1]
-    else:
+
+    def steps(dampings: Sequence[float]) -> list[CubicStep]:
+        weights = [weight_of_damping(basis, rho, absolute=absolute) for rho in dampings]
+        return [solve_in_basis(basis, weight, absolute=absolute) for weight in weights]
+
+    def decrease(damping: float) -> float:
+        return -steps([damping])[0].quadratic
+
+    candidates = _evaluated(steps(RELATIVE_DAMPINGS), evaluate)
+    accepted = list(itertools.takewhile(lambda candidate: candidate.acceptable, candidates))
+    if not accepted:
         chosen = min(candidates, key=lambda candidate: abs(candidate.gain - 1.0))
-    return WeightChoice(chosen, tuple(candidates), rounds)
+        return WeightChoice(chosen, tuple(candidates), rounds=1)
+    enough = ENOUGH * max(-candidate.step.quadratic for candidate in accepted)
+    first = next(i for i, c in enumerate(accepted) if -c.step.quadratic >= enough)
+    chosen = accepted[first]
+    if first == 0:
+        return WeightChoice(chosen, tuple(candidates), rounds=1)
+    log_damping = brentq(
+        lambda log_rho: decrease(math.exp(log_rho)) - enough,
+        math.log(RELATIVE_DAMPINGS[first]),
+        math.log(RELATIVE_DAMPINGS[first - 1]),
+        rtol=1e-3,
+    )
+    (between,) = _evaluated(steps([math.exp(log_damping)]), evaluate)
+    candidates.insert(first, between)
+    if between.acceptable:
+        chosen = between
+    return WeightChoice(chosen, tuple(candidates), rounds=2)
 
 
-def _accepted(candidates: Sequence[Candidate]) -> int:
-    """Count the acceptable candidates from the largest weight down to the first that is not."""
-    for number, candidate in enumerate(candidates):
-        if not candidate.acceptable:
-            return number
-    return len(candidates)
+def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = False) -> float:
+    """Return the cubic weight whose step is damped by ``relative`` times the largest Ritz value.
+
+    Args:
+        basis: The subspace; its gradient is not zero.
+        relative: rho > 0, beyond the pole where there is negative curvature.
+        absolute: As for ``solve_in_basis``.
+    """
+    ritz, vectors = np.linalg.eigh(basis.projection.numpy())
+    used = np.abs(ritz) if absolute else ritz
+    largest = float(np.abs(ritz).max()) or 1.0
+    damping = max(0.0, -float(used.min())) + relative * largest
+    length = float(np.linalg.norm((vectors.T @ basis.gradient.numpy()) / (used + damping)))
+    return 2.0 * damping / length
 
 
-def _candidates(
-    basis: KrylovBasis, weights: Sequence[float], evaluate: Evaluate, absolute: bool
-) -> list[Candidate]:
-    steps = [solve_in_basis(basis, weight, absolute=absolute) for weight in weights]
+def _evaluated(steps: list[CubicStep], evaluate: Evaluate) -> list[Candidate]:
     changes = evaluate(torch.stack([step.step for step in steps]))
-    return [
-        Candidate(step, float(change))
-        for step, change in zip(steps, changes, strict=True)
-    ]
+    return [Candidate(step, float(change)) for step, change in zip(steps, changes, strict=True)]
