@@ -70,7 +70,9 @@ def find_factory(name: str) -> Factory:
     except (ImportError, AttributeError) as error:
         raise ScenarioError(f"model.name: {name!r} cannot be imported: {error}") from error
     if not callable(factory):
-        raise ScenarioError(f"model.name: {name!r} is not callable; give (shape, classes) -> Module")
+        raise ScenarioError(
+            f"model.name: {name!r} is not callable; give (shape, classes) -> Module"
+        )
     return factory  # type: ignore[no-any-return]
 
 

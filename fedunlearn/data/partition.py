@@ -43,7 +43,9 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
         for indices in by_label:
             shares = generator.dirichlet([alpha] * nodes)
             cuts = (np.cumsum(shares)[:-1] * len(indices)).astype(np.int64)
-            for part, piece in zip(parts, np.split(generator.permutation(indices), cuts), strict=True):
+            for part, piece in zip(
+                parts, np.split(generator.permutation(indices), cuts), strict=True
+            ):
                 part.append(piece)
         whole = [np.sort(np.concatenate(part)) for part in parts]
         if min(len(part) for part in whole) >= MIN_EXAMPLES:

@@ -130,7 +130,9 @@ def _idx_array(folder: Path, prefixes: tuple[str, ...], *suffixes: str) -> NDArr
         if path.is_file():
             data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
             return _parse_idx(data, path)
-    raise ScenarioError(f"data.path: {folder} has no file {names[0]}; use a folder in MNIST's layout")
+    raise ScenarioError(
+        f"data.path: {folder} has no file {names[0]}; use a folder in MNIST's layout"
+    )
 
 
 def _parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:

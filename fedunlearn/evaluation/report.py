@@ -1,3 +1,5 @@
 """stub for now"""
+
+
 def render_report(results, evidence):
     return ""

@@ -54,8 +54,12 @@ COLUMNS = (
         _divergence,
     ),
     Column("retain_js", "retain JS", "The same on what stays.", _divergence),
-    Column("forget_accuracy", "forget %", "Accuracy on the forget set; the aim is the retrained "
-           "model's, not 0.", _share),
+    Column(
+        "forget_accuracy",
+        "forget %",
+        "Accuracy on the forget set; the aim is the retrained model's, not 0.",
+        _share,
+    ),
     Column("retain_accuracy", "retain %", "Accuracy on what stays.", _share),
     Column("test_accuracy", "test %", "Accuracy on held-out examples.", _share),
     Column(

@@ -175,9 +175,7 @@ class _Experiment:
             with federation.measure() as meter:
                 label = f"retraining oracle {number + 1} of {count}"
                 oracles.append(
-                    self._train(
-                        federation, self._initial_weights(seed), seed, self.forget, label
-                    )
+                    self._train(federation, self._initial_weights(seed), seed, self.forget, label)
                 )
                 costs.append(meter.cost(self.retained))
         return oracles, costs[0]

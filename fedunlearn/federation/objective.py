@@ -119,9 +119,7 @@ class FederatedObjective:
         Returns:
             Values (m + 1,), float64.
         """
-        sums = self._ask(
-            weights, Losses(), (Part.RETAIN,), self.cohort.holders(Part.RETAIN), steps
-        )
+        sums = self._ask(weights, Losses(), (Part.RETAIN,), self.cohort.holders(Part.RETAIN), steps)
         points = torch.cat([weights[None], weights + steps]).double()
         regulariser = 0.5 * self.weight_decay * points.square().sum(1)
         return sums[Part.RETAIN] / self.cohort.examples(Part.RETAIN) + regulariser

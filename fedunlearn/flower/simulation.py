@@ -50,9 +50,7 @@ def simulate(
     return _on_engine(task, nodes, body, listener)
 
 
-def _on_engine(
-    task: Task, nodes: int, body: Callable[[Federation], T], progress: Progress
-) -> T:
+def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress: Progress) -> T:
     outcome: list[T] = []
     failure: list[BaseException] = []
     stop = threading.Event()

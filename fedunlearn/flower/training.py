@@ -63,9 +63,7 @@ class PinnedFedAvg(FedAvg):
         if self.plan.without is not None:
             config["without"] = encode_forget_set(self.plan.without).SerializeToString()
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return self._construct_messages(
-            record, list(self.addresses.values()), MessageType.TRAIN
-        )
+        return self._construct_messages(record, list(self.addresses.values()), MessageType.TRAIN)
 
     def aggregate_train(  # noqa: D102 (inherited)
         self, server_round: int, replies: Iterable[Message]

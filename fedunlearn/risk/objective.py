@@ -105,9 +105,7 @@ class EmpiricalRisk:
 
     def _network(self, inputs: Tensor) -> Function:
         def network(weights: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(
-                self.model, self.layout.unflatten(weights), (inputs,)
-            )
+            outputs: Tensor = functional_call(self.model, self.layout.unflatten(weights), (inputs,))
             return outputs
 
         return network

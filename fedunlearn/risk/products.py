@@ -72,5 +72,3 @@ def apply_to_rows(product: Function, vectors: Tensor) -> Tensor:
     if vectors.shape[0] == 1:
         return product(vectors[0])[None]
     return vmap(product, randomness="error")(vectors)
-
-

@@ -30,9 +30,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, strict=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=False)]
 Share = Annotated[float, Field(gt=0, le=1, strict=False)]
-NodeNumbers = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)
-]
+NodeNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 
 
 class DataSettings(Settings):

@@ -35,9 +35,7 @@ class Status(enum.Enum):
         "converged in the hard case: the gradient has no component along the leftmost curvature, "
         "so an eigenvector was added; its sign is arbitrary"
     )
-    STATIONARY = (
-        "stationary already: the gradient is zero, so there is nothing to remove along it"
-    )
+    STATIONARY = "stationary already: the gradient is zero, so there is nothing to remove along it"
     BUDGET_SPENT = (
         "the products were spent before the residual met its tolerance: allow more products for a "
         "more exact step"
@@ -169,9 +167,7 @@ def _spectral_step(
 ) -> SpectralStep:
     length = float(np.linalg.norm(coordinates))
     value = float(
-        gradient @ coordinates
-        + 0.5 * eigenvalues @ coordinates**2
-        + weight / 6.0 * length**3
+        gradient @ coordinates + 0.5 * eigenvalues @ coordinates**2 + weight / 6.0 * length**3
     )
     return SpectralStep(coordinates, damping, value, status)
 
@@ -266,9 +262,7 @@ class CubicSolver(ABC):
     """Something that minimises a cubic model."""
 
     @abstractmethod
-    def solve(
-        self, problem: CubicSubproblem, /, *, rtol: float, max_products: int
-    ) -> CubicStep:
+    def solve(self, problem: CubicSubproblem, /, *, rtol: float, max_products: int) -> CubicStep:
         """Minimise the model.
 
         Args:
@@ -303,7 +297,14 @@ class KrylovCubicSolver(CubicSolver):
                     break
         if step is None:  # a zero gradient and no negative curvature to look for
             return CubicStep(
-                torch.zeros_like(problem.gradient), problem.weight, 0.0, 0.0, 0.0, 0.0, (), 0,
+                torch.zeros_like(problem.gradient),
+                problem.weight,
+                0.0,
+                0.0,
+                0.0,
+                0.0,
+                (),
+                0,
                 Status.STATIONARY,
             )
         return step

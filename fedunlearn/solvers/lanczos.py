@@ -62,9 +62,7 @@ class KrylovBasis:
         )
 
 
-def lanczos(
-    operator: LinearOperator, gradient: Tensor, max_products: int
-) -> Iterator[KrylovBasis]:
+def lanczos(operator: LinearOperator, gradient: Tensor, max_products: int) -> Iterator[KrylovBasis]:
     """Grow a basis from the gradient, one product at a time.
 
     A breakdown (an invariant subspace, a zero gradient) ends the basis of a positive semidefinite

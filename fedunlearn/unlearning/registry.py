@@ -43,4 +43,6 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     try:
         return method(method.settings_type.model_validate(dict(settings)))
     except ValidationError as error:
-        raise ScenarioError(f"unlearning.{name}.{first_complaint(error, method.settings_type)}") from None
+        raise ScenarioError(
+            f"unlearning.{name}.{first_complaint(error, method.settings_type)}"
+        ) from None

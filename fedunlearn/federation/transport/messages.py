@@ -142,9 +142,7 @@ class MessageTransport:
                 ),
             }
         )
-        messages = [
-            Message(content, self.addresses[node], ASK, ttl=deadline_s) for node in nodes
-        ]
+        messages = [Message(content, self.addresses[node], ASK, ttl=deadline_s) for node in nodes]
         for reply in self.grid.exchange(messages, deadline_s):
             number = self._numbers[reply.metadata.src_node_id]
             raise_failure(number, reply)
@@ -245,9 +243,7 @@ def tensors_to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def tensors_from_record(record: ArrayRecord) -> dict[str, Tensor]:
     """Unpack tensors from a message; they are the receiver's own."""
-    return {
-        str(name): torch.from_numpy(np.array(array.numpy())) for name, array in record.items()
-    }
+    return {str(name): torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
 
 
 def _payload(message: Message) -> int:
