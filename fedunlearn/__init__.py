@@ -42,7 +42,7 @@ _HOME = {
     "simulate": "flower.simulation",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,9 @@ class ParameterLayout:
     def of(cls, model: nn.Module) -> ParameterLayout:
         """Read the layout from a model.
 
+        Returns:
+            Names and shapes in the order of the flat vector.
+
         Raises:
             TaskError: The model has nothing to train.
         """

@@ -1,0 +1,1 @@
+"""Data sets, partitions, models: what a scenario can name."""

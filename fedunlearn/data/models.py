@@ -28,6 +28,9 @@ def mlp(shape: Shape, classes: int) -> nn.Module:
 def cnn(shape: Shape, classes: int) -> nn.Module:
     """Two convolutions with pooling, then one linear layer.
 
+    Returns:
+        The network, for images of at least 4 x 4.
+
     Raises:
         ScenarioError: The inputs are not images of at least 4 x 4.
     """

@@ -49,6 +49,9 @@ class Split:
 def load_split(settings: DataSettings) -> Split:
     """Load a data set and spread it over nodes; the same for the same settings.
 
+    Returns:
+        All examples and who holds them.
+
     Raises:
         ScenarioError: Files are missing or not in the format, or cannot be spread so.
     """
@@ -79,6 +82,9 @@ def locate(path: Path, folder: Path) -> Path:
     Args:
         path: As the scenario gives it.
         folder: Where the scenario lies.
+
+    Returns:
+        The first place where it exists.
 
     Raises:
         ScenarioError: It is nowhere.

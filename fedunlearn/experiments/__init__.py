@@ -1,0 +1,1 @@
+"""Scenarios, run from start to end."""

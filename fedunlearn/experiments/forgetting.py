@@ -14,6 +14,9 @@ from fedunlearn.scenario.settings import ForgetSettings
 def resolve_forget_set(settings: ForgetSettings, split: Split) -> ForgetSet:
     """Name nodes, samples or class, and check that they are there and that something stays.
 
+    Returns:
+        The rule that nodes apply to their own data.
+
     Raises:
         ForgetSetError: A node that does not exist, a class no one has, everybody, or nothing.
     """

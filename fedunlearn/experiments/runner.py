@@ -59,6 +59,9 @@ def run_scenario(
         transport: ``inline`` or ``flower``.
         progress: Hears of training, rounds and oracles.
 
+    Returns:
+        Results and evidence.
+
     Raises:
         InputError: The scenario cannot be run.
         FederationError: A round could not be completed.

@@ -1,0 +1,1 @@
+"""What a round is: questions, answers, cohorts, costs, and what carries them."""

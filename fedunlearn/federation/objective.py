@@ -93,6 +93,9 @@ class FederatedObjective:
     def gradients(self, weights: Tensor) -> Gradients:
         """Ask both parts for their gradients at weights (d,): one round.
 
+        Returns:
+            Mean gradients and the number of examples of each part.
+
         Raises:
             ForgetSetError: Nothing would be forgotten, or nothing would stay.
         """
@@ -112,6 +115,12 @@ class FederatedObjective:
             retained=counts[Part.RETAIN],
             forgotten=counts[Part.FORGET],
         )
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Ask what stays for grad F_r at weights (d,): one round."""
+        sums = self._ask(weights, Gradient(), (Part.RETAIN,), self.cohort.holders(Part.RETAIN))
+        mean = sums[Part.RETAIN] / self.cohort.examples(Part.RETAIN)
+        return mean.to(weights.dtype) + self.weight_decay * weights
 
     def losses(self, weights: Tensor, steps: Tensor) -> Tensor:
         """Evaluate F_r at weights (d,) and at weights + each of steps (m, d): one round.
@@ -146,6 +155,12 @@ class FederatedObjective:
         """Run one round and sum the answers as they come, in float64.
 
         Sums of float32 answers in float64 hardly depend on the order in which the answers come.
+
+        Returns:
+            The sum over all nodes for each part, float64.
+
+        Raises:
+            MissingAnswerError: A node did not answer in time.
         """
         require_finite(point, "the model's weights")
         question = Question(

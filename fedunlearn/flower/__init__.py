@@ -1,0 +1,1 @@
+"""Flower apps: training by FedAvg, and nodes that answer rounds."""

@@ -10,7 +10,7 @@ import cloudpickle
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedunlearn.errors import TaskError
+from fedunlearn.errors import FedunlearnError, TaskError
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.messages import (
     reply_to_enrol,
@@ -74,7 +74,8 @@ def make_client_app(task: Task) -> ClientApp:
         try:
             return reply(message, carrier.node(int(context.node_config["partition-id"])))
         except Exception as error:
-            log.debug("a %s message failed", message.metadata.message_type, exc_info=True)
+            if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
+                log.exception("a %s message failed", message.metadata.message_type)
             return reply_with_failure(message, error)
 
     app = ClientApp()

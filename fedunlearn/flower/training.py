@@ -16,6 +16,7 @@ from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.federation.transport.messages import (
     MeteredGrid,
+    config_number,
     raise_failure,
     tensors_from_record,
     tensors_to_record,
@@ -79,7 +80,8 @@ class PinnedFedAvg(FedAvg):
         for number, address in sorted(self.addresses.items()):
             reply = by_address[address]
             raise_failure(number, reply)
-            examples = int(reply.content["metrics"]["num-examples"])
+            examples = reply.content.metric_records["metrics"]["num-examples"]
+            assert isinstance(examples, int)  # written by reply_to_train
             if examples:
                 self.examples_seen += examples
                 ordered.append(reply)
@@ -129,17 +131,23 @@ class FedAvgTrainer:
 
 def reply_to_train(message: Message, node: TaskNode) -> Message:
     """Answer ``train`` on a node: local SGD from the weights that came."""
-    config = message.content["config"]
+    config = message.content.config_records["config"]
     plan = LocalPlan(
-        epochs=int(config["epochs"]),
-        batch_size=int(config["batch-size"]),
-        learning_rate=float(config["learning-rate"]),
-        weight_decay=float(config["weight-decay"]),
-        order=(int(config["seed"]), int(config["round"]), node.number),
+        epochs=int(config_number(config, "epochs")),
+        batch_size=int(config_number(config, "batch-size")),
+        learning_rate=config_number(config, "learning-rate"),
+        weight_decay=config_number(config, "weight-decay"),
+        order=(
+            int(config_number(config, "seed")),
+            int(config_number(config, "round")),
+            node.number,
+        ),
     )
-    weights = tensors_from_record(message.content["arrays"])[WEIGHTS]
+    weights = tensors_from_record(message.content.array_records["arrays"])[WEIGHTS]
     without = config.get("without")
-    forget = decode_forget_set(pb.ForgetSet.FromString(without)) if without else None
+    forget = None
+    if isinstance(without, bytes):
+        forget = decode_forget_set(pb.ForgetSet.FromString(without))
     trained, examples = node.train(weights, plan, forget)
     content = RecordDict(
         {

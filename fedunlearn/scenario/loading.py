@@ -37,6 +37,9 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
         path: A TOML file.
         overrides: ``section.key=value`` with TOML values; a bare word counts as a string.
 
+    Returns:
+        The scenario and its folder.
+
     Raises:
         ScenarioError: The file is missing or no TOML, or a key or value cannot be used.
     """
@@ -60,6 +63,9 @@ def parse_scenario(
         table: As read from TOML; changed by the overrides.
         overrides: As for ``load_scenario``.
         source: Named in errors.
+
+    Returns:
+        The scenario.
 
     Raises:
         ScenarioError: A key or value cannot be used.

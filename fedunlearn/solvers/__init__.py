@@ -1,0 +1,1 @@
+"""Linear algebra that knows no federation: Krylov bases and cubic steps."""

@@ -77,6 +77,9 @@ def minimise_cubic(eigenvalues: Vector, gradient: Vector, weight: float) -> Spec
 
     Returns:
         The minimiser; for weight 0 and curvature that is not positive, status UNBOUNDED.
+
+    Raises:
+        ValueError: The weight is negative.
     """
     if weight < 0.0:
         raise ValueError(f"the cubic weight must not be negative, got {weight}")
@@ -135,6 +138,8 @@ def _secular_root(gaps: Vector, gradient: Vector, weight: float, pole: float, no
     else:
         low, width = high - 1.0, 1.0
         while excess(low) < 0.0:
+            if math.exp(low) == 0.0:  # no room right of the pole: the root is there, to rounding
+                return 0.0
             low, width = low - width, 2.0 * width
     root = brentq(excess, low, high, xtol=1e-15, rtol=4 * np.finfo(float).eps, maxiter=500)
     return math.exp(root)
@@ -242,7 +247,10 @@ def solve_in_basis(
     norm = float(np.linalg.norm(gradient))
     residual = basis.coupling * abs(float(coordinates[-1])) / norm if norm else 0.0
     status = solved.status
-    done = basis.exhausted or residual <= rtol
+    if status is Status.UNBOUNDED:
+        residual = 1.0
+    # Without a gradient to compare with, only a basis of everything shows the leftmost curvature.
+    done = basis.exhausted or (norm > 0.0 and residual <= rtol)
     if status in (Status.CONVERGED, Status.HARD_CASE) and not done:
         status = Status.BUDGET_SPENT
     return CubicStep(

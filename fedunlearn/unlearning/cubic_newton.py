@@ -31,7 +31,7 @@ from fedunlearn.federation.objective import FederatedObjective, Gradients
 from fedunlearn.risk.products import Curvature
 from fedunlearn.scenario.settings import NotNegative, Settings, Share
 from fedunlearn.solvers.cubic import CubicStep, Status, solve_in_basis
-from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
+from fedunlearn.solvers.lanczos import lanczos
 from fedunlearn.solvers.weight import Candidate, choose_weight
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
@@ -53,6 +53,9 @@ class CubicNewtonSettings(Settings):
         weight: The cubic weight M, or ``auto``.
         linearise_at: Where gradient and curvature are taken: the share of the way from the
             initial to the trained weights.
+        steps: How many steps, each with a basis of its own. More than one where the objective is
+            convex and training converged; on networks G is not bounded below, and later steps
+            lead astray.
     """
 
     gradient: Literal["departing"] = "departing"
@@ -61,10 +64,11 @@ class CubicNewtonSettings(Settings):
     products: Annotated[int, Field(gt=0)] = 10
     weight: NotNegative | Literal["auto"] = "auto"
     linearise_at: Share = 0.85
+    steps: Annotated[int, Field(gt=0)] = 1
 
 
 class CubicNewton(UnlearningMethod[CubicNewtonSettings]):
-    """One cubic-regularized Newton step on the influence objective."""
+    """One cubic-regularized Newton step, or several, on the influence objective."""
 
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
@@ -74,115 +78,128 @@ class CubicNewton(UnlearningMethod[CubicNewtonSettings]):
     ) -> Unlearned:
         settings = self.settings
         objective = federation.objective(forget, weight_decay=trained.settings.weight_decay)
-        kind = Curvature.GGN if settings.curvature == "ggn" else Curvature.HESSIAN
-        rounds = 2 + settings.products + (LOSS_ROUNDS if settings.weight == "auto" else 0)
-        with federation.progress.piece(f"{self.name}: rounds", rounds):
+        with federation.progress.piece(f"{self.name}: rounds", self._expected_rounds):
             start = self._start(objective, trained)
-            operator = objective.curvature(start.point, kind)
-            basis: KrylovBasis | None = None
-            for basis in lanczos(operator, start.slope, settings.products):
-                pass
-            if basis is None:
-                return self._nothing_to_do(trained, objective.rounds)
-            step, tried = self._choose(objective, start, basis)
-        return self._unlearned(trained, start, basis, step, tried, objective.rounds)
+            moved = torch.zeros_like(trained.weights)
+            path = [(0, trained.weights)]
+            slope, taken = start.slope, None
+            for number in range(settings.steps):
+                if number:
+                    slope = objective.gradient(start.point + moved) - start.linear
+                if not slope.any():
+                    break
+                taken = self._step(objective, start, moved, slope)
+                if taken.step.status is Status.UNBOUNDED:
+                    break
+                path += [(rounds, trained.weights + moved + step) for rounds, step in taken.path]
+                moved = moved + taken.step.step
+        status = taken.status if taken else Status.STATIONARY.value
+        return Unlearned(
+            weights=trained.weights + moved,
+            status=status,
+            claim=Claim.EMPIRICAL,
+            path=(*path, (objective.rounds, trained.weights + moved)),
+            details=_details(taken, start),
+        )
+
+    @property
+    def _expected_rounds(self) -> int:
+        settings = self.settings
+        to_choose = LOSS_ROUNDS if settings.weight == "auto" else 0
+        at_start = 1 if settings.linearise_at == 1.0 else 2
+        return at_start - 1 + settings.steps * (1 + settings.products + to_choose)
 
     def _start(self, objective: FederatedObjective, trained: TrainedModel) -> _Start:
         """Ask for the gradients: at w^ what training left undone, at u what leaves."""
-        point = trained.towards_start(self.settings.linearise_at)
-        completion = self.settings.completion
+        settings = self.settings
+        point = trained.towards_start(settings.linearise_at)
         at_end = at_point = objective.gradients(trained.weights)
-        if self.settings.linearise_at < 1.0:
+        if settings.linearise_at < 1.0:
             at_point = objective.gradients(point)
-        share = completion * (at_end.retained + at_end.forgotten) / at_end.retained
-        return _Start(point, at_point.departing + share * at_end.whole, at_point, at_end)
+        share = settings.completion * (at_end.retained + at_end.forgotten) / at_end.retained
+        slope = at_point.departing + share * at_end.whole
+        return _Start(point, slope, at_point.retain - slope, at_end)
 
-    @property
-    def _absolute(self) -> bool:
-        return self.settings.curvature == "hessian-abs"
-
-    def _choose(
-        self,
-        objective: FederatedObjective,
-        start: _Start,
-        basis: KrylovBasis,
-    ) -> tuple[CubicStep, tuple[Candidate, ...]]:
-        weight = self.settings.weight
-        if weight != "auto":
-            return solve_in_basis(basis, weight, absolute=self._absolute), ()
-        linear = (start.at_point.retain - start.slope).double()  # b of G(w) = F_r(w) - <b, w>
+    def _step(
+        self, objective: FederatedObjective, start: _Start, moved: Tensor, slope: Tensor
+    ) -> _Taken:
+        """Minimise the cubic model around u + moved."""
+        settings = self.settings
+        absolute = settings.curvature == "hessian-abs"
+        kind = Curvature.GGN if settings.curvature == "ggn" else Curvature.HESSIAN
+        point = start.point + moved
+        before = objective.rounds
+        *_, basis = lanczos(objective.curvature(point, kind), slope, settings.products)
 
         def change(steps: Tensor) -> Tensor:
-            values = objective.losses(start.point, steps)
-            return values[1:] - values[0] - steps.double() @ linear
+            values = objective.losses(point, steps)
+            return values[1:] - values[0] - steps.double() @ start.linear.double()
 
-        choice = choose_weight(basis, change, absolute=self._absolute)
-        return choice.chosen.step, choice.candidates
-
-    def _unlearned(
-        self,
-        trained: TrainedModel,
-        start: _Start,
-        basis: KrylovBasis,
-        step: CubicStep,
-        tried: tuple[Candidate, ...],
-        rounds: int,
-    ) -> Unlearned:
-        if step.status is Status.UNBOUNDED:
-            path = ((rounds, trained.weights),)
-            return Unlearned(trained.weights, step.status.value, Claim.EMPIRICAL, path)
-        asked = 1 if start.at_point is start.at_end else 2
-        shorter = [
+        if settings.weight == "auto":
+            choice = choose_weight(basis, change, absolute=absolute)
+            step, tried = choice.chosen.step, choice.candidates
+        else:
+            step, tried = solve_in_basis(basis, settings.weight, absolute=absolute), ()
+        path = tuple(
             (
-                asked + size,
-                trained.weights
-                + solve_in_basis(basis.leading(size), step.weight, absolute=self._absolute).step,
+                before + size,
+                solve_in_basis(basis.leading(size), step.weight, absolute=absolute).step,
             )
             for size in range(1, basis.size + 1)
-        ]
-        weights = trained.weights + step.step
-        return Unlearned(
-            weights=weights,
-            status=self._status(step, tried),
-            claim=Claim.EMPIRICAL,
-            path=((0, trained.weights), *shorter, (rounds, weights)),
-            details=_details(step, tried, start),
         )
-
-    @staticmethod
-    def _nothing_to_do(trained: TrainedModel, rounds: int) -> Unlearned:
-        path = ((0, trained.weights), (rounds, trained.weights))
-        return Unlearned(trained.weights, Status.STATIONARY.value, Claim.EMPIRICAL, path)
-
-    @staticmethod
-    def _status(step: CubicStep, tried: tuple[Candidate, ...]) -> str:
-        if tried and not any(candidate.acceptable for candidate in tried):
-            return (
-                "no cubic weight made the model foretell the objective: do not trust the step "
-                "alone; add recovery rounds, raise linearise-at, or retrain"
-            )
-        return step.status.value
+        return _Taken(step, tried, _norm(slope), path)
 
 
 @dataclass(frozen=True)
 class _Start:
-    """What the gradients say.
+    """The influence objective G(w) = F_r(w) - <b, w>.
 
     Attributes:
-        point: u, where curvature is taken: (d,).
-        slope: g of the cubic model: (d,).
-        at_point: Gradients at u.
+        point: u, where it is set up: (d,).
+        slope: grad G(u): (d,).
+        linear: b: (d,).
         at_end: Gradients at w^.
     """
 
     point: Tensor
     slope: Tensor
-    at_point: Gradients
+    linear: Tensor
     at_end: Gradients
 
 
-def _details(step: CubicStep, tried: tuple[Candidate, ...], start: _Start) -> dict[str, Any]:
-    return {
+@dataclass(frozen=True)
+class _Taken:
+    """One step and how it came about.
+
+    Attributes:
+        step: The step.
+        tried: Candidates for the weight; none where it was given.
+        slope_norm: ||g||.
+        path: Rounds so far, and the step that so many products would have given.
+    """
+
+    step: CubicStep
+    tried: tuple[Candidate, ...]
+    slope_norm: float
+    path: tuple[tuple[int, Tensor], ...]
+
+    @property
+    def status(self) -> str:
+        if self.tried and not any(candidate.acceptable for candidate in self.tried):
+            return (
+                "no cubic weight made the model foretell the objective: do not trust the step "
+                "alone; add recovery rounds, raise linearise-at, or retrain"
+            )
+        return self.step.status.value
+
+
+def _details(taken: _Taken | None, start: _Start) -> dict[str, Any]:
+    """Describe the last step."""
+    gradient = {"gradient_norm_at_trained": _norm(start.at_end.whole)}
+    if taken is None:
+        return gradient
+    step = taken.step
+    return gradient | {
         "weight": step.weight,
         "damping": step.damping,
         "ritz_values": list(step.ritz_values),
@@ -190,8 +207,7 @@ def _details(step: CubicStep, tried: tuple[Candidate, ...], start: _Start) -> di
         "predicted_change": step.predicted,
         "products": step.products,
         "step_norm": _norm(step.step),
-        "gradient_norm": _norm(start.slope),
-        "gradient_norm_at_trained": _norm(start.at_end.whole),
+        "gradient_norm": taken.slope_norm,
         "candidates": [
             {
                 "weight": candidate.step.weight,
@@ -199,7 +215,7 @@ def _details(step: CubicStep, tried: tuple[Candidate, ...], start: _Start) -> di
                 "damping": candidate.step.damping,
                 "acceptable": candidate.acceptable,
             }
-            for candidate in tried
+            for candidate in taken.tried
         ],
     }
 

@@ -27,6 +27,9 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
         name: As registered.
         settings: Keys as in the scenario.
 
+    Returns:
+        The method, ready to run.
+
     Raises:
         ScenarioError: No such method, or a setting it does not take.
     """

@@ -43,9 +43,7 @@ def node_failure(node: int, kind: str, message: str) -> errors.FedunlearnError:
     Returns:
         The same class where it is one of ours that blames the input, else NodeFailedError.
     """
-    known = getattr(errors, kind, None)
-    blames_input = isinstance(known, type) and issubclass(
-        known, errors.InputError | errors.NonFiniteError
-    )
-    chosen = known if blames_input else errors.NodeFailedError
+    known = getattr(errors, kind, errors.NodeFailedError)
+    blames_input = issubclass(known, errors.InputError | errors.NonFiniteError)
+    chosen: type[errors.FedunlearnError] = known if blames_input else errors.NodeFailedError
     return chosen(f"node {node}: {message}")

@@ -35,6 +35,9 @@ def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
 def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
     """Read a forget set.
 
+    Returns:
+        The rule.
+
     Raises:
         ValueError: The message names no kind.
     """
@@ -70,6 +73,9 @@ def encode_question(question: Question) -> bytes:
 
 def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
     """Put a question together from its header and the tensors beside it.
+
+    Returns:
+        The question, its digests checked.
 
     Raises:
         ValueError: The header does not parse, asks for something unknown, or the tensors are not
@@ -121,6 +127,9 @@ def encode_answer(answer: Answer) -> bytes:
 
 def decode_answer(node: int, header: bytes, values: Mapping[Part, Tensor]) -> Answer:
     """Put an answer together from its header and the tensors beside it.
+
+    Returns:
+        The answer, still to be checked against its question.
 
     Raises:
         BadAnswerError: The header does not parse.

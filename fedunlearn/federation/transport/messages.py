@@ -64,6 +64,9 @@ class MeteredGrid(Grid):
     def exchange(self, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:
         """Send messages as one round and yield the replies as they come.
 
+        Yields:
+            Replies, in the order of their arrival; fewer where the time is up.
+
         Raises:
             StoppedError: The run was asked to stop.
         """
@@ -146,10 +149,13 @@ class MessageTransport:
         for reply in self.grid.exchange(messages, deadline_s):
             number = self._numbers[reply.metadata.src_node_id]
             raise_failure(number, reply)
-            header = reply.content["header"]["answer"]
-            values = tensors_from_record(reply.content["tensors"])
-            if not isinstance(header, bytes) or not set(values) <= set(Part):
-                raise BadAnswerError(f"node {number} answered with records of another form")
+            try:
+                header = header_bytes(reply, "answer")
+                values = tensors_from_record(reply.content.array_records["tensors"])
+            except (KeyError, ValueError):
+                raise BadAnswerError(f"node {number} answered with other records") from None
+            if not set(values) <= set(Part):
+                raise BadAnswerError(f"node {number} answered for parts that do not exist")
             yield decode_answer(
                 number, header, {Part(name): tensor for name, tensor in values.items()}
             )
@@ -180,7 +186,8 @@ def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, t
     for reply in grid.exchange(messages, deadline_s):
         address = reply.metadata.src_node_id
         raise_failure(addresses.index(address), reply)
-        number, examples = (int(reply.content["header"][key]) for key in ("node", "examples"))
+        header = reply.content.config_records["header"]
+        number, examples = (int(config_number(header, key)) for key in ("node", "examples"))
         if number in found:
             raise FederationError(f"two nodes call themselves node {number}; number them apart")
         found[number] = (address, examples)
@@ -199,14 +206,15 @@ def reply_to_enrol(message: Message, node: TaskNode) -> Message:
 
 def reply_to_question(message: Message, node: TaskNode) -> Message:
     """Answer ``query.ask`` on a node."""
-    tensors = tensors_from_record(message.content["tensors"])
+    tensors = tensors_from_record(message.content.array_records["tensors"])
     point = tensors["point"]
     vectors = tensors.get("vectors", point.new_empty(0, len(point)))
-    answer = node.answer(decode_question(message.content["header"]["question"], point, vectors))
+    header = header_bytes(message, "question")
+    answer = node.answer(decode_question(header, point, vectors))
     content = RecordDict(
         {
             "header": ConfigRecord({"answer": encode_answer(answer)}),
-            "tensors": tensors_to_record(dict(answer.values)),
+            "tensors": tensors_to_record(answer.values),
         }
     )
     return Message(content, reply_to=message)
@@ -230,14 +238,39 @@ def raise_failure(number: int, reply: Message) -> None:
             f"node {number}: Flower reports error {reply.error.code}; see the node's log"
         )
     if "failure" in reply.content:
-        failure = reply.content["failure"]
-        raise node_failure(number, str(failure["kind"]), str(failure["message"]))
+        failure = reply.content.config_records["failure"]
+        error = node_failure(number, str(failure["kind"]), str(failure["message"]))
+        raise error
 
 
-def tensors_to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+def header_bytes(message: Message, name: str) -> bytes:
+    """Return the protobuf header of a message.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    header = message.content.config_records["header"][name]
+    if not isinstance(header, bytes):
+        raise ValueError(f"header {name!r} is {type(header).__name__}, not bytes")
+    return header
+
+
+def config_number(config: ConfigRecord, key: str) -> float:
+    """Return a number of a config record.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    value = config[key]
+    if not isinstance(value, int | float):
+        raise ValueError(f"config {key!r} is {type(value).__name__}, not a number")
+    return value
+
+
+def tensors_to_record(tensors: Mapping[str, Tensor] | Mapping[Part, Tensor]) -> ArrayRecord:
     """Pack tensors for a message."""
     return ArrayRecord(
-        {name: Array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+        {str(name): Array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
     )
 
 
