@@ -81,8 +81,8 @@ def parse_scenario(
 def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
     """Say in one line what is wrong with the first key that is: its name, why, what is allowed."""
     details = error.errors()
-    location = _location(details[0]["loc"])
-    same = [detail for detail in details if _location(detail["loc"])[:2] == location[:2]]
+    location = _location(details[0]["loc"], model)
+    same = [detail for detail in details if _location(detail["loc"], model)[:2] == location[:2]]
     key = ".".join(str(part) for part in location)
     first = same[0]
     if first["type"] == "extra_forbidden":
@@ -122,20 +122,32 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _location(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _location(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[int | str, ...]:
     """Drop what pydantic adds to a location for the members of a union."""
-    return tuple(p for p in location if isinstance(p, int) or p.replace("-", "").isidentifier())
+    kept: list[int | str] = []
+    section: type[BaseModel] | None = model
+    for part in location:
+        if section is not None or isinstance(part, int):
+            kept.append(part)
+        section = _section(section, part)
+    return tuple(kept)
+
+
+def _section(model: type[BaseModel] | None, key: int | str) -> type[BaseModel] | None:
+    """Return the settings under a key, or None where it holds a value."""
+    for name, field in model.model_fields.items() if model else ():
+        if (field.alias or name) == key:
+            inner = field.annotation
+            return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return None
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] | None = model
     for part in location:
-        for name, field in model.model_fields.items():
-            inner = field.annotation
-            if (field.alias or name) == part and isinstance(inner, type):
-                model = inner
-    return [
-        field.alias or name for name, field in model.model_fields.items() if name != "of_method"
-    ]
+        section = _section(section, part)
+    fields = section.model_fields if section else {}
+    return [field.alias or name for name, field in fields.items() if name != "of_method"]
 
 
 def _wish(message: str) -> str:

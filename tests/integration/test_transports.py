@@ -1,0 +1,174 @@
+"""One suite over every transport: same answers, same counts, same errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedunlearn.errors import EmptyNodeError, NodeFailedError, NonFiniteError, NotDeterministicError
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.summary import Gradient, Losses, Products, Question
+from fedunlearn.progress import Silent
+from fedunlearn.risk.products import Curvature
+from tests.federations import TRANSPORTS, BrokenTask, Reach, TinyTask, weights_of
+
+NODES = 4
+KINDS = {
+    "node": ForgetSet.of_nodes(2),
+    "nodes": ForgetSet.of_nodes(0, 3),
+    "samples": ForgetSet.of_samples(0.25, seed=3),
+    "class": ForgetSet.of_class(1),
+}
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def objective_over(reach: Reach, forget: ForgetSet, decay: float = 0.0) -> FederatedObjective:
+    return FederatedObjective(
+        reach.transport,
+        reach.nodes,
+        forget,
+        weight_decay=decay,
+        meters=reach.meters,
+        progress=Silent(),
+        deadline_s=30.0,
+    )
+
+
+def parts_of(task: TinyTask, forget: ForgetSet) -> dict[Part, tuple[Tensor, Tensor]]:
+    chosen: dict[Part, list[tuple[Tensor, Tensor]]] = {part: [] for part in Part}
+    for node in range(NODES):
+        inputs, targets = task.data(node)
+        for part in Part:
+            index = forget.select(part, node, targets)
+            chosen[part].append((inputs[index], targets[index]))
+    return {
+        part: (torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces]))
+        for part, pieces in chosen.items()
+    }
+
+
+def central(task: TinyTask, examples: tuple[Tensor, Tensor], decay: float):
+    model = task.model()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+
+    def value(weights: Tensor) -> Tensor:
+        pieces = weights.split([shape.numel() for shape in shapes.values()])
+        named = {n: piece.view(shapes[n]) for n, piece in zip(shapes, pieces, strict=True)}
+        outputs = torch.func.functional_call(model, named, (examples[0],))
+        return task.loss(outputs, examples[1]) + 0.5 * decay * weights.square().sum()
+
+    return value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounds_give_what_the_pooled_data_would(transport: str, kind: str) -> None:
+    task, forget, decay = TinyTask(), KINDS[kind], 1e-2
+    weights = weights_of(task)
+    pooled = {part: central(task, data, decay) for part, data in parts_of(task, forget).items()}
+    objective = objective_over(TRANSPORTS[transport](task, NODES), forget, decay)
+
+    gradients = objective.gradients(weights)
+    for part, mean in ((Part.RETAIN, gradients.retain), (Part.FORGET, gradients.forget)):
+        torch.testing.assert_close(mean, torch.func.grad(pooled[part])(weights))
+    torch.testing.assert_close(objective.gradient(weights), gradients.retain)
+
+    vectors = torch.randn(len(weights), 3, dtype=torch.float64)
+    hessian = torch.func.hessian(pooled[Part.RETAIN])(weights)
+    operator = objective.curvature(weights, Curvature.HESSIAN)
+    torch.testing.assert_close(operator.matmat(vectors), hessian @ vectors)
+
+    steps = 0.1 * vectors.T
+    wanted = torch.stack([pooled[Part.RETAIN](p) for p in (weights, *(weights + steps))])
+    torch.testing.assert_close(objective.losses(weights, steps), wanted)
+
+
+def test_what_leaves_whole_is_never_asked_for_products(transport: str) -> None:
+    task = TinyTask()
+    reach = TRANSPORTS[transport](task, NODES)
+    objective = objective_over(reach, ForgetSet.of_nodes(2))
+    weights = weights_of(task)
+    objective.gradients(weights)
+    assert objective.cohort.holders(Part.RETAIN) == (0, 1, 3)
+    with_all = objective.curvature(weights, Curvature.GGN).matmat(torch.eye(len(weights)).double())
+
+    alone = TinyTask()
+    others = objective_over(TRANSPORTS[transport](alone, NODES), ForgetSet.of_nodes(2))
+    others.gradients(weights)
+    torch.testing.assert_close(
+        with_all, others.curvature(weights, Curvature.GGN).matmat(torch.eye(len(weights)).double())
+    )
+
+
+def test_rounds_bytes_and_compute_are_counted(transport: str) -> None:
+    task = TinyTask()
+    reach = TRANSPORTS[transport](task, NODES)
+    weights = weights_of(task)
+    forget = ForgetSet.of_nodes(2)
+    with reach.meters.measure() as meter:
+        objective = objective_over(reach, forget)
+        objective.gradients(weights)
+        objective.products(weights, torch.randn(2, len(weights)).double(), Curvature.GGN)
+    retained = objective.cohort.examples(Part.RETAIN)
+    everyone = retained + objective.cohort.examples(Part.FORGET)
+    cost = meter.cost(retained)
+    size = 8 * len(weights)
+    assert cost.rounds == 2
+    # gradients: the point down, one part up, for 4 nodes; products: 3 down, 2 up, for 3 nodes
+    assert 4 * size + 9 * size <= cost.bytes_down < 4 * size + 9 * size + 7 * 2000
+    assert 4 * size + 6 * size <= cost.bytes_up < 4 * size + 6 * size + 7 * 2000
+    assert cost.gradient_equivalents == pytest.approx(everyone / retained + 2 * 2.5)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "says"),
+    [
+        ("empty", EmptyNodeError, "node 1: data: no examples"),
+        ("nan", NonFiniteError, "node 1: data: inputs"),
+        ("dropout", NotDeterministicError, "use weight decay instead"),
+        ("batchnorm", NotDeterministicError, "use GroupNorm instead"),
+        ("raises", NodeFailedError, "node 1: KeyError in the task's own code"),
+    ],
+)
+def test_failures_name_the_node_and_keep_its_data(
+    transport: str, how: str, error: type[Exception], says: str
+) -> None:
+    task = BrokenTask(how)
+    with pytest.raises(error) as caught:
+        objective = objective_over(TRANSPORTS[transport](task, NODES), ForgetSet.of_nodes(0))
+        objective.gradients(weights_of(TinyTask()))
+    assert says in str(caught.value)
+    assert BrokenTask.SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_weights_are_refused_before_anyone_is_asked(transport: str) -> None:
+    reach = TRANSPORTS[transport](TinyTask(), NODES)
+    weights = weights_of(TinyTask())
+    weights[3] = float("nan")
+    with reach.meters.measure() as meter, pytest.raises(NonFiniteError, match="model's weights"):
+        objective_over(reach, ForgetSet.of_nodes(0)).gradients(weights)
+    assert meter.rounds == 0
+
+
+def test_answers_echo_what_was_asked(transport: str) -> None:
+    task = TinyTask()
+    reach = TRANSPORTS[transport](task, NODES)
+    weights = weights_of(task)
+    vectors = torch.randn(2, len(weights)).double()
+    for ask, rows in ((Gradient(), vectors[:0]), (Products(Curvature.GGN), vectors), (Losses(), vectors)):
+        question = Question("job", 7, KINDS["samples"], tuple(Part), weights, ask, rows)
+        answers = {a.node: a for a in reach.transport.ask(question, (1, 3), deadline_s=30.0)}
+        assert set(answers) == {1, 3}
+        for node, answer in answers.items():
+            assert (answer.job, answer.round) == ("job", 7)
+            assert answer.model_digest == question.model_digest
+            assert answer.vectors_digest == question.vectors_digest
+            assert sum(answer.counts.values()) == len(task.data(node)[1])
+            assert all(v.shape == question.answer_shape for v in answer.values.values())
