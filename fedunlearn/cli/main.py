@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -32,7 +33,10 @@ def main() -> None:
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        fail(INTERRUPTED, "interrupted; nothing was written")
+        click.echo("fedunlearn: interrupted; nothing was written", err=True)
+        # Flower's engine is shut down by now, but threads of it wait for workers that are gone,
+        # and an ordinary exit would wait for those threads.
+        os._exit(INTERRUPTED)
     except (InputError, NonFiniteError) as error:
         fail(UNUSABLE, str(error))
     except FedunlearnError as error:

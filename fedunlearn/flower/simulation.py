@@ -56,13 +56,10 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
     stop = threading.Event()
     done = threading.Event()
 
-    def keep(federation: Federation) -> None:
-        outcome.append(body(federation))
-
     def guarded(federation: Federation) -> None:
         # The engine logs a ServerApp's exception with its traceback: keep ours to ourselves.
         try:
-            keep(federation)
+            outcome.append(body(federation))
         except BaseException as error:
             failure.append(error)
         finally:
@@ -80,26 +77,35 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
                 make_server_app(nodes, guarded, progress=progress, stop=stop),
                 make_client_app(task),
                 num_supernodes=nodes,
-                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+                backend_config={
+                    "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                },
             )
-        except BaseException:
+        except BaseException as error:
             stop.set()
             done.wait(timeout=10.0)
+            if isinstance(error, RuntimeError):  # what the engine makes of any failure of its own
+                raise FederationError(f"Flower's simulation failed: {error.__cause__}") from error
             raise
     if failure:
         raise failure[0]
-    if not outcome:
-        raise FederationError("Flower's simulation ended before the work was done; see its log")
     return outcome[0]
 
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's own narration off the screen; its errors still show."""
+    """Keep Flower's own narration off the screen.
+
+    Its errors too: a node's failure reaches the caller as an exception, and Flower would print
+    the traceback of it. After an interrupt its threads go on complaining, so silence stays.
+    """
     logger = logging.getLogger("flwr")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
-    finally:
+    except Exception:
         logger.setLevel(level)
+        raise
+    logger.setLevel(level)

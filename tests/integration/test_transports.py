@@ -162,7 +162,11 @@ def test_answers_echo_what_was_asked(transport: str) -> None:
     reach = TRANSPORTS[transport](task, NODES)
     weights = weights_of(task)
     vectors = torch.randn(2, len(weights)).double()
-    for ask, rows in ((Gradient(), vectors[:0]), (Products(Curvature.GGN), vectors), (Losses(), vectors)):
+    for ask, rows in (
+        (Gradient(), vectors[:0]),
+        (Products(Curvature.GGN), vectors),
+        (Losses(), vectors),
+    ):
         question = Question("job", 7, KINDS["samples"], tuple(Part), weights, ask, rows)
         answers = {a.node: a for a in reach.transport.ask(question, (1, 3), deadline_s=30.0)}
         assert set(answers) == {1, 3}

@@ -85,7 +85,11 @@ def test_errors_name_the_key_and_what_is_allowed(override: str, says: str) -> No
     ("name", "settings", "says"),
     [
         ("cubic-nwton", {}, "did you mean 'cubic-newton'?"),
-        ("cubic-newton", {"product": 3}, "cubic-newton.product: unknown key (did you mean 'products'"),
+        (
+            "cubic-newton",
+            {"product": 3},
+            "cubic-newton.product: unknown key (did you mean 'products'",
+        ),
         ("cubic-newton", {"products": 0}, "cubic-newton.products: must be greater than 0"),
         ("cubic-newton", {"weight": "big"}, "'auto'"),
         ("cubic-newton", {"linearise-at": 1.5}, "linearise-at: must be less than or equal to 1"),

@@ -1,0 +1,160 @@
+"""The real command in a subprocess: exit status, one-line errors, files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FEDUNLEARN = Path(sys.executable).with_name("fedunlearn")
+SMALL = [
+    *("--set", "training.rounds=3"),
+    *("--set", "evaluation.oracles=2"),
+    *("--set", "data.nodes=4"),
+    *("--set", "data.alpha=1"),
+]
+
+
+def fedunlearn(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FEDUNLEARN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200
+    )
+
+
+def children_of_ray() -> set[str]:
+    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return {
+        line.split()[0]
+        for line in listing.stdout.splitlines()
+        if any(name in line for name in ("raylet", "gcs_server", "ray::", "ray/dashboard"))
+    }
+
+
+def gone(before: set[str]) -> bool:
+    """Whether Ray's processes end, of themselves, within seconds of the command."""
+    deadline = time.monotonic() + 20
+    while children_of_ray() - before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return children_of_ray() <= before
+
+
+def scenario(folder: Path, text: str) -> str:
+    path = folder / "scenario.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_run_writes_both_files_and_prints_the_table(tmp_path: Path) -> None:
+    done = fedunlearn("run", scenario(tmp_path, ""), *SMALL, "--out", "results", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("trained", "cubic-newton", "fine-tune", "retrained", "floor", "forget JS"):
+        assert word in done.stdout
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [
+        "report.html",
+        "results.json",
+    ]
+    json.loads((tmp_path / "results" / "results.json").read_text())
+
+
+def test_json_is_what_is_written(tmp_path: Path) -> None:
+    done = fedunlearn("run", scenario(tmp_path, ""), *SMALL, "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == (tmp_path / "out" / "results.json").read_text()
+
+
+def test_demo_on_flowers_engine_leaves_nothing_running(tmp_path: Path) -> None:
+    before = children_of_ray()
+    done = fedunlearn("demo", *SMALL, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["environment"]["transport"] == "flower"
+    assert gone(before)
+
+
+def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    before = children_of_ray()
+    process = subprocess.Popen(
+        [FEDUNLEARN, "demo", "--set", "training.rounds=100000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not children_of_ray() - before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(8)  # into the training
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "fedunlearn: interrupted; nothing was written"
+    assert gone(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+UNUSABLE = {
+    "unknown key": ("[training]\nround = 3", [], "training.round: unknown key (did you mean"),
+    "unknown section": ("[train]\nrounds = 3", [], "train: unknown key (did you mean 'training'?)"),
+    "bad value": ("[data]\nalpha = -1", [], "data.alpha: must be greater than 0, not -1"),
+    "no TOML": ("[data", [], "is not valid TOML"),
+    "missing data": ('[data]\nname = "idx"\npath = "nowhere"', [], "data.path: nowhere not found"),
+    "no such node": ("[forget]\nnodes = [10]", [], "node 10 does not exist; nodes are 0 to 9"),
+    "no such class": (
+        '[forget]\nkind = "class"\nclass = 11',
+        [],
+        "no node has examples of class 11",
+    ),
+    "all leave": ("[forget]\nnodes = [0,1,2,3,4,5,6,7,8,9]", [], "all nodes would leave"),
+    "no data": ("[data]\nnodes = 1347\nalpha = 0.01", [], "lower nodes"),
+    "too many nodes": ("[data]\nnodes = 3000", [], "3000 nodes but 1348 examples"),
+    "no such method": ('[unlearning]\nmethods = ["magic"]', [], "'magic' is unknown"),
+    "no such model": ('[model]\nname = "vgg"', [], "use one of logistic, mlp, cnn"),
+    "NaN weights": ("[training]\nlearning-rate = 1e30", [], "lower the learning rate"),
+    "bad --set": ("", ["--set", "rounds"], "use section.key=value"),
+    "bad option": ("", ["--fast"], "No such option"),
+    "bad transport": ("", ["--transport", "pigeon"], "pigeon"),
+    "bad out": ("", ["--out", "scenario.toml/x"], "is not a folder that can be written to"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_input_gets_one_line_and_exit_status_2(tmp_path: Path, name: str) -> None:
+    text, arguments, says = UNUSABLE[name]
+    done = fedunlearn("run", scenario(tmp_path, text), *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.startswith("fedunlearn: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["scenario.toml"]
+
+
+def test_a_missing_scenario_file(tmp_path: Path) -> None:
+    done = fedunlearn("run", "nowhere.toml", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nowhere.toml not found" in done.stderr
+
+
+def test_bad_input_on_the_engine_is_the_same_one_line(tmp_path: Path) -> None:
+    done = fedunlearn("demo", *SMALL, "--set", "training.learning-rate=1e30", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fedunlearn: node ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]])
+def test_help_loads_neither_torch_nor_ray(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom fedunlearn.cli.main import cli\n"
+        f"cli.main({arguments!r}, standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'flwr', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,74 @@
+"""Headers of questions and answers on the wire."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedunlearn.errors import BadAnswerError
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.federation.transport.codec import (
+    decode_answer,
+    decode_question,
+    encode_answer,
+    encode_question,
+)
+from fedunlearn.risk.products import Curvature
+
+ROOT = Path(__file__).parents[2]
+POINT = torch.arange(5, dtype=torch.float32)
+VECTORS = torch.eye(5)[:2]
+
+
+def question_of(ask: Gradient | Products | Losses) -> Question:
+    vectors = VECTORS[:0] if isinstance(ask, Gradient) else VECTORS
+    return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors)
+
+
+@pytest.mark.parametrize(
+    "ask", [Gradient(), Losses(), *(Products(c) for c in Curvature)], ids=lambda ask: str(ask)
+)
+def test_questions_survive_the_wire(ask: Gradient | Products | Losses) -> None:
+    question = question_of(ask)
+    received = decode_question(encode_question(question), POINT.clone(), question.vectors.clone())
+    for field in ("job", "round", "forget", "parts", "ask", "model_digest", "vectors_digest"):
+        assert getattr(received, field) == getattr(question, field)
+
+
+def test_other_tensors_than_the_header_names_are_refused() -> None:
+    header = encode_question(question_of(Losses()))
+    with pytest.raises(ValueError, match="weights"):
+        decode_question(header, POINT + 1, VECTORS)
+    with pytest.raises(ValueError, match="vectors"):
+        decode_question(header, POINT, VECTORS * 2)
+    with pytest.raises(ValueError, match="does not parse"):
+        decode_question(b"\xff\xff\xff", POINT, VECTORS)
+    with pytest.raises(ValueError, match="unknown kind"):
+        decode_question(b"", POINT, VECTORS)
+
+
+def test_answers_survive_the_wire() -> None:
+    values = {Part.FORGET: VECTORS}
+    counts = {Part.RETAIN: 0, Part.FORGET: 7}
+    answer = Answer(4, "job", 3, b"m", b"v", counts, values)
+    assert decode_answer(4, encode_answer(answer), values) == answer
+    with pytest.raises(BadAnswerError, match="node 4"):
+        decode_answer(4, b"\xff\xff\xff", values)
+
+
+def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
+    proto = "fedunlearn/rpc/v1/session.proto"
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"]
+        + [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"protos/{proto}"],
+        cwd=ROOT,
+        check=True,
+    )
+    for suffix in ("_pb2.py", "_pb2.pyi"):
+        name = proto.replace(".proto", suffix)
+        assert (ROOT / name).read_text() == (tmp_path / name).read_text(), "run 'make protos'"

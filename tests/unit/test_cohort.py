@@ -1,0 +1,109 @@
+"""An answer that does not belong is refused by name; nothing is averaged in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+
+from fedunlearn.errors import BadAnswerError, ForgetSetError, MissingAnswerError
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.progress import Silent
+from fedunlearn.risk.products import Curvature
+from tests.federations import TinyTask, weights_of
+
+Tamper = Callable[[Answer], Answer | None]
+
+
+class TamperingTransport:
+    """Nodes by call; the answers of node 1 pass through a hand, from a given round on."""
+
+    def __init__(self, tamper: Tamper, from_round: int) -> None:
+        self.tamper = tamper
+        self.from_round = from_round
+
+    def ask(
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        del deadline_s
+        for number in nodes:
+            answer: Answer | None = TaskNode(TinyTask(), number).answer(question)
+            if number == 1 and question.round >= self.from_round:
+                assert answer is not None
+                answer = self.tamper(answer)
+            if answer is not None:
+                yield answer
+
+
+def objective_with(tamper: Tamper, from_round: int = 0) -> FederatedObjective:
+    return FederatedObjective(
+        TamperingTransport(tamper, from_round),
+        (0, 1, 2),
+        ForgetSet.of_nodes(0),
+        weight_decay=0.0,
+        meters=MeterStack(),
+        progress=Silent(),
+        deadline_s=5.0,
+    )
+
+
+def changed(**fields: object) -> Tamper:
+    return lambda answer: dataclasses.replace(answer, **fields)  # type: ignore[arg-type]
+
+
+def values(change: Callable[[torch.Tensor], torch.Tensor]) -> Tamper:
+    return lambda answer: dataclasses.replace(
+        answer, values={part: change(tensor) for part, tensor in answer.values.items()}
+    )
+
+
+TAMPERED = {
+    "another job": (changed(job="other"), "another job"),
+    "another round": (changed(round=99), "another round"),
+    "another model": (changed(model_digest=b"x"), "another model digest"),
+    "other vectors": (changed(vectors_digest=b"x"), "another vectors digest"),
+    "a stranger": (changed(node=17), "not of the cohort"),
+    "wrong shape": (values(lambda t: t[..., :-1]), "shape"),
+    "NaN": (values(lambda t: t * float("nan")), "NaN or infinity"),
+    "infinity": (values(lambda t: t + float("inf")), "NaN or infinity"),
+    "left out": (changed(values={}), "left out the retain part"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_answers_that_do_not_belong_are_refused(how: str) -> None:
+    tamper, says = TAMPERED[how]
+    with pytest.raises(BadAnswerError, match=says):
+        objective_with(tamper).gradients(weights_of(TinyTask()))
+
+
+def test_counts_may_not_change_during_a_job() -> None:
+    weights = weights_of(TinyTask())
+    fewer = changed(counts={Part.RETAIN: 5, Part.FORGET: 0})
+    objective = objective_with(fewer, from_round=1)
+    objective.gradients(weights)
+    operator = objective.curvature(weights, Curvature.GGN)
+    with pytest.raises(BadAnswerError, match="node 1 holds other numbers of examples"):
+        operator.matmat(torch.ones(len(weights), 1, dtype=torch.float64))
+
+
+def test_a_missing_answer_is_an_error_not_a_smaller_mean() -> None:
+    with pytest.raises(MissingAnswerError, match="no answer within 5 s from node 1"):
+        objective_with(lambda answer: None).gradients(weights_of(TinyTask()))
+
+
+@pytest.mark.parametrize(
+    ("forget", "says"),
+    [(ForgetSet.of_nodes(9), "no node has any"), (ForgetSet.of_nodes(0, 1, 2), "must stay")],
+)
+def test_nothing_or_everything_cannot_be_forgotten(forget: ForgetSet, says: str) -> None:
+    objective = objective_with(lambda answer: answer)
+    objective.forget = forget
+    with pytest.raises(ForgetSetError, match=says):
+        objective.gradients(weights_of(TinyTask()))
