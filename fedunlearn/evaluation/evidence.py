@@ -53,6 +53,9 @@ def gather_evidence(models: Mapping[str, Predictions], parts: Parts) -> Evidence
     Args:
         models: By name; ``trained`` and ``retrained`` among them.
         parts: Where the predictions were made.
+
+    Returns:
+        Mean predictions of each label, and the examples that tell most.
     """
     inputs, targets = parts.forget
     predictions = {name: model.of_part["forget"] for name, model in models.items()}
