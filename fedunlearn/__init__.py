@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedunlearn.federation.forget import ForgetSet as ForgetSet
     from fedunlearn.flower.simulation import simulate as simulate
     from fedunlearn.parameters import flatten as flatten
+    from fedunlearn.parameters import initial_weights as initial_weights
     from fedunlearn.parameters import load as load
     from fedunlearn.risk.task import Task as Task
     from fedunlearn.scenario.settings import TrainingSettings as TrainingSettings
@@ -38,6 +39,7 @@ _HOME = {
     "Unlearned": "unlearning.method",
     "UnlearningMethod": "unlearning.method",
     "flatten": "parameters",
+    "initial_weights": "parameters",
     "load": "parameters",
     "simulate": "flower.simulation",
 }

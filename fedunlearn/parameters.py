@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,13 @@ def flatten(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in trainable(model).values()])
 
 
+def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:
+    """Make a model under a seed and return its weights (d,); torch's own generator is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return flatten(make_model())
+
+
 def load(model: nn.Module, vector: Tensor) -> None:
     """Copy a vector (d,) into a model's trainable parameters."""
     parts = ParameterLayout.of(model).unflatten(vector)
@@ -80,15 +88,16 @@ def digest(vector: Tensor) -> bytes:
     return hashlib.sha256(head + array.tobytes()).digest()
 
 
-def require_finite(vector: Tensor, what: str) -> None:
-    """Refuse a vector with NaN or infinity.
+def require_finite(
+    vector: Tensor, what: str, remedy: str = "lower the learning rate, or load a model that trained"
+) -> None:
+    """Refuse a tensor with NaN or infinity.
 
     Raises:
-        NonFiniteError: Naming ``what`` and how many entries are not finite.
+        NonFiniteError: Naming ``what``, how many entries are not finite, and the remedy.
     """
     bad = int((~torch.isfinite(vector)).sum())
     if bad:
         raise NonFiniteError(
-            f"{what}: {bad} of {vector.numel()} numbers are NaN or infinite; "
-            "lower the learning rate or load a model that trained"
+            f"{what}: {bad} of {vector.numel()} numbers are NaN or infinite; {remedy}"
         )

@@ -251,9 +251,8 @@ RISKS: Mapping[str, RiskCase] = {
     "linear, mse": RiskCase(_logistic, nn.functional.mse_loss, (5,), _reals(3), convex=True),
     "mlp, cross-entropy": RiskCase(_mlp, nn.functional.cross_entropy, (5,), _classes(3)),
     "mlp, mse": RiskCase(_mlp, nn.functional.mse_loss, (5,), _reals(3)),
-    "mlp, bce": RiskCase(
-        _mlp, nn.functional.binary_cross_entropy_with_logits, (5,), _bits(3)
-    ),
+    "mlp, huber": RiskCase(_mlp, nn.functional.huber_loss, (5,), _reals(3)),
+    "mlp, bce": RiskCase(_mlp, nn.functional.binary_cross_entropy_with_logits, (5,), _bits(3)),
     "cnn, cross-entropy": RiskCase(_cnn, nn.functional.cross_entropy, (1, 6, 6), _classes(3)),
     "partly frozen, cross-entropy": RiskCase(
         _Partial, nn.functional.cross_entropy, (5,), _classes(3)

@@ -20,7 +20,7 @@ from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
 from fedunlearn.federation.forget import ForgetSet, Kind
 from fedunlearn.flower.simulation import TransportName, simulate
-from fedunlearn.parameters import flatten, load
+from fedunlearn.parameters import initial_weights, load
 from fedunlearn.progress import Progress
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.scenario.loading import LoadedScenario
@@ -123,9 +123,7 @@ class _Experiment:
     def run(self, federation: Federation) -> tuple[dict[str, Any], Evidence]:
         """Train, unlearn by every method, retrain, and compare."""
         settings = self.scenario.training
-        initial = self._initial_weights(settings.seed)
-        weights = self._train(federation, initial, settings.seed, None, "training")
-        trained = TrainedModel(weights, initial, settings)
+        trained = federation.fit(initial_weights(self.task.model, settings.seed), settings)
         runs = self._unlearn(federation, trained)
         oracles, retraining = self._retrain(federation)
         return self._compare(trained, runs, oracles, retraining)
@@ -170,30 +168,22 @@ class _Experiment:
 
     def _retrain(self, federation: Federation) -> tuple[list[Tensor], Cost]:
         """Train the oracles; the first shares initialisation and order with training."""
+        settings = self.scenario.training
         oracles: list[Tensor] = []
         costs: list[Cost] = []
         count = self.scenario.evaluation.oracles
-        for number in range(count):
-            seed = self.scenario.training.seed + number
+        for seed in range(settings.seed, settings.seed + count):
             with federation.measure() as meter:
-                label = f"retraining oracle {number + 1} of {count}"
-                oracles.append(
-                    self._train(federation, self._initial_weights(seed), seed, self.forget, label)
+                oracle = federation.fit(
+                    initial_weights(self.task.model, seed),
+                    settings,
+                    seed=seed,
+                    without=self.forget,
+                    label=f"retraining oracle {len(oracles) + 1} of {count}",
                 )
                 costs.append(meter.cost(self.retained))
+            oracles.append(oracle.weights)
         return oracles, costs[0]
-
-    def _train(
-        self,
-        federation: Federation,
-        initial: Tensor,
-        seed: int,
-        without: ForgetSet | None,
-        label: str,
-    ) -> Tensor:
-        settings = self.scenario.training
-        plan = TrainingPlan(settings, settings.rounds, seed=seed, without=without)
-        return federation.train(initial, plan, label=label)
 
     def _compare(
         self,
@@ -256,11 +246,6 @@ class _Experiment:
             "forgotten_examples": len(self.parts.forget[0]),
             "retained_examples": self.retained,
         }
-
-    def _initial_weights(self, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return flatten(self.task.model())
 
     def _predict(self, weights: Tensor) -> Predictions:
         return Predictions.at(lambda inputs: self._outputs(weights, inputs), self.parts)

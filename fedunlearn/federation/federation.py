@@ -122,6 +122,31 @@ class Federation:
             deadline_s=self.deadline_s,
         )
 
+    def fit(
+        self,
+        initial: Tensor,
+        settings: TrainingSettings,
+        *,
+        seed: int | None = None,
+        without: ForgetSet | None = None,
+        label: str = "training",
+    ) -> TrainedModel:
+        """Train a model from its initial weights.
+
+        Args:
+            initial: w0, shape (d,).
+            settings: Rounds, rates, weight decay.
+            seed: Of the order of the examples, instead of the settings' own.
+            without: What no node trains on: a retrained model.
+            label: What the progress bar says.
+
+        Returns:
+            The model, with its start and its settings.
+        """
+        order = settings.seed if seed is None else seed
+        plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
+        return TrainedModel(self.train(initial, plan, label=label), initial, settings)
+
     def train(
         self, start: Tensor, plan: TrainingPlan, *, label: str, on_round: OnRound | None = None
     ) -> Tensor:

@@ -47,7 +47,7 @@ class EmpiricalRisk:
         Raises:
             EmptyNodeError: There are no examples.
             NotDeterministicError: Dropout or BatchNorm in training mode, or the like.
-            NonFiniteError: The inputs hold NaN or infinity.
+            NonFiniteError: Inputs or targets hold NaN or infinity.
             TaskError: The loss is not a mean, or inputs and targets differ in number.
         """
         inputs, targets = examples
@@ -57,8 +57,9 @@ class EmpiricalRisk:
             )
         if len(inputs) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
-        if inputs.is_floating_point():
-            require_finite(inputs, "data: inputs")
+        for name, values in (("inputs", inputs), ("targets", targets)):
+            if values.is_floating_point():
+                require_finite(values, f"data: {name}", "fill in or drop what is missing")
         require_deterministic(model, loss, examples)
         require_mean_loss(model, loss, examples)
         self.model = model

@@ -23,7 +23,7 @@ from fedunlearn.solvers.operator import LinearOperator
 
 Vector = NDArray[np.float64]
 
-# Gradient components below this share of its norm count as zero; squares of them underflow.
+# Gradient components below this, or this share of the largest, count as zero: squares underflow.
 NEGLIGIBLE = 1e-140
 
 
@@ -91,8 +91,9 @@ def minimise_cubic(eigenvalues: Vector, gradient: Vector, weight: float) -> Spec
     leftmost = float(eigenvalues[0])
     pole = max(0.0, -leftmost)
     gaps = eigenvalues - leftmost if leftmost < 0.0 else eigenvalues
+    largest = float(np.abs(gradient).max())
+    gradient = np.where(np.abs(gradient) > NEGLIGIBLE * max(largest, 1.0), gradient, 0.0)
     norm = float(np.linalg.norm(gradient))
-    gradient = np.where(np.abs(gradient) > NEGLIGIBLE * norm, gradient, 0.0)
 
     if norm == 0.0 and pole == 0.0:
         return SpectralStep(np.zeros_like(gradient), 0.0, 0.0, Status.STATIONARY)
@@ -177,7 +178,7 @@ def _spectral_step(
     return SpectralStep(coordinates, damping, value, status)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CubicSubproblem:
     """The cubic model of an objective around a point.
 
@@ -192,7 +193,7 @@ class CubicSubproblem:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CubicStep:
     """A step and how it came about.
 

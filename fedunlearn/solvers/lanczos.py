@@ -18,7 +18,7 @@ from fedunlearn.solvers.operator import LinearOperator
 RESTART_SEED = 0x5EED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KrylovBasis:
     """A symmetric operator seen from the subspace that k products have opened.
 

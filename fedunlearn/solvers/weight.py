@@ -40,7 +40,7 @@ ENOUGH = 0.9
 Evaluate = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One weight that was tried.
 
@@ -54,7 +54,12 @@ class Candidate:
 
     @property
     def gain(self) -> float:
-        """Change of the objective over that of the quadratic model; 1 for no step at all."""
+        """Change of the objective over that of the quadratic model; 1 for no step at all.
+
+        Minus infinity where the objective could not be evaluated: its losses overflow there.
+        """
+        if not math.isfinite(self.change):
+            return -math.inf
         return self.change / self.step.quadratic if self.step.quadratic else 1.0
 
     @property
@@ -63,7 +68,7 @@ class Candidate:
         return ACCEPTABLE[0] <= self.gain <= ACCEPTABLE[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightChoice:
     """The weight that was chosen and those it was chosen from.
 
@@ -80,13 +85,14 @@ class WeightChoice:
 
 
 def choose_weight(
-    basis: KrylovBasis, evaluate: Evaluate, *, absolute: bool = False
+    basis: KrylovBasis, evaluate: Evaluate, *, rtol: float = 1e-8, absolute: bool = False
 ) -> WeightChoice:
     """Choose M by gain ratio over a grid.
 
     Args:
         basis: The subspace; its gradient is not zero.
         evaluate: Maps steps (m, d) to the objective's change for each, (m,).
+        rtol: As for ``solve_in_basis``.
         absolute: As for ``solve_in_basis``.
 
     Returns:
@@ -95,7 +101,7 @@ def choose_weight(
 
     def steps(dampings: Sequence[float]) -> list[CubicStep]:
         weights = [weight_of_damping(basis, rho, absolute=absolute) for rho in dampings]
-        return [solve_in_basis(basis, weight, absolute=absolute) for weight in weights]
+        return [solve_in_basis(basis, w, rtol=rtol, absolute=absolute) for w in weights]
 
     def decrease(damping: float) -> float:
         return -steps([damping])[0].quadratic

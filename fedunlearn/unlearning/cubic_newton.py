@@ -36,6 +36,8 @@ from fedunlearn.solvers.weight import Candidate, choose_weight
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
 LOSS_ROUNDS = 2
+# Relative residual from which a step counts as converged; the usual demand on inexact Newton steps.
+RESIDUAL = 0.1
 
 OptionalShare = Annotated[float, Field(ge=0, le=1, strict=False)]
 
@@ -136,10 +138,11 @@ class CubicNewton(UnlearningMethod[CubicNewtonSettings]):
             return values[1:] - values[0] - steps.double() @ start.linear.double()
 
         if settings.weight == "auto":
-            choice = choose_weight(basis, change, absolute=absolute)
+            choice = choose_weight(basis, change, rtol=RESIDUAL, absolute=absolute)
             step, tried = choice.chosen.step, choice.candidates
         else:
-            step, tried = solve_in_basis(basis, settings.weight, absolute=absolute), ()
+            step = solve_in_basis(basis, settings.weight, rtol=RESIDUAL, absolute=absolute)
+            tried = ()
         path = tuple(
             (
                 before + size,

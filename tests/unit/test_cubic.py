@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,9 +108,7 @@ def test_weight_zero_is_the_newton_step() -> None:
 
 
 def test_weight_zero_is_the_shortest_newton_step_where_the_flat_part_is_not_pushed() -> None:
-    found = SOLVER.solve(
-        _diagonal([0.0, 2.0, 4.0], [0.0, 1.0, 2.0], 0.0), rtol=0.0, max_products=3
-    )
+    found = SOLVER.solve(_diagonal([0.0, 2.0, 4.0], [0.0, 1.0, 2.0], 0.0), rtol=0.0, max_products=3)
     torch.testing.assert_close(found.step, torch.tensor([0.0, -0.5, -0.5], dtype=torch.float64))
 
 
@@ -179,10 +178,7 @@ def test_a_larger_subspace_never_predicts_less(kind: str) -> None:
     case = OPERATORS[kind].build(2, 30)
     basis = _largest_basis(case, 30)
     predicted = [solve_in_basis(basis.leading(k), 1.0).predicted for k in range(1, basis.size + 1)]
-    assert all(
-        later <= earlier + 1e-12 * abs(earlier)
-        for earlier, later in zip(predicted, predicted[1:], strict=False)
-    )
+    assert all(later <= earlier + 1e-12 * abs(earlier) for earlier, later in pairwise(predicted))
     assert predicted[-1] < 1.001 * predicted[0] < 0.0
 
 
@@ -202,3 +198,23 @@ def test_a_step_as_long_as_the_radius_at_the_pole_is_found(seed: int, ulps: int)
     found = minimise_cubic(eigenvalues, gradient, weight)
     assert found.damping == pytest.approx(1.0, rel=1e-12)
     assert np.linalg.norm(found.coordinates) == pytest.approx(length, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("leftmost", [-1.0, -1e-17, 0.0, 1.0])
+def test_magnitudes_far_from_one_are_solved(
+    leftmost: float, scale: float, size: float, weight: float
+) -> None:
+    eigenvalues = scale * np.array([leftmost, 2.0, 3.0, 3.0])
+    gradient = size * np.array([1e-130, 1.0, -1e-60, 1e-20])
+    found = minimise_cubic(eigenvalues, gradient, weight)
+    step, damping = found.coordinates, found.damping
+    length = float(np.linalg.norm(step))
+    assert damping == pytest.approx(0.5 * weight * length, rel=1e-10)
+    assert eigenvalues[0] + damping >= 0.0
+    residual = np.linalg.norm((eigenvalues + damping) * step + gradient)
+    reach = float(np.linalg.norm(gradient)) + (3.0 * scale + damping) * length
+    assert residual <= 1e-12 * reach + 1e-140
+    assert found.value < 0.0 or (length == 0.0 and size < 1e-140)

@@ -12,12 +12,16 @@ from fedunlearn.solvers.operator import DenseOperator, LinearOperator
 from tests.cases import OPERATORS, CountingOperator
 
 DTYPES = [torch.float32, torch.float64]
-KINDS = ["easy", "indefinite", "repeated leftmost", "hard", "wildly scaled, indefinite"]
+CLUSTERED = "all eigenvalues within 1e4 roundings"  # little is left of a product but rounding
+KINDS = [CLUSTERED, "easy", "indefinite", "repeated leftmost", "hard", "wildly scaled, indefinite"]
 
 
 def _problem(kind: str, dimension: int, dtype: torch.dtype) -> tuple[DenseOperator, Tensor]:
-    case = OPERATORS[kind].build(17, dimension)
-    return DenseOperator(case.matrix.to(dtype)), case.gradient.to(dtype)
+    case = OPERATORS["easy" if kind == CLUSTERED else kind].build(17, dimension)
+    matrix = case.matrix
+    if kind == CLUSTERED:
+        matrix = torch.eye(dimension, dtype=torch.float64) + 1e4 * torch.finfo(dtype).eps * matrix
+    return DenseOperator(matrix.to(dtype)), case.gradient.to(dtype)
 
 
 def _last(operator: LinearOperator, gradient: Tensor, products: int) -> KrylovBasis:
@@ -27,9 +31,7 @@ def _last(operator: LinearOperator, gradient: Tensor, products: int) -> KrylovBa
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_basis_is_orthonormal_and_keeps_the_lanczos_relation(
-    kind: str, dtype: torch.dtype
-) -> None:
+def test_basis_is_orthonormal_and_keeps_the_lanczos_relation(kind: str, dtype: torch.dtype) -> None:
     operator, gradient = _problem(kind, 500, dtype)
     basis = _last(operator, gradient, 61).leading(60)
     following = _last(operator, gradient, 61).vectors[:, 60].double()
@@ -51,7 +53,7 @@ def test_basis_is_orthonormal_and_keeps_the_lanczos_relation(
     expected = torch.zeros_like(leak)
     expected[:, -1] = basis.coupling * following
     torch.testing.assert_close(leak, expected, rtol=0.0, atol=rounding * spread)
-    assert basis.coupling > 1e-3
+    assert basis.coupling > 0.0
 
     in_basis = vectors.T @ gradient.double()
     torch.testing.assert_close(

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fedunlearn.data.partition import MIN_EXAMPLES, Indices, dirichlet, iid
+from fedunlearn.errors import ScenarioError
+
+LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LABELS: NDArray[np.int64] = np.random.default_rng(0).integers(0, 10, 1000)
+
+PARTITIONS: dict[str, Callable[[int], list[Indices]]] = {
+    "iid": lambda seed: iid(1000, 7, seed),
+    "dirichlet 0.1": lambda seed: dirichlet(LABELS, 7, 0.1, seed),
+    "dirichlet 1": lambda seed: dirichlet(LABELS, 7, 1.0, seed),
+    "dirichlet 1000": lambda seed: dirichlet(LABELS, 7, 1000.0, seed),
+}
+
+
+def _require_partition(parts: list[Indices], count: int, nodes: int) -> None:
+    assert len(parts) == nodes
+    assert all(np.array_equal(part, np.sort(part)) for part in parts)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+
+
+def _imbalance(parts: list[Indices]) -> float:
+    """Return how far the nodes' shares of labels lie from the whole's, 0 to 1."""
+    whole = np.bincount(LABELS, minlength=10) / len(LABELS)
+    shares = [np.bincount(LABELS[part], minlength=10) / len(part) for part in parts]
+    return float(np.mean([0.5 * np.abs(share - whole).sum() for share in shares]))
+
+
+@LAW
+@given(count=st.integers(1, 500), nodes=st.integers(1, 20), seed=st.integers(0, 2**20))
+def test_iid_gives_every_example_to_one_node_in_equal_shares(
+    count: int, nodes: int, seed: int
+) -> None:
+    parts = iid(count, nodes, seed)
+    _require_partition(parts, count, nodes)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@LAW
+@given(
+    seed=st.integers(0, 2**20),
+    nodes=st.integers(1, 8),
+    classes=st.integers(1, 12),
+    alpha=st.sampled_from([0.1, 0.5, 1.0, 100.0]),
+)
+def test_dirichlet_gives_every_example_to_one_node(
+    seed: int, nodes: int, classes: int, alpha: float
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, classes, 600)
+    try:
+        parts = dirichlet(labels, nodes, alpha, seed)
+    except ScenarioError:
+        # One label from Dir(0.1) seldom reaches 8 nodes; many labels or even shares always do.
+        assert alpha < 0.5 and classes < 4
+        return
+    _require_partition(parts, 600, nodes)
+    assert min(len(part) for part in parts) >= MIN_EXAMPLES == 10
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_the_seed_fixes_the_partition(name: str) -> None:
+    first, again, other = (PARTITIONS[name](seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_alpha_sets_how_unlike_the_nodes_are() -> None:
+    by_name = {name: _imbalance(make(5)) for name, make in PARTITIONS.items()}
+    assert by_name["dirichlet 0.1"] > by_name["dirichlet 1"] > 2.0 * by_name["dirichlet 1000"]
+    assert by_name["dirichlet 0.1"] > 0.5
+    assert by_name["dirichlet 1000"] < by_name["iid"] + 0.05 < 0.25
+
+
+def test_examples_of_a_label_are_shuffled_before_they_are_dealt_out() -> None:
+    parts = dirichlet(np.zeros(1000, dtype=np.int64), 4, 100.0, 0)
+    for part in parts:
+        middle = np.count_nonzero(part < 500) / len(part)
+        assert 0.35 < middle < 0.65
+
+
+def test_labels_need_not_be_consecutive() -> None:
+    parts = dirichlet(LABELS * 7 - 3, 5, 1.0, 1)
+    _require_partition(parts, 1000, 5)
+
+
+@pytest.mark.parametrize(
+    "count, nodes, alpha",
+    [(49, 5, 1.0), (1000, 101, 100.0), (60, 6, 0.01)],
+)
+def test_what_no_draw_can_give_is_refused_with_a_remedy(
+    count: int, nodes: int, alpha: float
+) -> None:
+    with pytest.raises(ScenarioError, match="raise alpha or lower nodes") as refusal:
+        dirichlet(LABELS[:count], nodes, alpha, 0)
+    assert f"all of {nodes} nodes" in str(refusal.value)
+    assert f"of {count} examples" in str(refusal.value)
