@@ -125,7 +125,7 @@ def _idx_pair(folder: Path, *prefixes: str) -> tuple[Tensor, Tensor]:
             f"{prefixes[0]!r}; as many labels as images are needed"
         )
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    inputs = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32) / 255.0)
+    inputs = torch.tensor(np.ascontiguousarray(images, dtype=np.float32) / 255.0)
     return inputs, torch.from_numpy(labels.astype(np.int64))
 
 

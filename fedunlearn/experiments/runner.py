@@ -281,4 +281,5 @@ def _environment(transport: TransportName) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "flwr": version("flwr"),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
     }

@@ -64,8 +64,10 @@ def test_answers_survive_the_wire() -> None:
 def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
     proto = "fedunlearn/rpc/v1/session.proto"
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"]
-        + [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"protos/{proto}"],
+        [
+            *(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"),
+            *(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"protos/{proto}"),
+        ],
         cwd=ROOT,
         check=True,
     )

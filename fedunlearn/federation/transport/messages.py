@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -275,8 +274,15 @@ def tensors_to_record(tensors: Mapping[str, Tensor] | Mapping[Part, Tensor]) -> 
 
 
 def tensors_from_record(record: ArrayRecord) -> dict[str, Tensor]:
-    """Unpack tensors from a message; they are the receiver's own."""
-    return {str(name): torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+    """Unpack tensors from a message.
+
+    They are copied into memory that torch allocates: the receiver may write to them, and they are
+    aligned. On other memory the last bits of a matrix product depend on where it happens to lie.
+
+    Returns:
+        The tensors by name.
+    """
+    return {str(name): torch.tensor(array.numpy()) for name, array in record.items()}
 
 
 def _payload(message: Message) -> int:
