@@ -290,9 +290,9 @@ def _rank(fact: str) -> tuple[int, str]:
 
 
 def _sections(tables: Mapping[str, Any], above: str = "") -> Iterator[_Section]:
-    """Yield tables as TOML would have them; the methods' own lie right under ``unlearning``."""
+    """Yield tables as TOML would have them."""
     for key, table in tables.items():
-        name = above if key == "of-method" else f"{above}.{key}".lstrip(".")
+        name = f"{above}.{key}".lstrip(".")
         values = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
         if values:
             yield _Section(name, [f"{k} = {_toml(v)}" for k, v in values.items()])

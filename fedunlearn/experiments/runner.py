@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -73,10 +74,12 @@ def run_scenario(
     task = ScenarioTask(data, scenario.model)
     task.model()
     forget = resolve_forget_set(scenario.forget, task.split)
-    methods = [
-        make_method(name, scenario.unlearning.of_method.get(name, {}))
-        for name in scenario.unlearning.methods
-    ]
+    tables = scenario.unlearning.of_method
+    known = {
+        name: make_method(name, tables.get(name, {}))
+        for name in (*scenario.unlearning.methods, *tables)
+    }
+    methods = [known[name] for name in scenario.unlearning.methods]
     experiment = _Experiment(scenario, task, forget, methods)
     request, evidence = simulate(
         task, data.nodes, experiment.run, transport=transport, progress=progress
@@ -84,7 +87,7 @@ def run_scenario(
     results = {
         "fedunlearn": version("fedunlearn"),
         "name": loaded.name,
-        "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "scenario": _as_run(scenario, methods),
         "environment": _environment(transport),
         "requests": [request],
     }
@@ -272,6 +275,15 @@ def _distance(left: Tensor, right: Tensor) -> float:
 
 def _norm(vector: Tensor) -> float:
     return float(torch.linalg.vector_norm(vector))
+
+
+def _as_run(scenario: Scenario, methods: Sequence[UnlearningMethod[Any]]) -> dict[str, Any]:
+    """Return the scenario with every setting of every method that ran, defaults included."""
+    options: dict[str, Any] = {"mode": "json", "by_alias": True, "exclude_none": True}
+    tables = scenario.model_dump(**options)
+    del tables["unlearning"]["of-method"]
+    tables["unlearning"] |= {m.name: m.settings.model_dump(**options) for m in methods}
+    return tables
 
 
 def _environment(transport: TransportName) -> dict[str, Any]:

@@ -71,12 +71,13 @@ def make_client_app(task: Task) -> ClientApp:
     carrier = TaskCarrier(task)
 
     def answer(reply: Reply, message: Message, context: Context) -> Message:
+        number = int(context.node_config["partition-id"])
         try:
-            return reply(message, carrier.node(int(context.node_config["partition-id"])))
+            return reply(message, carrier.node(number))
         except Exception as error:
             if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
                 log.exception("a %s message failed", message.metadata.message_type)
-            return reply_with_failure(message, error)
+            return reply_with_failure(message, number, error)
 
     app = ClientApp()
 

@@ -79,7 +79,7 @@ class PinnedFedAvg(FedAvg):
         ordered = []  # by node, so that sums do not depend on who was first
         for number, address in sorted(self.addresses.items()):
             reply = by_address[address]
-            raise_failure(number, reply)
+            raise_failure(f"node {number}", reply)
             examples = reply.content.metric_records["metrics"]["num-examples"]
             assert isinstance(examples, int)  # written by reply_to_train
             if examples:

@@ -40,8 +40,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     else:
         known = method_names()
         raise ScenarioError(
-            f"unlearning.methods: {name!r} is unknown{nearest(name, known)}; "
-            f"use one of {', '.join(known)}"
+            f"unlearning: method {name!r} is unknown{nearest(name, known)}; "
+            f"installed are {', '.join(known)}"
         )
     try:
         return method(method.settings_type.model_validate(dict(settings)))

@@ -115,6 +115,7 @@ UNUSABLE = {
     "no data": ("[data]\nnodes = 1347\nalpha = 0.01", [], "lower nodes"),
     "too many nodes": ("[data]\nnodes = 3000", [], "3000 nodes but 1348 examples"),
     "no such method": ('[unlearning]\nmethods = ["magic"]', [], "'magic' is unknown"),
+    "table of no method": ("[unlearning.fine-tun]\nrounds = 3", [], "did you mean 'fine-tune'?"),
     "no such model": ('[model]\nname = "vgg"', [], "use one of logistic, mlp, cnn"),
     "NaN weights": ("[training]\nlearning-rate = 1e30", [], "lower the learning rate"),
     "bad --set": ("", ["--set", "rounds"], "use section.key=value"),

@@ -50,6 +50,9 @@ def test_what_the_body_raises_comes_through_the_engine() -> None:
 def test_results_have_the_form_of_the_contract(kind: str) -> None:
     results = run("inline", f"forget.kind={kind}", "forget.class=3", "unlearning.recovery-rounds=1")
     assert set(results) >= {"fedunlearn", "scenario", "environment", "requests"}
+    unlearning = results["scenario"]["unlearning"]
+    assert unlearning["cubic-newton"]["linearise-at"] == 0.85
+    assert unlearning["methods"] == ["cubic-newton", "fine-tune"]
     (request,) = results["requests"]
     assert request["forget"]["kind"] == kind
     assert set(request["floor"]) == {"forget_js", "retain_js", "test_js"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,8 @@ from torch import Tensor
 from fedunlearn.errors import EmptyNodeError, NodeFailedError, NonFiniteError, NotDeterministicError
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.summary import Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.federation.transport.base import Transport
 from fedunlearn.progress import Silent
 from fedunlearn.risk.products import Curvature
 from tests.federations import TRANSPORTS, BrokenTask, Reach, TinyTask, weights_of
@@ -89,21 +92,36 @@ def test_rounds_give_what_the_pooled_data_would(transport: str, kind: str) -> No
     torch.testing.assert_close(objective.losses(weights, steps), wanted)
 
 
-def test_what_leaves_whole_is_never_asked_for_products(transport: str) -> None:
-    task = TinyTask()
-    reach = TRANSPORTS[transport](task, NODES)
-    objective = objective_over(reach, ForgetSet.of_nodes(2))
-    weights = weights_of(task)
-    objective.gradients(weights)
-    assert objective.cohort.holders(Part.RETAIN) == (0, 1, 3)
-    with_all = objective.curvature(weights, Curvature.GGN).matmat(torch.eye(len(weights)).double())
+class Listening:
+    """Hears whom each question goes to."""
 
-    alone = TinyTask()
-    others = objective_over(TRANSPORTS[transport](alone, NODES), ForgetSet.of_nodes(2))
-    others.gradients(weights)
-    torch.testing.assert_close(
-        with_all, others.curvature(weights, Curvature.GGN).matmat(torch.eye(len(weights)).double())
-    )
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.heard: list[tuple[str, tuple[int, ...]]] = []
+
+    def ask(
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        self.heard.append((type(question.ask).__name__, tuple(nodes)))
+        yield from self.transport.ask(question, nodes, deadline_s=deadline_s)
+
+
+def test_who_leaves_is_asked_once_for_its_gradient_and_for_nothing_else(transport: str) -> None:
+    reach = TRANSPORTS[transport](TinyTask(), NODES)
+    reach.transport = listening = Listening(reach.transport)
+    objective = objective_over(reach, ForgetSet.of_nodes(2))
+    weights = weights_of(TinyTask())
+    objective.gradients(weights)
+    objective.curvature(weights, Curvature.GGN).matmat(weights[:, None])
+    objective.losses(weights, weights[None])
+    objective.gradient(weights)
+    stay = (0, 1, 3)
+    assert listening.heard == [
+        ("Gradient", (0, 1, 2, 3)),
+        ("Products", stay),
+        ("Losses", stay),
+        ("Gradient", stay),
+    ]
 
 
 def test_rounds_bytes_and_compute_are_counted(transport: str) -> None:

@@ -70,7 +70,7 @@ def results():
             "unlearning": {
                 "methods": ["cubic-newton", "fine-tune"],
                 "recovery-rounds": 0,
-                "of-method": {"cubic-newton": {"products": 3, "weight": "auto"}},
+                "cubic-newton": {"products": 3, "weight": "auto"},
             },
         },
         "environment": {"transport": "inline", "python": "3.11.7"},

@@ -147,7 +147,7 @@ class MessageTransport:
         messages = [Message(content, self.addresses[node], ASK, ttl=deadline_s) for node in nodes]
         for reply in self.grid.exchange(messages, deadline_s):
             number = self._numbers[reply.metadata.src_node_id]
-            raise_failure(number, reply)
+            raise_failure(f"node {number}", reply)
             try:
                 header = header_bytes(reply, "answer")
                 values = tensors_from_record(reply.content.array_records["tensors"])
@@ -184,7 +184,7 @@ def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, t
     found: dict[int, tuple[int, int]] = {}
     for reply in grid.exchange(messages, deadline_s):
         address = reply.metadata.src_node_id
-        raise_failure(addresses.index(address), reply)
+        raise_failure(f"the node at address {address}", reply)
         header = reply.content.config_records["header"]
         number, examples = (int(config_number(header, key)) for key in ("node", "examples"))
         if number in found:
@@ -219,25 +219,30 @@ def reply_to_question(message: Message, node: TaskNode) -> Message:
     return Message(content, reply_to=message)
 
 
-def reply_with_failure(message: Message, error: Exception) -> Message:
+def reply_with_failure(message: Message, number: int, error: Exception) -> Message:
     """Answer any message with what of an error may leave the node."""
-    failure = ConfigRecord({"kind": type(error).__name__, "message": safe_message(error)})
+    failure = ConfigRecord(
+        {"node": number, "kind": type(error).__name__, "message": safe_message(error)}
+    )
     return Message(RecordDict({"failure": failure}), reply_to=message)
 
 
-def raise_failure(number: int, reply: Message) -> None:
+def raise_failure(who: str, reply: Message) -> None:
     """Raise what a reply reports.
+
+    Args:
+        who: The sender, as far as the server knows; a failure record names its node itself.
+        reply: Any reply.
 
     Raises:
         NodeFailedError: Flower or the node reports a failure; the node's own class where that
             blames the input.
     """
     if reply.has_error():
-        raise NodeFailedError(
-            f"node {number}: Flower reports error {reply.error.code}; see the node's log"
-        )
+        raise NodeFailedError(f"{who}: Flower reports error {reply.error.code}; see the node's log")
     if "failure" in reply.content:
         failure = reply.content.config_records["failure"]
+        number = int(config_number(failure, "node"))
         error = node_failure(number, str(failure["kind"]), str(failure["message"]))
         raise error
 
