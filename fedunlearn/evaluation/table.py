@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -88,6 +89,12 @@ COLUMNS = (
 )
 
 
+# Left out of a narrow terminal in this order.
+EXPENDABLE = ("seconds", "bytes_down", "bytes_up", "mia_auc", "retain_js", "gradient_equivalents")
+WIDTH_OF_PIPES = 140
+GAP = 3  # between columns: a space on both sides of the divider
+
+
 def rows(request: Mapping[str, Any]) -> list[tuple[str, Row]]:
     """Return the rows of one request, in reading order."""
     methods = [
@@ -103,28 +110,55 @@ def rows(request: Mapping[str, Any]) -> list[tuple[str, Row]]:
     return [*listed, ("floor", request["floor"])] if request["floor"] else listed
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row, columns: Sequence[Column] = COLUMNS) -> list[str]:
     """Return a row's values as text; empty where nothing was measured."""
-    return [column.show(row[column.key]) if column.key in row else "" for column in COLUMNS]
+    return [column.show(row[column.key]) if column.key in row else "" for column in columns]
+
+
+def fitting_columns(request: Mapping[str, Any], width: int) -> list[Column]:
+    """Return the columns that fit into so many characters; the least telling are left out."""
+    listed = rows(request)
+    names = max(len(part) for name, _ in listed for part in name.split(", "))
+
+    def needed(columns: Sequence[Column]) -> int:
+        texts = [
+            [column.heading for column in columns],
+            *(cells(row, columns) for _, row in listed),
+        ]
+        return names + sum(max(map(len, column)) for column in zip(*texts, strict=True))
+
+    columns = list(COLUMNS)
+    for key in EXPENDABLE:
+        if needed(columns) + GAP * (len(columns) + 1) < width:
+            break
+        columns = [column for column in columns if column.key != key]
+    return columns
 
 
 def print_tables(results: Mapping[str, Any]) -> None:
     """Print one table for each request."""
     console = Console()
     if not console.is_terminal:
-        console.width = 140
+        console.width = WIDTH_OF_PIPES
     for request in results["requests"]:
         forget = request["forget"]
+        columns = fitting_columns(request, console.width)
         table = Table(
             title=f"{results['name']}: {forget['description']} leaves, "
             f"{forget['forgotten_examples']} examples; {forget['retained_examples']} stay",
             title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1),
+            pad_edge=False,
         )
         table.add_column("model")
-        for column in COLUMNS:
-            table.add_column(column.heading, justify="right")
+        for column in columns:
+            table.add_column(column.heading, justify="right", no_wrap=True)
         for name, row in rows(request):
-            table.add_row(name, *cells(row), style="bold" if name in request["methods"] else None)
+            style = "bold" if name in request["methods"] else None
+            table.add_row(name, *cells(row, columns), style=style)
         console.print(table)
+        if len(columns) < len(COLUMNS):
+            console.print("More columns are in results.json and report.html.", style="dim")
         for name, entry in request["methods"].items():
             console.print(f"{name}: {entry['status']}", highlight=False)

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeVar
 
 from fedunlearn.errors import FederationError
@@ -55,10 +55,14 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
     failure: list[BaseException] = []
     stop = threading.Event()
     done = threading.Event()
+    starting = ExitStack()
+    starting.enter_context(progress.piece("starting nodes", 1))
 
     def guarded(federation: Federation) -> None:
         # The engine logs a ServerApp's exception with its traceback: keep ours to ourselves.
         try:
+            progress.advance()
+            starting.close()
             outcome.append(body(federation))
         except BaseException as error:
             failure.append(error)
@@ -85,6 +89,7 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
         except BaseException as error:
             stop.set()
             done.wait(timeout=10.0)
+            starting.close()
             if isinstance(error, RuntimeError):  # what the engine makes of any failure of its own
                 raise FederationError(f"Flower's simulation failed: {error.__cause__}") from error
             raise
