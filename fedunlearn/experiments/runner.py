@@ -134,12 +134,14 @@ class _Experiment:
     def _unlearn(self, federation: Federation, trained: TrainedModel) -> dict[str, _Run]:
         """Run every method; the first sets the client compute of those that adapt to it."""
         runs: dict[str, _Run] = {}
+        budget: float | None = None
         for method in self.methods:
-            if runs:
-                budget = next(iter(runs.values())).cost.gradient_equivalents
+            if budget is not None:
                 method = method.at_compute(budget, trained.settings.local_epochs)
             with federation.measure() as meter:
                 unlearned = method.unlearn(trained, federation, self.forget)
+                if budget is None:
+                    budget = meter.cost(self.retained).gradient_equivalents
                 recovered = self._recover(federation, trained, method, unlearned)
                 cost = meter.cost(self.retained)
             runs[method.name] = _Run(unlearned, recovered, cost)
