@@ -11,9 +11,10 @@ from fedunlearn.federation.summary import Gradient, Losses, Products, Question
 from fedunlearn.risk.products import Curvature
 
 # Time of one product, and of one loss, over that of one gradient of the same examples, as
-# `make bench` measures them (mlp and cnn, 4,096 examples, one thread; rounded up).
-PRODUCT_COST = {Curvature.GGN: 2.5, Curvature.HESSIAN: 3.5}
-LOSS_COST = 0.5
+# `make bench` measures them (the slower of mlp and cnn, 4,096 examples, one thread, rounded up; a
+# product is a tenth of a basis of ten on a node that keeps its graphs).
+PRODUCT_COST = {Curvature.GGN: 1.4, Curvature.HESSIAN: 1.4}
+LOSS_COST = 0.6
 
 
 @dataclass(frozen=True)

@@ -9,25 +9,33 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Products, Question
 from fedunlearn.parameters import require_finite
 from fedunlearn.risk.local_training import LocalPlan, train_locally
-from fedunlearn.risk.objective import EmpiricalRisk
+from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
+from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Task
+
+MEMORY = 256 * 2**20
+
+_CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature]
 
 
 class TaskNode:
     """One participant's share of a Task."""
 
-    def __init__(self, task: Task, number: int) -> None:
+    def __init__(self, task: Task, number: int, *, memory: int = MEMORY) -> None:
         """Take the node's share.
 
         Args:
             task: The Task.
             number: The node's number, handed to ``task.data``.
+            memory: Bytes that the node may hold between the products of one basis.
         """
         self.task = task
         self.number = number
+        self.memory = memory
+        self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
 
     @cached_property
     def examples(self) -> Examples:
@@ -50,7 +58,7 @@ class TaskNode:
         """Answer with sums over the parts that were asked for."""
         indices = {part: self._indices(question.forget, part) for part in Part}
         values = {
-            part: self._values(question, self._risk(indices[part]))
+            part: self._values(question, part, indices[part])
             for part in question.parts
             if len(indices[part])
         }
@@ -73,6 +81,7 @@ class TaskNode:
             The new weights (d,) and the number of examples they were trained on; with none, the
             weights that came in.
         """
+        self._curvature = None  # its memory is better spent on training
         examples = self.examples
         if without is not None:
             examples = self._take(self._indices(without, Part.RETAIN))
@@ -91,25 +100,37 @@ class TaskNode:
             return inputs, targets
         return inputs[indices], targets[indices]
 
-    def _risk(self, indices: Tensor) -> EmpiricalRisk:
-        return EmpiricalRisk(self.model, self.task.loss, self._take(indices))
+    def _values(self, question: Question, part: Part, indices: Tensor) -> Tensor:
+        if isinstance(question.ask, Products):
+            return self._curvature_of(question, question.ask, part, indices).products(
+                question.vectors
+            )
+        risk = self._risk(question, indices)
+        if isinstance(question.ask, Gradient):
+            return risk.gradient(question.point)
+        points = [question.point, *(question.point + step for step in question.vectors)]
+        return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
 
-    @staticmethod
-    def _values(question: Question, risk: EmpiricalRisk) -> Tensor:
-        point = question.point
-        if point.shape != (risk.layout.dimension,):
+    def _curvature_of(
+        self, question: Question, ask: Products, part: Part, indices: Tensor
+    ) -> RiskCurvature:
+        """Return the curvature that a basis is built from, kept from one product to the next."""
+        key = (question.model_digest, question.forget, part, ask.curvature)
+        if self._curvature is None or self._curvature[0] != key:
+            self._curvature = None  # frees the old before the new takes its place
+            risk = self._risk(question, indices)
+            kept = risk.curvature(question.point, ask.curvature, budget=self.memory)
+            self._curvature = (key, kept)
+        return self._curvature[1]
+
+    def _risk(self, question: Question, indices: Tensor) -> EmpiricalRisk:
+        risk = EmpiricalRisk(self.model, self.task.loss, self._take(indices))
+        if question.point.shape != (risk.layout.dimension,):
             raise TaskError(
                 f"model: has {risk.layout.dimension} trainable parameters, the question's point "
-                f"{point.numel()}; server and nodes need the same Task"
+                f"{question.point.numel()}; server and nodes need the same Task"
             )
-        match question.ask:
-            case Gradient():
-                return risk.gradient(point)
-            case Products(curvature=curvature):
-                return risk.products(point, question.vectors, curvature)
-            case Losses():
-                points = [point, *(point + step for step in question.vectors)]
-                return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
+        return risk
 
 
 def safe_message(error: Exception) -> str:

@@ -175,17 +175,19 @@ class FederatedObjective:
         self.rounds += 1
         sums = {part: torch.zeros(question.answer_shape, dtype=torch.float64) for part in parts}
         missing = set(nodes)
+        examples = 0
         for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
             self.cohort.admit(question, answer)
             missing.discard(answer.node)
             for part, values in answer.values.items():
                 sums[part] += values
-                self._meters.count_compute(compute_of(question) * answer.counts[part])
+                examples += answer.counts[part]
         if missing:
             raise MissingAnswerError(
                 f"round {question.round}: no answer within {self._deadline_s:g} s from node "
                 + ", ".join(str(node) for node in sorted(missing))
             )
+        self._meters.count_compute(compute_of(question) * examples)
         self._progress.advance()
         return sums
 

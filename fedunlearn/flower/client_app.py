@@ -25,6 +25,7 @@ Reply = Callable[[Message, TaskNode], Message]
 # Nodes of this process, so that a simulation's worker does not load data anew for every message.
 _NODES: OrderedDict[tuple[bytes, int], TaskNode] = OrderedDict()
 _KEPT = 256
+PROCESS_MEMORY = 2**30
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,20 @@ class TaskCarrier:
                 "and connections out of its attributes"
             ) from error
 
-    def node(self, number: int) -> TaskNode:
-        """Return the node of this number, made at the first call in each process."""
+    def node(self, number: int, *, of: int) -> TaskNode:
+        """Return the node of this number, made at the first call in each process.
+
+        Args:
+            number: The node's number.
+            of: How many nodes may share this process and so its memory.
+
+        Returns:
+            The node; the same at the next call.
+        """
         key = (self._packed, number)
         if key not in _NODES:
-            _NODES[key] = TaskNode(cloudpickle.loads(self._packed), number)
+            memory = PROCESS_MEMORY // of
+            _NODES[key] = TaskNode(cloudpickle.loads(self._packed), number, memory=memory)
             while len(_NODES) > _KEPT:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
@@ -72,8 +82,9 @@ def make_client_app(task: Task) -> ClientApp:
 
     def answer(reply: Reply, message: Message, context: Context) -> Message:
         number = int(context.node_config["partition-id"])
+        together = int(context.node_config.get("num-partitions", 1))
         try:
-            return reply(message, carrier.node(number))
+            return reply(message, carrier.node(number, of=together))
         except Exception as error:
             if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
                 log.exception("a %s message failed", message.metadata.message_type)

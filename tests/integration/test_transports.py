@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import EmptyNodeError, NodeFailedError, NonFiniteError, NotDeterministicError
+from fedunlearn.federation.accounting import PRODUCT_COST
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
@@ -141,7 +142,9 @@ def test_rounds_bytes_and_compute_are_counted(transport: str) -> None:
     # gradients: the point down, one part up, for 4 nodes; products: 3 down, 2 up, for 3 nodes
     assert 4 * size + 9 * size <= cost.bytes_down < 4 * size + 9 * size + 7 * 2000
     assert 4 * size + 6 * size <= cost.bytes_up < 4 * size + 6 * size + 7 * 2000
-    assert cost.gradient_equivalents == pytest.approx(everyone / retained + 2 * 2.5)
+    assert cost.gradient_equivalents == pytest.approx(
+        everyone / retained + 2 * PRODUCT_COST[Curvature.GGN]
+    )
 
 
 @pytest.mark.parametrize(

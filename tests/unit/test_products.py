@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, hessian, jacrev
 
 from fedunlearn.parameters import ParameterLayout, flatten
-from fedunlearn.risk.products import Curvature, apply_to_rows, product_function
+from fedunlearn.risk.products import Curvature, keep_product
 from tests.cases import RISKS
 
 EXAMPLES = 6
@@ -49,8 +49,7 @@ class _Setup:
         return jacobian.T @ curved @ jacobian
 
     def products(self, curvature: Curvature, vectors: Tensor) -> Tensor:
-        product = product_function(curvature, self.network, self.loss, self.weights)
-        return apply_to_rows(product, vectors)
+        return keep_product(curvature, self.network, self.loss, self.weights).apply(vectors)
 
 
 SETUPS = {name: _Setup(name) for name in RISKS}
