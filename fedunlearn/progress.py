@@ -23,10 +23,12 @@ class Progress(Protocol):
 class Silent:
     """Listens to nothing."""
 
-    def advance(self) -> None:  # noqa: D102 (see Progress)
+    def advance(self) -> None:
+        """See Progress."""
         pass
 
     @contextmanager
-    def piece(self, label: str, steps: int) -> Iterator[None]:  # noqa: D102 (see Progress)
+    def piece(self, label: str, steps: int) -> Iterator[None]:
+        """See Progress."""
         del label, steps
         yield

@@ -20,12 +20,14 @@ class TerminalProgress:
         self._bars = bars
         self._open: list[int] = []
 
-    def advance(self) -> None:  # noqa: D102 (see Progress)
+    def advance(self) -> None:
+        """See Progress."""
         if self._open:
             self._bars.advance(self._bars.tasks[self._open[-1]].id)
 
     @contextmanager
-    def piece(self, label: str, steps: int) -> Iterator[None]:  # noqa: D102 (see Progress)
+    def piece(self, label: str, steps: int) -> Iterator[None]:
+        """See Progress."""
         task = self._bars.add_task(label, total=steps)
         self._open.append(self._bars.task_ids.index(task))
         try:

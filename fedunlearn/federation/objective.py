@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack, compute_of
@@ -212,5 +213,6 @@ class FederatedCurvature(LinearOperator):
         self.dtype = weights.dtype
         self.positive_semidefinite = curvature is Curvature.GGN
 
-    def matmat(self, vectors: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    @override
+    def matmat(self, vectors: Tensor) -> Tensor:
         return self.objective.products(self.weights, vectors.T.contiguous(), self.kind).T

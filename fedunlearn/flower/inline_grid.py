@@ -14,6 +14,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from typing_extensions import override
 
 RUN_ID = 1
 CLIENT_APP_RAISED = 2
@@ -46,14 +47,17 @@ class InlineGrid(Grid):
         }
         self._pending: dict[str, Message] = {}
 
-    def set_run(self, run: Run) -> None:  # noqa: D102 (inherited)
+    @override
+    def set_run(self, run: Run) -> None:
         self._run = run
 
     @property
-    def run(self) -> Run:  # noqa: D102 (inherited)
+    @override
+    def run(self) -> Run:
         return self._run
 
-    def create_message(  # noqa: D102 (inherited)
+    @override
+    def create_message(
         self,
         content: RecordDict,
         message_type: str,
@@ -63,10 +67,12 @@ class InlineGrid(Grid):
     ) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
-    def get_node_ids(self) -> Iterable[int]:  # noqa: D102 (inherited)
+    @override
+    def get_node_ids(self) -> Iterable[int]:
         return list(self._contexts)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: D102 (inherited)
+    @override
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
             message_id = uuid.uuid4().hex
@@ -75,14 +81,14 @@ class InlineGrid(Grid):
             ids.append(message_id)
         return ids
 
-    def pull_messages(  # noqa: D102 (inherited)
-        self, message_ids: Iterable[str]
-    ) -> Iterable[Message]:
+    @override
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         for message_id in list(message_ids):
             if message_id in self._pending:
                 yield self._reply(self._pending.pop(message_id))
 
-    def send_and_receive(  # noqa: D102 (inherited)
+    @override
+    def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         return list(self.pull_messages(self.push_messages(messages)))

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.federation import OnRound, TrainingPlan
@@ -46,7 +47,8 @@ class PinnedFedAvg(FedAvg):
         self.plan = plan
         self.examples_seen = 0
 
-    def configure_train(  # noqa: D102 (inherited)
+    @override
+    def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         number = self.plan.first_round + server_round - 1
@@ -66,7 +68,8 @@ class PinnedFedAvg(FedAvg):
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return self._construct_messages(record, list(self.addresses.values()), MessageType.TRAIN)
 
-    def aggregate_train(  # noqa: D102 (inherited)
+    @override
+    def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         by_address = {reply.metadata.src_node_id: reply for reply in replies}
@@ -101,9 +104,8 @@ class FedAvgTrainer:
         self.addresses = addresses
         self.deadline_s = deadline_s
 
-    def train(  # noqa: D102 (see Trainer)
-        self, start: Tensor, plan: TrainingPlan, on_round: OnRound
-    ) -> Tensor:
+    def train(self, start: Tensor, plan: TrainingPlan, on_round: OnRound) -> Tensor:
+        """See Trainer."""
         stay = {n: a for n, a in self.addresses.items() if not _has_left(n, plan.without)}
         if not stay:
             raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")

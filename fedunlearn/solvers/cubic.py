@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
 from fedunlearn.solvers.operator import LinearOperator
@@ -292,9 +293,8 @@ class KrylovCubicSolver(CubicSolver):
     minimiser over the subspace.
     """
 
-    def solve(  # noqa: D102 (inherited)
-        self, problem: CubicSubproblem, /, *, rtol: float, max_products: int
-    ) -> CubicStep:
+    @override
+    def solve(self, problem: CubicSubproblem, /, *, rtol: float, max_products: int) -> CubicStep:
         if max_products < 1:
             raise ValueError(f"max_products must be at least 1, got {max_products}")
         step: CubicStep | None = None

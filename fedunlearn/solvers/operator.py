@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class LinearOperator(ABC):
@@ -49,5 +50,6 @@ class DenseOperator(LinearOperator):
         self.dtype = matrix.dtype
         self.positive_semidefinite = positive_semidefinite
 
-    def matmat(self, vectors: Tensor) -> Tensor:  # noqa: D102 (inherited)
+    @override
+    def matmat(self, vectors: Tensor) -> Tensor:
         return self.matrix @ vectors

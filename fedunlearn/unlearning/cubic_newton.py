@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
@@ -75,7 +76,8 @@ class CubicNewton(UnlearningMethod[CubicNewtonSettings]):
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
 
-    def unlearn(  # noqa: D102 (inherited)
+    @override
+    def unlearn(
         self, trained: TrainedModel, federation: Federation, forget: ForgetSet
     ) -> Unlearned:
         settings = self.settings

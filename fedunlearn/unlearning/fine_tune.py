@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
 from fedunlearn.federation.forget import ForgetSet
@@ -37,7 +38,8 @@ class FineTune(UnlearningMethod[FineTuneSettings]):
     name: ClassVar[str] = "fine-tune"
     settings_type: ClassVar[type[Settings]] = FineTuneSettings
 
-    def unlearn(  # noqa: D102 (inherited)
+    @override
+    def unlearn(
         self, trained: TrainedModel, federation: Federation, forget: ForgetSet
     ) -> Unlearned:
         first = trained.settings.rounds + 1
@@ -59,7 +61,8 @@ class FineTune(UnlearningMethod[FineTuneSettings]):
         )
         return Unlearned(weights, "done", Claim.EMPIRICAL, tuple(path), {"rounds": plan.rounds})
 
-    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> FineTune:  # noqa: D102
+    @override
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> FineTune:
         if self.settings.rounds is not None:
             return self
         rounds = max(1, math.ceil(gradient_equivalents / local_epochs))

@@ -18,9 +18,10 @@ class InlineTransport:
         self.nodes = nodes
         self.meters = meters or MeterStack()
 
-    def ask(  # noqa: D102 (see Transport)
+    def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
+        """See Transport."""
         del deadline_s  # a call returns or raises
         self.meters.count_round()
         for number in nodes:

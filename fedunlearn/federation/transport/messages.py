@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.errors import (
     BadAnswerError,
@@ -88,19 +89,23 @@ class MeteredGrid(Grid):
             if not replies:
                 time.sleep(POLL_S)
 
-    def send_and_receive(  # noqa: D102 (inherited)
+    @override
+    def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         return list(self.exchange(messages, timeout))
 
-    def set_run(self, run: Run) -> None:  # noqa: D102 (inherited)
+    @override
+    def set_run(self, run: Run) -> None:
         self._grid.set_run(run)
 
     @property
-    def run(self) -> Run:  # noqa: D102 (inherited)
+    @override
+    def run(self) -> Run:
         return self._grid.run
 
-    def create_message(  # noqa: D102 (inherited)
+    @override
+    def create_message(
         self,
         content: RecordDict,
         message_type: str,
@@ -110,15 +115,16 @@ class MeteredGrid(Grid):
     ) -> Message:
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
-    def get_node_ids(self) -> Iterable[int]:  # noqa: D102 (inherited)
+    @override
+    def get_node_ids(self) -> Iterable[int]:
         return self._grid.get_node_ids()
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: D102 (inherited)
+    @override
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         return self._grid.push_messages(messages)
 
-    def pull_messages(  # noqa: D102 (inherited)
-        self, message_ids: Iterable[str]
-    ) -> Iterable[Message]:
+    @override
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return self._grid.pull_messages(message_ids)
 
 
@@ -131,9 +137,10 @@ class MessageTransport:
         self.addresses = addresses
         self._numbers = {address: number for number, address in addresses.items()}
 
-    def ask(  # noqa: D102 (see Transport)
+    def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
+        """See Transport."""
         content = RecordDict(
             {
                 "header": ConfigRecord({"question": encode_question(question)}),
