@@ -13,7 +13,10 @@ from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=False,
+)
 @click.version_option(package_name="fedunlearn")
 def cli() -> None:
     """Remove data from a federated model without retraining it.
@@ -30,6 +33,9 @@ def main() -> None:
     """Run the command line; every failure ends in one line on standard error."""
     try:
         status = cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fedunlearn"
+        fail(UNUSABLE, f"{error.format_message().rstrip('.')}; see '{command} --help'")
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt):

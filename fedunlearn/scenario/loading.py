@@ -151,4 +151,6 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
 
 
 def _wish(message: str) -> str:
-    return message.replace("Input should be", "must be").replace("Input should have", "must have")
+    if "pathlib" in message:
+        return "must be a path"
+    return message.replace("Input should", "must")

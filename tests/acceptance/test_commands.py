@@ -136,6 +136,19 @@ def test_unusable_input_gets_one_line_and_exit_status_2(tmp_path: Path, name: st
     assert [path.name for path in tmp_path.iterdir()] == ["scenario.toml"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing command; see 'fedunlearn --help'"),
+        (["forget"], "No such command 'forget'; see 'fedunlearn --help'"),
+        (["run"], "Missing argument 'SCENARIO.toml'; see 'fedunlearn run --help'"),
+    ],
+)
+def test_wrong_usage_points_to_the_help(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = fedunlearn(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"fedunlearn: {says}\n")
+
+
 def test_a_missing_scenario_file(tmp_path: Path) -> None:
     done = fedunlearn("run", "nowhere.toml", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
