@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.client_app import make_client_app
+from fedunlearn.flower.descendants import ended_on_failure
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import make_server_app, open_federation
 from fedunlearn.progress import Progress, Silent
@@ -54,12 +55,13 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
     outcome: list[T] = []
     failure: list[BaseException] = []
     stop = threading.Event()
-    done = threading.Event()
+    started, done = threading.Event(), threading.Event()
     starting = ExitStack()
     starting.enter_context(progress.piece("starting nodes", 1))
 
     def guarded(federation: Federation) -> None:
         # The engine logs a ServerApp's exception with its traceback: keep ours to ourselves.
+        started.set()
         try:
             progress.advance()
             starting.close()
@@ -73,7 +75,7 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    with _quiet_flower():
+    with _quiet_flower(), ended_on_failure():
         from flwr.simulation import run_simulation
 
         try:
@@ -88,7 +90,8 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
             )
         except BaseException as error:
             stop.set()
-            done.wait(timeout=10.0)
+            if started.is_set():
+                done.wait(timeout=10.0)
             starting.close()
             if isinstance(error, RuntimeError):  # what the engine makes of any failure of its own
                 raise FederationError(f"Flower's simulation failed: {error.__cause__}") from error
