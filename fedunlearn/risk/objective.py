@@ -73,11 +73,6 @@ class EmpiricalRisk:
         """Return the number of examples n."""
         return len(self.inputs)
 
-    def outputs(self, weights: Tensor) -> Tensor:
-        """Return the model's outputs (n, ...) at weights (d,)."""
-        with torch.no_grad():
-            return torch.cat([chunk.network(weights) for chunk in self._chunks()])
-
     def value(self, weights: Tensor) -> float:
         """Return the sum of the losses at weights (d,)."""
         with torch.no_grad():

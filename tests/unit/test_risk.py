@@ -50,7 +50,6 @@ def test_value_and_gradient_are_those_of_the_summed_loss(name: str) -> None:
     assert len(risk) == COUNT
     assert risk.value(weights) == pytest.approx(float(total.detach()), rel=1e-12)
     torch.testing.assert_close(risk.gradient(weights), gradient, rtol=1e-11, atol=1e-13)
-    torch.testing.assert_close(risk.outputs(weights), model(inputs).detach())
 
 
 @pytest.mark.parametrize("name", RISKS)
@@ -75,7 +74,6 @@ def test_chunks_change_nothing(name: str, chunk: int) -> None:
     parts, _ = _risk(name, chunk=chunk)
     vectors = _rows(3, len(weights))
     assert parts.value(weights) == pytest.approx(whole.value(weights), rel=1e-12)
-    torch.testing.assert_close(parts.outputs(weights), whole.outputs(weights))
     torch.testing.assert_close(
         parts.gradient(weights), whole.gradient(weights), rtol=1e-11, atol=1e-13
     )
@@ -119,7 +117,6 @@ def test_the_model_is_a_form_whose_own_numbers_neither_count_nor_change(name: st
         return [
             torch.tensor(risk.value(weights)),
             risk.gradient(weights),
-            risk.outputs(weights),
             *(risk.products(weights, vectors, curvature) for curvature in CURVATURES),
         ]
 
