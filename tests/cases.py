@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedunlearn.risk.task import Examples, Loss
-from fedunlearn.solvers.cubic import CubicSubproblem
+from fedunlearn.solvers.cubic import CubicSolver, CubicSubproblem, KrylovCubicSolver
+from fedunlearn.solvers.descent import DescentCubicSolver
+from fedunlearn.solvers.dual import DualCubicSolver
 from fedunlearn.solvers.operator import DenseOperator, LinearOperator
 
 Vector = NDArray[np.float64]
@@ -256,5 +258,54 @@ RISKS: Mapping[str, RiskCase] = {
     "cnn, cross-entropy": RiskCase(_cnn, nn.functional.cross_entropy, (1, 6, 6), _classes(3)),
     "partly frozen, cross-entropy": RiskCase(
         _Partial, nn.functional.cross_entropy, (5,), _classes(3)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SolverCase:
+    """A cubic solver and what it promises in float64.
+
+    Attributes:
+        make: Builds it.
+        rtol: What it is asked for.
+        budget: Maps d to the products with which it must get there.
+        value: How far m(s) may lie above the optimum, relative to it.
+        damping: How far sigma may lie from the optimal one, relative to it; and how far H + sigma I
+            may be from semidefinite, relative to the norm of H.
+        residual: Of (H + sigma I)s = -g, relative to ||g|| + (||H|| + sigma)||s||.
+        looser: Kinds of OPERATORS on which ``value`` is larger.
+    """
+
+    make: Callable[[], CubicSolver]
+    rtol: float
+    budget: Callable[[int], int]
+    value: float
+    damping: float
+    residual: float
+    looser: Mapping[str, float] = field(default_factory=dict)
+
+
+# Descent stops at a slope of rtol ||g||, and the model is quadratic about its minimum: hence
+# values far better than rtol, but dampings like rtol times a condition number. The number of steps
+# depends on the condition of H + sigma I and hardly on d; no kind but the wild ones needs more than
+# 110 conjugate steps.
+SOLVERS: Mapping[str, SolverCase] = {
+    "krylov": SolverCase(
+        KrylovCubicSolver, 0.0, lambda d: d, value=1e-8, damping=1e-9, residual=1e-11
+    ),
+    "dual": SolverCase(DualCubicSolver, 0.0, lambda d: d, value=1e-8, damping=1e-9, residual=1e-11),
+    "conjugate descent": SolverCase(
+        DescentCubicSolver, 1e-8, lambda d: 500, value=1e-8, damping=1e-5, residual=2e-8
+    ),
+    "gradient descent": SolverCase(
+        lambda: DescentCubicSolver(conjugate=False),
+        1e-6,
+        lambda d: 1000,
+        value=1e-8,
+        damping=1e-4,
+        residual=2e-6,
+        # Condition numbers up to 1e6: plain gradients would need some of their number of steps.
+        looser={"wildly scaled": 1e-4, "wildly scaled, indefinite": 1e-4},
     ),
 }
