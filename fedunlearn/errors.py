@@ -8,7 +8,8 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
     │   └── TaskError               a Task's model, data or loss
     │       ├── EmptyNodeError      a node without examples
-    │       └── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
+    │       ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
+    │       └── NoCurvatureError    a loss for which GGN does not exist
     ├── NonFiniteError              NaN or infinity where numbers are needed
     └── FederationError             a round could not be completed as pinned
         ├── MissingAnswerError      a node did not answer before the deadline
@@ -46,6 +47,10 @@ class EmptyNodeError(TaskError):
 
 class NotDeterministicError(TaskError):
     """The same weights and data give different gradients, so curvature is undefined."""
+
+
+class NoCurvatureError(TaskError):
+    """The curvature that was asked for does not exist for this loss."""
 
 
 class NonFiniteError(FedunlearnError):

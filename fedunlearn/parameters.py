@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,22 +18,27 @@ class ParameterLayout:
     """Where each trainable tensor of a model lies in the flat vector (d,).
 
     Only parameters that require a gradient count; buffers and frozen parameters stay with the
-    model. The order is that of ``model.named_parameters()``.
+    model. The order is that of ``model.named_parameters()``. The tensors may differ in dtype and
+    device; the vector has one of each.
 
     Attributes:
         names: Names of the tensors.
         shapes: Their shapes.
+        dtypes: Their dtypes.
+        devices: Their devices.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+    devices: tuple[torch.device, ...]
 
     @classmethod
     def of(cls, model: nn.Module) -> ParameterLayout:
         """Read the layout from a model.
 
         Returns:
-            Names and shapes in the order of the flat vector.
+            Names, shapes, dtypes and devices in the order of the flat vector.
 
         Raises:
             TaskError: The model has nothing to train.
@@ -40,19 +46,40 @@ class ParameterLayout:
         named = trainable(model)
         if not named:
             raise TaskError("the model has no parameter that requires a gradient")
-        return cls(tuple(named), tuple(tensor.shape for tensor in named.values()))
+        tensors = named.values()
+        return cls(
+            names=tuple(named),
+            shapes=tuple(tensor.shape for tensor in tensors),
+            dtypes=tuple(tensor.dtype for tensor in tensors),
+            devices=tuple(tensor.device for tensor in tensors),
+        )
 
     @property
     def dimension(self) -> int:
         """Length d of the flat vector."""
         return sum(shape.numel() for shape in self.shapes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the flat vector: the widest of the tensors', float32 at least."""
+        return functools.reduce(torch.promote_types, self.dtypes, torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs: the device of its first tensor."""
+        return self.devices[0]
+
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return views of a vector (d,) under the tensors' names and shapes."""
+        """Return the parts of a vector (d,) as the tensors, by name.
+
+        Views of the vector where dtype and device agree, differentiable copies elsewhere.
+        """
         parts = vector.split([shape.numel() for shape in self.shapes])
         return {
-            name: part.view(shape)
-            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
+            name: part.view(shape).to(device=device, dtype=dtype)
+            for name, shape, dtype, device, part in zip(
+                self.names, self.shapes, self.dtypes, self.devices, parts, strict=True
+            )
         }
 
 
@@ -62,8 +89,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def flatten(model: nn.Module) -> Tensor:
-    """Copy a model's trainable parameters into a new vector (d,)."""
-    return torch.cat([p.detach().reshape(-1) for p in trainable(model).values()])
+    """Copy a model's trainable parameters into a new vector (d,) in main memory."""
+    dtype = ParameterLayout.of(model).dtype
+    tensors = trainable(model).values()
+    return torch.cat([p.detach().reshape(-1).to("cpu", dtype) for p in tensors])
 
 
 def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.parameters import flatten, load
+from fedunlearn.parameters import ParameterLayout, flatten, load
 from fedunlearn.risk.task import Examples, Loss
 
 
@@ -48,6 +48,7 @@ def train_locally(
     """
     inputs, targets = examples
     load(model, weights)
+    device = ParameterLayout.of(model).device
     optimiser = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
         lr=plan.learning_rate,
@@ -58,6 +59,6 @@ def train_locally(
         order = torch.from_numpy(generator.permutation(len(inputs)))
         for batch in order.split(plan.batch_size):
             optimiser.zero_grad()
-            loss(model(inputs[batch]), targets[batch]).backward()
+            loss(model(inputs[batch].to(device)), targets[batch].to(device)).backward()
             optimiser.step()
     return flatten(model)

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, vmap
 
 from fedunlearn.errors import EmptyNodeError, TaskError
 from fedunlearn.parameters import ParameterLayout, flatten, require_finite
 from fedunlearn.risk.memory import examples_per_chunk
-from fedunlearn.risk.probe import require_deterministic, require_mean_loss
+from fedunlearn.risk.probe import (
+    PROBE_EXAMPLES,
+    require_deterministic,
+    require_ggn,
+    require_mean_loss,
+)
 from fedunlearn.risk.products import Curvature, Function, KeptProduct, keep_product
 from fedunlearn.risk.task import Examples, Loss
+
+# Of per-example gradients held at once.
+FISHER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,9 @@ class EmpiricalRisk:
     nodes, and the server alone divides and regularises.
 
         sum_i loss(f(w, x_i), y_i)
+
+    Vectors may lie on any device; the model computes where its parameters are, and results come
+    back to where the weights lie, in their dtype.
     """
 
     def __init__(
@@ -67,7 +78,7 @@ class EmpiricalRisk:
         self.inputs = inputs
         self.targets = targets
         self.layout = ParameterLayout.of(model)
-        self._chunk = chunk or examples_per_chunk(self._probe_loss, inputs)
+        self._chunk = chunk or self._fitting_chunk()
 
     def __len__(self) -> int:
         """Return the number of examples n."""
@@ -75,15 +86,38 @@ class EmpiricalRisk:
 
     def value(self, weights: Tensor) -> float:
         """Return the sum of the losses at weights (d,)."""
+        weights = weights.to(self.layout.device)
         with torch.no_grad():
             return sum(float(chunk.loss(chunk.network(weights))) for chunk in self._chunks())
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Return the gradient (d,) of the sum at weights (d,)."""
-        total = torch.zeros_like(weights)
+        point = weights.to(self.layout.device)
+        total = torch.zeros_like(point)
         for chunk in self._chunks():
-            total += grad(_composed(chunk))(weights)
-        return total
+            total += grad(_composed(chunk))(point)
+        return total.to(weights.device)
+
+    def fisher_diagonal(self, weights: Tensor) -> Tensor:
+        """Return the diagonal (d,) of the empirical Fisher matrix at weights (d,), as a sum.
+
+        sum_i (grad loss_i)^2, entry by entry: one gradient an example, with the observed targets
+        (Kunstner, Hennig, Balles 2019, equation 5; in unlearning Liu et al. 2022). In units of the
+        loss squared over weights squared.
+        """
+        point = weights.to(self.layout.device)
+
+        def of_one(point: Tensor, inputs: Tensor, target: Tensor) -> Tensor:
+            outputs = self._network(inputs[None])(point)
+            return self.loss(outputs, target[None])
+
+        of_each = vmap(grad(of_one), in_dims=(None, 0, 0))
+        at_once = max(1, min(self._chunk, FISHER_BYTES // point.nbytes))
+        total = torch.zeros_like(point)
+        for start in range(0, len(self), at_once):
+            inputs, targets = self._take(start, at_once)
+            total += of_each(point, inputs, targets).square().sum(0)
+        return total.to(weights.device)
 
     def products(self, weights: Tensor, vectors: Tensor, curvature: Curvature) -> Tensor:
         """Multiply the curvature of the sum at weights (d,) with each row of (k, d), once."""
@@ -98,19 +132,37 @@ class EmpiricalRisk:
             budget: Bytes that may be kept between products; 0 keeps nothing.
 
         Returns:
-            The curvature; nothing is computed yet.
+            The curvature; nothing is computed yet but a check of the loss.
+
+        Raises:
+            NoCurvatureError: GGN was asked for and does not exist for this loss or these outputs.
         """
-        return RiskCurvature(tuple(self._chunks()), weights, curvature, budget)
+        point = weights.to(self.layout.device)
+        if curvature is Curvature.GGN:
+            inputs, targets = self._take(0, PROBE_EXAMPLES)
+            with torch.no_grad():
+                outputs = self._network(inputs)(point)
+            require_ggn(self.loss, outputs, targets)
+        return RiskCurvature(tuple(self._chunks()), point, curvature, budget)
+
+    def _take(self, start: int, count: int) -> Examples:
+        device = self.layout.device
+        chosen = slice(start, start + count)
+        return self.inputs[chosen].to(device), self.targets[chosen].to(device)
 
     def _chunks(self) -> Iterator[_Chunk]:
         for start in range(0, len(self), self._chunk):
-            inputs = self.inputs[start : start + self._chunk]
-            targets = self.targets[start : start + self._chunk]
+            inputs, targets = self._take(start, self._chunk)
             yield _Chunk(self._network(inputs), self._loss(targets))
 
-    def _probe_loss(self, inputs: Tensor) -> Tensor:
-        weights = flatten(self.model).requires_grad_()
-        return self._loss(self.targets[: len(inputs)])(self._network(inputs)(weights))
+    def _fitting_chunk(self) -> int:
+        weights = flatten(self.model).to(self.layout.device).requires_grad_()
+        inputs, targets = self._take(0, PROBE_EXAMPLES)
+
+        def loss_of(few: Tensor) -> Tensor:
+            return self._loss(targets[: len(few)])(self._network(few)(weights))
+
+        return examples_per_chunk(loss_of, inputs, weights.nbytes)
 
     def _network(self, inputs: Tensor) -> Function:
         def network(weights: Tensor) -> Tensor:
@@ -142,8 +194,9 @@ class RiskCurvature:
         self._left = budget
 
     def products(self, vectors: Tensor) -> Tensor:
-        """Multiply with each row of (k, d)."""
-        total = torch.zeros_like(vectors)
+        """Multiply with each row of (k, d); the result lies where the rows do."""
+        rows = vectors.to(self._weights.device)
+        total = torch.zeros_like(rows)
         for number, chunk in enumerate(self._chunks):
             product = self._kept.get(number)
             if product is None:
@@ -151,8 +204,8 @@ class RiskCurvature:
                 if product.nbytes <= self._left:
                     self._kept[number] = product
                     self._left -= product.nbytes
-            total += product.apply(vectors)
-        return total
+            total += product.apply(rows)
+        return total.to(vectors.device)
 
 
 def _composed(chunk: _Chunk) -> Function:

@@ -61,9 +61,10 @@ def keep_product(
         The product of the chunk.
     """
     point = weights.detach().requires_grad_()
-    with torch.enable_grad(), counting_saved(point) as saved:
-        make = _hessian if curvature is Curvature.HESSIAN else _ggn
-        apply = make(network, loss, point)
+    ggn = curvature is Curvature.GGN
+    # GGN's graph is that of J'u at u = 0: all that depends on u is zero and need not be kept.
+    with torch.enable_grad(), counting_saved(point, drop_zeros=ggn) as saved:
+        apply = (_ggn if ggn else _hessian)(network, loss, point)
     return KeptProduct(apply, sum(saved.values()))
 
 
