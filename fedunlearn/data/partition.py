@@ -19,6 +19,11 @@ def iid(count: int, nodes: int, seed: int) -> list[Indices]:
     return [np.sort(part) for part in np.array_split(order, nodes)]
 
 
+def natural(groups: Indices) -> list[Indices]:
+    """Give every group (n,) of examples a node of its own, in ascending order of the group."""
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
 def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) -> list[Indices]:
     """Draw, for every label, the nodes' shares of its examples from a Dirichlet distribution.
 

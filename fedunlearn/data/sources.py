@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedunlearn.data.partition import Indices, dirichlet, iid
+from fedunlearn.data.draw import Indices, at_most, hold_out
+from fedunlearn.data.partition import dirichlet, iid, natural
+from fedunlearn.data.tabular import read_examples
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.settings import DataSettings
 
-TEST_SHARE = 0.25
 IDX_UINT8 = 0x08
 
 
@@ -26,9 +27,9 @@ class Split:
     """A data set, its test examples and which node holds what.
 
     Attributes:
-        inputs: (n, channels, height, width), float32 in [0, 1].
+        inputs: Images (n, channels, height, width), float32 in [0, 1], or features (n, d).
         targets: (n,), int64.
-        test_inputs: (t, channels, height, width).
+        test_inputs: (t, ...).
         test_targets: (t,).
         nodes: Indices of each node's examples.
     """
@@ -55,25 +56,31 @@ def load_split(settings: DataSettings) -> Split:
     Raises:
         ScenarioError: Files are missing or not in the format, or cannot be spread so.
     """
-    if settings.name == "digits":
+    groups = None
+    if settings.name == "csv":
+        train, test, groups = read_examples(settings)
+    elif settings.name == "digits":
         train, test = _digits(settings.seed)
     else:
         assert settings.path is not None  # the settings require it
         train, test = _idx(settings.path)
     if settings.limit is not None and settings.limit < len(train[0]):
-        order = np.random.default_rng(settings.seed).permutation(len(train[0]))
-        chosen = torch.from_numpy(np.sort(order[: settings.limit]))
+        chosen = torch.from_numpy(at_most(settings.limit, _one_group(train[0]), settings.seed))
         train = (train[0][chosen], train[1][chosen])
-    count = len(train[0])
-    if count < settings.nodes:
-        raise ScenarioError(
-            f"data.nodes: {settings.nodes} nodes but {count} examples; give every node one"
-        )
+    return Split(*train, *test, nodes=tuple(_spread(train[1], groups, settings)))
+
+
+def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> list[Indices]:
+    if settings.partition == "natural":
+        assert groups is not None  # the settings require csv
+        return natural(groups)
+    count, nodes = len(targets), settings.nodes
+    assert nodes is not None  # the settings have a default
+    if count < nodes:
+        raise ScenarioError(f"data.nodes: {nodes} nodes but {count} examples; give every node one")
     if settings.partition == "iid":
-        nodes = iid(count, settings.nodes, settings.seed)
-    else:
-        nodes = dirichlet(train[1].numpy(), settings.nodes, settings.alpha, settings.seed)
-    return Split(*train, *test, nodes=tuple(nodes))
+        return iid(count, nodes, settings.seed)
+    return dirichlet(targets.numpy(), nodes, settings.alpha, settings.seed)
 
 
 def locate(path: Path, folder: Path) -> Path:
@@ -106,10 +113,12 @@ def _digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     bunch = load_digits()
     inputs = torch.tensor(bunch.images[:, None] / 16.0, dtype=torch.float32)
     targets = torch.tensor(bunch.target, dtype=torch.int64)
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(inputs)))
-    held_out = int(TEST_SHARE * len(inputs))
-    train, test = order[held_out:], order[:held_out]
+    train, test = map(torch.from_numpy, hold_out(_one_group(inputs), seed))
     return (inputs[train], targets[train]), (inputs[test], targets[test])
+
+
+def _one_group(examples: Tensor) -> Indices:
+    return np.zeros(len(examples), dtype=np.int64)
 
 
 def _idx(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -73,6 +73,7 @@ def run_scenario(
         data = data.model_copy(update={"path": locate(data.path, loaded.folder).absolute()})
     task = ScenarioTask(data, scenario.model)
     task.model()
+    scenario = scenario.with_nodes(len(task.split.nodes))
     forget = resolve_forget_set(scenario.forget, task.split)
     tables = scenario.unlearning.of_method
     known = {
@@ -82,7 +83,7 @@ def run_scenario(
     methods = [known[name] for name in scenario.unlearning.methods]
     experiment = _Experiment(scenario, task, forget, methods)
     request, evidence = simulate(
-        task, data.nodes, experiment.run, transport=transport, progress=progress
+        task, len(task.split.nodes), experiment.run, transport=transport, progress=progress
     )
     results = {
         "fedunlearn": version("fedunlearn"),

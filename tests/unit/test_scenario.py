@@ -61,7 +61,7 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("training.rounds=2.5", "training.rounds: must be a valid integer, not 2.5"),
         ("training.rounds=true", "training.rounds: must be a valid integer, not True"),
         ("training.learning-rate=nan", "training.learning-rate: must be"),
-        ("data.partition=dirichlett", "data.partition: must be 'iid' or 'dirichlet'"),
+        ("data.partition=dirichlett", "data.partition: must be 'iid', 'dirichlet' or 'natural'"),
         ("data.path=5", "data.path: must be a path, not 5"),
         ("data.name=idx", "data.path: is required for name = 'idx'"),
         ("data.nodes=1", "data.nodes: must be greater than or equal to 2"),

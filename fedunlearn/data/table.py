@@ -1,0 +1,161 @@
+"""A csv file as named columns of text."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.loading import nearest
+
+NAMED_IN_ERRORS = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns.
+
+    Attributes:
+        columns: The cells of each column, from the first row to the last.
+        length: Number of rows.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    length: int
+
+    def column(self, name: str, key: str) -> Sequence[str]:
+        """Return the cells of a column.
+
+        Args:
+            name: Of the column.
+            key: The scenario's key that names it, for the error.
+
+        Returns:
+            One cell a row.
+
+        Raises:
+            ScenarioError: There is no such column.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        raise ScenarioError(
+            f"data.{key}: no column {name!r}{nearest(name, self.columns)}; columns are "
+            + listed(list(self.columns))
+        )
+
+
+def read_table(path: Path) -> Table:
+    """Read a csv with commas, in UTF-8, whose first line names the columns.
+
+    Args:
+        path: A ``.csv`` or ``.csv.gz``.
+
+    Returns:
+        Its cells, without the blanks around them.
+
+    Raises:
+        ScenarioError: It is not such a file.
+    """
+    rows = _rows(_read(path), path)
+    if not rows:
+        raise ScenarioError(f"data.path: {path} is empty; its first line must name the columns")
+    names = [name.strip() for name in rows[0][1]]
+    _require_header(names, path)
+    body = rows[1:]
+    for line, row in body:
+        if len(row) != len(names):
+            raise ScenarioError(
+                f"data.path: {path}, line {line} has {len(row)} cells but line 1 names "
+                f"{len(names)} columns; give every row one cell a column"
+            )
+    if not body:
+        raise ScenarioError(f"data.path: {path} has no rows; give it rows below the first line")
+    cells = zip(*([cell.strip() for cell in row] for _, row in body), strict=True)
+    return Table(dict(zip(names, cells, strict=True)), len(body))
+
+
+def as_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return the numbers (n,) in cells, NaN where one is empty; None where one is no number."""
+    values = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if cell:
+            number = as_number(cell)
+            if number is None:
+                return None
+            values[row] = number
+    return values
+
+
+def as_number(text: str) -> float | None:
+    """Return a finite number as written, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of columns for an error, the first ones if they are many."""
+    more = ["..."] if len(names) > NAMED_IN_ERRORS else []
+    return ", ".join([*(repr(name) for name in names[:NAMED_IN_ERRORS]), *more])
+
+
+def _read(path: Path) -> str:
+    if not path.name.lower().endswith((".csv", ".csv.gz")):
+        raise ScenarioError(f"data.path: {path} is not a csv; give a .csv or .csv.gz")
+    try:
+        data = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            data = gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise ScenarioError(
+            f"data.path: {path} cannot be unpacked; give a whole gzip file, or a plain .csv"
+        ) from None
+    except OSError as error:
+        raise ScenarioError(
+            f"data.path: {path} cannot be read: {error.strerror}; give a .csv or .csv.gz"
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ScenarioError(
+            f"data.path: {path} is not a csv in UTF-8; save it as one with commas"
+        ) from None
+
+
+def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows that are not blank, each with the number of its last line."""
+    if "\0" in text:  # the csv module reads on, into nonsense
+        raise ScenarioError(f"data.path: {path} is not a csv; it holds null characters")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader if row]
+    except csv.Error:  # its own message may quote a cell
+        raise ScenarioError(
+            f"data.path: {path}, line {reader.line_num} is not csv; close its quotes, and "
+            "separate cells by commas"
+        ) from None
+
+
+def _require_header(names: Sequence[str], path: Path) -> None:
+    """Check the first line, without repeating it: it may be data."""
+    if any(not name or as_number(name) is not None for name in names):
+        raise ScenarioError(
+            f"data.path: {path}, line 1 must name the columns; a name is empty or a number"
+        )
+    if len(set(names)) < len(names):
+        raise ScenarioError(f"data.path: {path}, line 1 names a column twice; rename one")
+    if len(names) == 1:
+        raise ScenarioError(
+            f"data.path: {path}, line 1 names one column only; separate columns by commas"
+        )

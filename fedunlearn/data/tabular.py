@@ -1,0 +1,85 @@
+"""A scenario's csv as tensors: features, labels, and the node that each example belongs to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedunlearn.data.draw import Indices, at_most, hold_out
+from fedunlearn.data.features import features
+from fedunlearn.data.labels import classes, label_column, numbered
+from fedunlearn.data.table import Table, read_table
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.settings import DataSettings
+
+Examples = tuple[Tensor, Tensor]
+
+MIN_EXAMPLES = 2
+
+
+def read_examples(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
+    """Read a csv; every group of a natural partition keeps examples to train on.
+
+    Args:
+        settings: Of a csv.
+
+    Returns:
+        Training and test examples, and the group (n,) of each training example: its node where
+        the partition is natural, else 0.
+
+    Raises:
+        ScenarioError: The file or a key cannot be used.
+    """
+    assert settings.path is not None and settings.label is not None  # the settings require them
+    table = read_table(settings.path)
+    label = label_column(settings.label, table)
+    targets = classes(settings.label, table)
+    groups = _groups(table, label, settings)
+    train, test = hold_out(groups, settings.seed)
+    if not len(test):
+        raise ScenarioError(
+            f"data.path: {settings.path} has too few rows to hold any out for testing; give it "
+            "four or more (natural: on one node at least)"
+        )
+    if settings.limit is not None:
+        if settings.limit < len(np.unique(groups)):
+            raise ScenarioError(
+                f"data.limit: {settings.limit} examples for {len(np.unique(groups))} nodes; give "
+                "every node one"
+            )
+        train = train[at_most(settings.limit, groups[train], settings.seed)]
+    names = [name for name in table.columns if name not in (label, settings.by)]
+    values = features(table, names, settings.zero_is_missing, train)
+    inputs, labels = torch.tensor(values, dtype=torch.float32), torch.from_numpy(targets)
+    return (inputs[train], labels[train]), (inputs[test], labels[test]), groups[train]
+
+
+def _groups(table: Table, label: str, settings: DataSettings) -> Indices:
+    """Number the values of the column that names the node, where the partition is natural."""
+    name = settings.by
+    cells = table.column(name, "by") if name is not None else ()
+    if settings.partition != "natural":
+        return np.zeros(table.length, dtype=np.int64)
+    if name == label:
+        raise ScenarioError(f"data.by: {name!r} is the label's column; give another")
+    if not all(cells):
+        raise ScenarioError(
+            f"data.by: column {name!r} has empty cells; fill them in or drop their rows"
+        )
+    groups = numbered(cells)
+    sizes = np.bincount(groups)
+    if len(sizes) < 2:
+        raise ScenarioError(
+            f"data.by: column {name!r} names one node only; give a column of two or more values"
+        )
+    if settings.nodes is not None and settings.nodes != len(sizes):
+        raise ScenarioError(
+            f"data.nodes: {settings.nodes}, but column {name!r} names {len(sizes)}; leave it out"
+        )
+    if sizes.min() < MIN_EXAMPLES:
+        raise ScenarioError(
+            f"data.by: node {int(sizes.argmin())} of {len(sizes)}, in sorted order of column "
+            f"{name!r}, has fewer than {MIN_EXAMPLES} examples; merge it or drop its rows"
+        )
+    return groups
