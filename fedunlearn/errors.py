@@ -4,6 +4,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
 
     FedunlearnError
     ├── InputError                  what the user gave cannot be used (exit status 2)
+    │   ├── NotRecordedError        a method needs what training did not record
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
     │   └── TaskError               a Task's model, data or loss
@@ -35,6 +36,10 @@ class ScenarioError(InputError):
 
 class ForgetSetError(InputError):
     """The forget set names nothing, nobody, or everybody."""
+
+
+class NotRecordedError(InputError):
+    """A method needs what was not recorded when training ended."""
 
 
 class TaskError(InputError):

@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import NonFiniteError, TaskError
+from fedunlearn.vectors import not_finite
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ def load(model: nn.Module, vector: Tensor) -> None:
 def digest(vector: Tensor) -> bytes:
     """Return the sha256 of a vector's dtype, length and little-endian bytes."""
     array = vector.detach().cpu().contiguous().numpy()
-    head = f"{array.dtype.str}:{array.size}:".encode()
-    return hashlib.sha256(head + array.tobytes()).digest()
+    named = hashlib.sha256(f"{array.dtype.str}:{array.size}:".encode())
+    named.update(array.view(np.uint8).data)
+    return named.digest()
 
 
 def require_finite(
@@ -125,7 +128,7 @@ def require_finite(
     Raises:
         NonFiniteError: Naming ``what``, how many entries are not finite, and the remedy.
     """
-    bad = int((~torch.isfinite(vector)).sum())
+    bad = not_finite(vector)
     if bad:
         raise NonFiniteError(
             f"{what}: {bad} of {vector.numel()} numbers are NaN or infinite; {remedy}"

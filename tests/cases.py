@@ -206,8 +206,8 @@ def _reals(width: int) -> Callable[[torch.Generator, int], Tensor]:
     return lambda generator, n: torch.randn(n, width, generator=generator, dtype=torch.float64)
 
 
-def _bits(width: int) -> Callable[[torch.Generator, int], Tensor]:
-    return lambda generator, n: torch.randint(2, (n, width), generator=generator).double()
+def _bits(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
+    return lambda generator, n: torch.randint(2, (n, *shape), generator=generator).double()
 
 
 def _logistic() -> nn.Module:
@@ -222,6 +222,36 @@ def _cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3)
     )
+
+
+def _rectified_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+def _one_output() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0))
+
+
+class _Tied(nn.Module):
+    """One matrix in two layers; it has one name, and one place in the flat vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(5, 4)
+        self.decoder = nn.Linear(4, 5)
+        self.again = nn.Linear(5, 4)
+        self.again.weight = self.encoder.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.again(self.decoder(torch.tanh(self.encoder(inputs))))
+        return outputs
 
 
 class _Partial(nn.Module):
@@ -256,6 +286,13 @@ RISKS: Mapping[str, RiskCase] = {
     "mlp, huber": RiskCase(_mlp, nn.functional.huber_loss, (5,), _reals(3)),
     "mlp, bce": RiskCase(_mlp, nn.functional.binary_cross_entropy_with_logits, (5,), _bits(3)),
     "cnn, cross-entropy": RiskCase(_cnn, nn.functional.cross_entropy, (1, 6, 6), _classes(3)),
+    "rectified cnn, cross-entropy": RiskCase(
+        _rectified_cnn, nn.functional.cross_entropy, (2, 6, 6), _classes(3)
+    ),
+    "one output, bce": RiskCase(
+        _one_output, nn.functional.binary_cross_entropy_with_logits, (5,), _bits()
+    ),
+    "tied, mse": RiskCase(_Tied, nn.functional.mse_loss, (5,), _reals(4)),
     "partly frozen, cross-entropy": RiskCase(
         _Partial, nn.functional.cross_entropy, (5,), _classes(3)
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from fedunlearn.data.resnet import resnet18_layers
 from fedunlearn.errors import ScenarioError
 
 Shape = tuple[int, ...]
@@ -34,10 +35,7 @@ def cnn(shape: Shape, classes: int) -> nn.Module:
     Raises:
         ScenarioError: The inputs are not images of at least 4 x 4.
     """
-    if len(shape) != 3 or min(shape[1:]) < 4:
-        raise ScenarioError(
-            f"model.name: cnn needs images (channels, height, width) of 4 x 4 or more, not {shape}"
-        )
+    _require_images("cnn", shape, 4)
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
@@ -51,7 +49,25 @@ def cnn(shape: Shape, classes: int) -> nn.Module:
     )
 
 
-MODELS: dict[str, Factory] = {"logistic": logistic, "mlp": mlp, "cnn": cnn}
+def resnet18(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-18 with GroupNorm, in its form for small images (resnet.py).
+
+    Returns:
+        The network, for images of at least 8 x 8.
+
+    Raises:
+        ScenarioError: The inputs are not images of at least 8 x 8.
+    """
+    _require_images("resnet18", shape, 8)
+    return resnet18_layers(shape[0], classes)
+
+
+MODELS: dict[str, Factory] = {
+    "logistic": logistic,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet18": resnet18,
+}
 
 
 def find_factory(name: str) -> Factory:
@@ -77,6 +93,14 @@ def find_factory(name: str) -> Factory:
             f"model.name: {name!r} is not callable; give (shape, classes) -> Module"
         )
     return factory  # type: ignore[no-any-return]
+
+
+def _require_images(name: str, shape: Shape, least: int) -> None:
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise ScenarioError(
+            f"model.name: {name} needs images (channels, height, width) of {least} x {least} or "
+            f"more, not {shape}"
+        )
 
 
 def _size(shape: Shape) -> int:

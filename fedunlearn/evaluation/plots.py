@@ -264,7 +264,9 @@ def gain_ratios(
         SVG.
     """
     figure, axes = _figure(480, 280, (62, 46, 86, 24))
-    shown = [c for c in candidates if _finite(c["weight"], c["gain"]) and c["weight"] > 0.0]
+    shown = [
+        c for c in candidates if _finite(c["weight"], c.get("gain", math.nan)) and c["weight"] > 0.0
+    ]
     gains = [min(max(c["gain"], GAIN_RANGE[0]), GAIN_RANGE[1]) for c in shown]
     low, high = ACCEPTABLE
     axes.set_ylim(min([low, *gains]) - 0.12, max([high, *gains]) + 0.12)

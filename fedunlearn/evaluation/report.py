@@ -32,7 +32,9 @@ FACTS = {
     "step_norm": "length of the step",
     "gradient_norm": "norm of the gradient the step follows",
     "gradient_norm_at_trained": "norm of the whole gradient at the trained model",
-    "predicted_change": "change of the objective foretold by the model",
+    "predicted": "change of the objective foretold by the cubic model",
+    "quadratic": "the same without the cubic term",
+    "actual": "change of the objective at the step",
     "residual": "relative residual of the step",
     "products": "curvature products",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -26,8 +26,9 @@ from fedunlearn.progress import Progress
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.scenario.settings import Scenario
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
 from fedunlearn.unlearning.registry import make_method
+from fedunlearn.vectors import norm
 
 TRAINED, RETRAINED = "trained", "retrained"
 CHUNK = 2048
@@ -80,7 +81,7 @@ def run_scenario(
         name: make_method(name, tables.get(name, {}))
         for name in (*scenario.unlearning.methods, *tables)
     }
-    methods = [known[name] for name in scenario.unlearning.methods]
+    methods = {name: known[name] for name in scenario.unlearning.methods}
     experiment = _Experiment(scenario, task, forget, methods)
     request, evidence = simulate(
         task, len(task.split.nodes), experiment.run, transport=transport, progress=progress
@@ -98,6 +99,7 @@ def run_scenario(
 @dataclass(frozen=True)
 class _Run:
     unlearned: Unlearned
+    path: Path
     recovered: Path
     cost: Cost
 
@@ -114,7 +116,7 @@ class _Experiment:
         scenario: Scenario,
         task: ScenarioTask,
         forget: ForgetSet,
-        methods: list[UnlearningMethod[Any]],
+        methods: Mapping[str, UnlearningMethod[Any]],
     ) -> None:
         self.scenario = scenario
         self.task = task
@@ -128,46 +130,58 @@ class _Experiment:
         """Train, unlearn by every method, retrain, and compare."""
         settings = self.scenario.training
         trained = federation.fit(initial_weights(self.task.model, settings.seed), settings)
+        with federation.measure() as meter:
+            shares = {a for method in self.methods.values() for a in method.shares_to_record()}
+            if shares:
+                trained = federation.record(trained, shares)
+            recording = meter.cost(self.retained)
         runs = self._unlearn(federation, trained)
         oracles, retraining = self._retrain(federation)
-        return self._compare(trained, runs, oracles, retraining)
+        return self._compare(trained, runs, oracles, retraining, recording)
 
     def _unlearn(self, federation: Federation, trained: TrainedModel) -> dict[str, _Run]:
         """Run every method; the first sets the client compute of those that adapt to it."""
         runs: dict[str, _Run] = {}
         budget: float | None = None
-        for method in self.methods:
+        for name, method in self.methods.items():
             if budget is not None:
                 method = method.at_compute(budget, trained.settings.local_epochs)
+            path: list[tuple[int, Tensor]] = [(0, trained.weights)]
             with federation.measure() as meter:
-                unlearned = method.unlearn(trained, federation, self.forget)
+                unlearned = method.unlearn(
+                    trained,
+                    federation,
+                    self.forget,
+                    watch=_into(path),
+                )
                 if budget is None:
                     budget = meter.cost(self.retained).gradient_equivalents
-                recovered = self._recover(federation, trained, method, unlearned)
+                spent = path[-1][0]
+                recovered = self._recover(federation, trained, name, unlearned, spent)
                 cost = meter.cost(self.retained)
-            runs[method.name] = _Run(unlearned, recovered, cost)
+            runs[name] = _Run(unlearned, tuple(path), recovered, cost)
         return runs
 
     def _recover(
         self,
         federation: Federation,
         trained: TrainedModel,
-        method: UnlearningMethod[Any],
+        name: str,
         unlearned: Unlearned,
+        spent: int,
     ) -> Path:
         """Train on for a few rounds without what left; an empty path where none are asked for."""
         rounds = self.scenario.unlearning.recovery_rounds
         path: list[tuple[int, Tensor]] = []
         if rounds:
             first = trained.settings.rounds + 1
-            spent = unlearned.path[-1][0]
             plan = TrainingPlan(
                 trained.settings, rounds, first, trained.settings.seed, without=self.forget
             )
             federation.train(
                 unlearned.weights,
                 plan,
-                label=f"{method.name}: recovery",
+                label=f"{name}: recovery",
                 on_round=lambda number, weights: path.append((spent + number - first + 1, weights)),
             )
         return tuple(path)
@@ -197,6 +211,7 @@ class _Experiment:
         runs: dict[str, _Run],
         oracles: list[Tensor],
         retraining: Cost,
+        recording: Cost,
     ) -> tuple[dict[str, Any], Evidence]:
         oracle_predictions = [self._predict(weights) for weights in oracles]
         oracle = oracle_predictions[0]
@@ -215,11 +230,13 @@ class _Experiment:
         for name, run in runs.items():
             entry: dict[str, Any] = measures(run.weights) | asdict(run.cost)
             entry |= {"status": run.unlearned.status, "claim": run.unlearned.claim.value}
+            if self.methods[name].shares_to_record():
+                entry["recording"] = asdict(recording)
             if run.recovered:
                 entry["before_recovery"] = measures(run.unlearned.weights)
             entry["curve"] = [
                 {"rounds": rounds, "forget_js": forget_js(weights)}
-                for rounds, weights in (*run.unlearned.path, *run.recovered)
+                for rounds, weights in (*run.path, *run.recovered)
             ]
             entry["details"] = dict(run.unlearned.details)
             methods[name] = entry
@@ -269,23 +286,25 @@ class _Experiment:
         )
         risk = EmpiricalRisk(self._workspace, self.task.loss, (examples[0], examples[1]))
         mean = risk.gradient(trained.weights) / len(risk)
-        return _norm(mean + trained.settings.weight_decay * trained.weights)
+        return norm(mean + trained.settings.weight_decay * trained.weights)
+
+
+def _into(path: list[tuple[int, Tensor]]) -> Watch:
+    return lambda rounds, weights: path.append((rounds, weights))
 
 
 def _distance(left: Tensor, right: Tensor) -> float:
-    return _norm(left.double() - right.double())
+    return norm(left.double() - right.double())
 
 
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
-
-
-def _as_run(scenario: Scenario, methods: Sequence[UnlearningMethod[Any]]) -> dict[str, Any]:
+def _as_run(scenario: Scenario, methods: Mapping[str, UnlearningMethod[Any]]) -> dict[str, Any]:
     """Return the scenario with every setting of every method that ran, defaults included."""
     options: dict[str, Any] = {"mode": "json", "by_alias": True, "exclude_none": True}
     tables = scenario.model_dump(**options)
     del tables["unlearning"]["of-method"]
-    tables["unlearning"] |= {m.name: m.settings.model_dump(**options) for m in methods}
+    for name, method in methods.items():
+        other = {} if name == method.name else {"method": method.name}
+        tables["unlearning"][name] = other | method.settings.model_dump(**options)
     return tables
 
 

@@ -93,11 +93,12 @@ class MeterStack:
 
 
 def compute_of(question: Question) -> float:
-    """Return what one example costs a node that answers, in gradients of one example."""
+    """Return what one of a node's examples costs on average, in gradients of one example."""
+    share = question.sample.share if question.sample else 1.0
     match question.ask:
         case Gradient():
-            return 1.0
+            return share
         case Products(curvature=curvature):
-            return PRODUCT_COST[curvature] * len(question.vectors)
+            return share * PRODUCT_COST[curvature] * len(question.vectors)
         case Losses():
-            return LOSS_COST * (len(question.vectors) + 1)
+            return share * LOSS_COST * (len(question.vectors) + 1)

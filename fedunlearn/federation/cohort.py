@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.forget import Part
 from fedunlearn.federation.summary import Answer, Losses, Question
+from fedunlearn.vectors import not_finite
 
 
 class Cohort:
@@ -67,5 +66,5 @@ class Cohort:
                     f"asked for {question.answer_shape}"
                 )
             # A candidate step may go so far that losses overflow; that is for the server to judge.
-            if not isinstance(question.ask, Losses) and not torch.isfinite(values).all():
+            if not isinstance(question.ask, Losses) and not_finite(values):
                 raise BadAnswerError(f"{who} answered with NaN or infinity for {part}")

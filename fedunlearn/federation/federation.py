@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +21,21 @@ OnRound = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
+class RecordedGradients:
+    """Gradients over all examples, recorded while all nodes were there.
+
+    They are sums over the federation: no single node's gradient is kept.
+
+    Attributes:
+        examples: n.
+        at: grad F, shape (d,), by the share of the way from w0 to w^ at which it was taken.
+    """
+
+    examples: int
+    at: Mapping[float, Tensor]
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A model as training left it.
 
@@ -27,14 +43,18 @@ class TrainedModel:
         weights: w^, shape (d,).
         initial: w0, where training started, shape (d,).
         settings: How it was trained.
+        recorded: What was recorded when training ended, if anything was.
     """
 
     weights: Tensor
     initial: Tensor
     settings: TrainingSettings
+    recorded: RecordedGradients | None = None
 
     def towards_start(self, share: float) -> Tensor:
-        """Return w0 + share (w^ - w0), shape (d,)."""
+        """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
+        if share == 1.0:
+            return self.weights
         return self.initial + share * (self.weights - self.initial)
 
 
@@ -110,11 +130,33 @@ class Federation:
         """The node with the most examples; the first of several."""
         return max(self.nodes, key=lambda node: self.examples[node])
 
-    def objective(self, forget: ForgetSet, *, weight_decay: float) -> FederatedObjective:
-        """Open a job over all nodes."""
+    def record(self, trained: TrainedModel, shares: Iterable[float]) -> TrainedModel:
+        """Record grad F along the way from w0 to w^, as the last act of training: a round each.
+
+        Args:
+            trained: The model.
+            shares: Of the way, each in [0, 1]; 1 is w^.
+
+        Returns:
+            The same model, with what was recorded before and now.
+        """
+        everything = self.objective(
+            ForgetSet.of_nodes(), weight_decay=trained.settings.weight_decay
+        )
+        before = trained.recorded.at if trained.recorded else {}
+        wanted = sorted(set(shares) - set(before))
+        with self.progress.piece("recording", len(wanted)):
+            taken = {a: everything.gradient(trained.towards_start(a)) for a in wanted}
+        recorded = RecordedGradients(sum(self.examples.values()), {**before, **taken})
+        return dataclasses.replace(trained, recorded=recorded)
+
+    def objective(
+        self, forget: ForgetSet, *, weight_decay: float, without: Iterable[int] = ()
+    ) -> FederatedObjective:
+        """Open a job over all nodes, or over all but some."""
         return FederatedObjective(
             self.transport,
-            self.nodes,
+            tuple(node for node in self.nodes if node not in set(without)),
             forget,
             weight_decay=weight_decay,
             meters=self.meters,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Products, Question, Sample
 from fedunlearn.parameters import require_finite
 from fedunlearn.risk.local_training import LocalPlan, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
@@ -18,7 +18,7 @@ from fedunlearn.risk.task import Examples, Task
 
 MEMORY = 256 * 2**20
 
-_CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature]
+_CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
 
 class TaskNode:
@@ -58,7 +58,7 @@ class TaskNode:
         """Answer with sums over the parts that were asked for."""
         indices = {part: self._indices(question.forget, part) for part in Part}
         values = {
-            part: self._values(question, part, indices[part])
+            part: self._estimate(question, part, indices[part])
             for part in question.parts
             if len(indices[part])
         }
@@ -100,6 +100,13 @@ class TaskNode:
             return inputs, targets
         return inputs[indices], targets[indices]
 
+    def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
+        """Sum over a part's examples, or scale up the sum over a sample of them."""
+        if question.sample is None:
+            return self._values(question, part, indices)
+        drawn = question.sample.draw(indices, self.number, part)
+        return self._values(question, part, drawn) * (len(indices) / len(drawn))
+
     def _values(self, question: Question, part: Part, indices: Tensor) -> Tensor:
         if isinstance(question.ask, Products):
             return self._curvature_of(question, question.ask, part, indices).products(
@@ -115,7 +122,7 @@ class TaskNode:
         self, question: Question, ask: Products, part: Part, indices: Tensor
     ) -> RiskCurvature:
         """Return the curvature that a basis is built from, kept from one product to the next."""
-        key = (question.model_digest, question.forget, part, ask.curvature)
+        key = (question.model_digest, question.forget, part, ask.curvature, question.sample)
         if self._curvature is None or self._curvature[0] != key:
             self._curvature = None  # frees the old before the new takes its place
             risk = self._risk(question, indices)

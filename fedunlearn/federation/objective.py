@@ -20,12 +20,13 @@ from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack, compute_of
 from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import require_finite
 from fedunlearn.progress import Progress
 from fedunlearn.risk.products import Curvature
 from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.vectors import accumulate, dot
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,13 @@ class FederatedObjective:
         Raises:
             ForgetSetError: Nothing would be forgotten, or nothing would stay.
         """
-        sums = self._ask(weights, Gradient(), tuple(Part), self.cohort.nodes)
+        sums = self._ask(weights, Gradient(), tuple(Part))
         counts = {part: self.cohort.examples(part) for part in Part}
         if not counts[Part.FORGET]:
             raise ForgetSetError(f"forget: no node has any example of {self.forget}")
         if not counts[Part.RETAIN]:
             raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
-        means = {
-            part: (sums[part] / counts[part]).to(weights.dtype) + self.weight_decay * weights
-            for part in Part
-        }
+        means = {part: self._mean(sums.pop(part), counts[part], weights) for part in Part}
         return Gradients(
             retain=means[Part.RETAIN],
             forget=means[Part.FORGET],
@@ -117,11 +115,29 @@ class FederatedObjective:
             forgotten=counts[Part.FORGET],
         )
 
-    def gradient(self, weights: Tensor) -> Tensor:
-        """Ask what stays for grad F_r at weights (d,): one round."""
-        sums = self._ask(weights, Gradient(), (Part.RETAIN,), self.cohort.holders(Part.RETAIN))
-        mean = sums[Part.RETAIN] / self.cohort.examples(Part.RETAIN)
-        return mean.to(weights.dtype) + self.weight_decay * weights
+    def gradient(self, weights: Tensor, sample: Sample | None = None) -> Tensor:
+        """Ask what stays for grad F_r at weights (d,), or an estimate from a sample: one round.
+
+        Returns:
+            Shape (d,).
+
+        Raises:
+            ForgetSetError: Nothing would stay.
+        """
+        sums = self._ask(weights, Gradient(), (Part.RETAIN,), sample=sample)
+        if not self.retained:
+            raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
+        return self._mean(sums[Part.RETAIN], self.retained, weights)
+
+    @property
+    def forgotten(self) -> int:
+        """n_f among the nodes of the cohort, as the answers so far tell it."""
+        return self.cohort.examples(Part.FORGET)
+
+    @property
+    def retained(self) -> int:
+        """n_r, as the answers so far tell it."""
+        return self.cohort.examples(Part.RETAIN)
 
     def losses(self, weights: Tensor, steps: Tensor) -> Tensor:
         """Evaluate F_r at weights (d,) and at weights + each of steps (m, d): one round.
@@ -129,29 +145,44 @@ class FederatedObjective:
         Returns:
             Values (m + 1,), float64.
         """
-        sums = self._ask(weights, Losses(), (Part.RETAIN,), self.cohort.holders(Part.RETAIN), steps)
-        points = torch.cat([weights[None], weights + steps]).double()
-        regulariser = 0.5 * self.weight_decay * points.square().sum(1)
-        return sums[Part.RETAIN] / self.cohort.examples(Part.RETAIN) + regulariser
+        sums = self._ask(weights, Losses(), (Part.RETAIN,), steps)
+        square = dot(weights, weights)
+        squares = [square, *(square + 2.0 * dot(weights, s) + dot(s, s) for s in steps)]
+        regulariser = 0.5 * self.weight_decay * torch.tensor(squares, dtype=torch.float64)
+        return sums[Part.RETAIN] / self.retained + regulariser
 
-    def curvature(self, weights: Tensor, curvature: Curvature) -> FederatedCurvature:
-        """Return the curvature of F_r at weights (d,) as an operator; asks nothing yet."""
-        return FederatedCurvature(self, weights, curvature)
+    def curvature(
+        self, weights: Tensor, curvature: Curvature, sample: Sample | None = None
+    ) -> FederatedCurvature:
+        """Return the curvature of F_r at weights (d,) as an operator; asks nothing yet.
 
-    def products(self, weights: Tensor, vectors: Tensor, curvature: Curvature) -> Tensor:
+        With a sample it is the curvature of these examples, the same for all products.
+        """
+        return FederatedCurvature(self, weights, curvature, sample)
+
+    def products(
+        self,
+        weights: Tensor,
+        vectors: Tensor,
+        curvature: Curvature,
+        sample: Sample | None = None,
+    ) -> Tensor:
         """Multiply the curvature of F_r at weights (d,) with each of vectors (k, d): one round."""
-        holders = self.cohort.holders(Part.RETAIN)
-        sums = self._ask(weights, Products(curvature), (Part.RETAIN,), holders, vectors)
-        mean = sums[Part.RETAIN] / self.cohort.examples(Part.RETAIN)
-        return mean.to(weights.dtype) + self.weight_decay * vectors
+        sums = self._ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
+        return self._mean(sums.pop(Part.RETAIN), self.retained, vectors)
+
+    def _mean(self, total: Tensor, count: int, of_regulariser: Tensor) -> Tensor:
+        """Divide a sum, which is used up, and add lambda times a tensor of its shape."""
+        mean = total.div_(count).to(of_regulariser.dtype)
+        return mean.add_(of_regulariser, alpha=self.weight_decay)
 
     def _ask(
         self,
         point: Tensor,
         ask: Gradient | Products | Losses,
         parts: tuple[Part, ...],
-        nodes: tuple[int, ...],
         vectors: Tensor | None = None,
+        sample: Sample | None = None,
     ) -> dict[Part, Tensor]:
         """Run one round and sum the answers as they come, in float64.
 
@@ -172,7 +203,9 @@ class FederatedObjective:
             point=point,
             ask=ask,
             vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
+            sample=sample,
         )
+        nodes = self.cohort.nodes if len(parts) > 1 else self.cohort.holders(parts[0])
         self.rounds += 1
         sums = {part: torch.zeros(question.answer_shape, dtype=torch.float64) for part in parts}
         missing = set(nodes)
@@ -180,9 +213,8 @@ class FederatedObjective:
         for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
             self.cohort.admit(question, answer)
             missing.discard(answer.node)
-            for part, values in answer.values.items():
-                sums[part] += values
-                examples += answer.counts[part]
+            examples += _add(answer, sums)
+            del answer  # before the next one comes
         if missing:
             raise MissingAnswerError(
                 f"round {question.round}: no answer within {self._deadline_s:g} s from node "
@@ -193,11 +225,22 @@ class FederatedObjective:
         return sums
 
 
+def _add(answer: Answer, sums: dict[Part, Tensor]) -> int:
+    """Add an answer to the sums and return how many examples it speaks for."""
+    for part, values in answer.values.items():
+        accumulate(sums[part], values)
+    return sum(answer.counts[part] for part in answer.values)
+
+
 class FederatedCurvature(LinearOperator):
     """The curvature of F_r at one point; each call of matmat is one round."""
 
     def __init__(
-        self, objective: FederatedObjective, weights: Tensor, curvature: Curvature
+        self,
+        objective: FederatedObjective,
+        weights: Tensor,
+        curvature: Curvature,
+        sample: Sample | None = None,
     ) -> None:
         """Bind the operator to a point.
 
@@ -205,14 +248,17 @@ class FederatedCurvature(LinearOperator):
             objective: Answers the products.
             weights: The point (d,).
             curvature: Hessian or GGN.
+            sample: The examples it belongs to; None for all.
         """
         self.objective = objective
         self.weights = weights
         self.kind = curvature
+        self.sample = sample
         self.dimension = len(weights)
         self.dtype = weights.dtype
         self.positive_semidefinite = curvature is Curvature.GGN
 
     @override
     def matmat(self, vectors: Tensor) -> Tensor:
-        return self.objective.products(self.weights, vectors.T.contiguous(), self.kind).T
+        rows = vectors.T.contiguous()
+        return self.objective.products(self.weights, rows, self.kind, self.sample).T

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from fedunlearn.federation.forget import ForgetSet, Part
@@ -32,6 +34,26 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Ask each node to answer for some of its examples, as an estimate of the sum over all.
+
+    Attributes:
+        share: Of the examples of each part, in (0, 1]; at least one is taken.
+        seed: Of the draw. Products of one basis belong to one operator only if all have the same.
+    """
+
+    share: float
+    seed: int
+
+    def draw(self, indices: Tensor, node: int, part: Part) -> Tensor:
+        """Return a node's sample (m,) of the indices (n,) of a part, ascending; n > 0."""
+        size = max(1, round(self.share * len(indices)))
+        entropy = [self.seed, node, list(Part).index(part)]
+        chosen = np.random.default_rng(entropy).permutation(len(indices))[:size]
+        return indices[torch.from_numpy(np.sort(chosen))]
+
+
+@dataclass(frozen=True)
 class Question:
     """One broadcast.
 
@@ -43,6 +65,7 @@ class Question:
         point: Weights (d,) at which to answer.
         ask: What is asked.
         vectors: (k, d); empty (0, d) for a gradient.
+        sample: Which of the examples answer; None for all.
     """
 
     job: str
@@ -52,6 +75,7 @@ class Question:
     point: Tensor
     ask: Gradient | Products | Losses
     vectors: Tensor
+    sample: Sample | None = None
 
     @cached_property
     def model_digest(self) -> bytes:
@@ -87,7 +111,8 @@ class Answer:
         model_digest: Of the point that the node received.
         vectors_digest: Of the vectors that the node received.
         counts: The node's number of examples in each part.
-        values: For each part that was asked for and is not empty: sums over its examples.
+        values: For each part that was asked for and is not empty: sums over its examples, or, from
+            a sample of them, an unbiased estimate of these.
     """
 
     node: int

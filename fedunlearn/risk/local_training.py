@@ -44,7 +44,7 @@ def train_locally(
         plan: Epochs, batches and step size.
 
     Returns:
-        The weights after training, shape (d,).
+        The weights after training, shape (d,), with the dtype and device of the given ones.
     """
     inputs, targets = examples
     load(model, weights)
@@ -61,4 +61,4 @@ def train_locally(
             optimiser.zero_grad()
             loss(model(inputs[batch].to(device)), targets[batch].to(device)).backward()
             optimiser.step()
-    return flatten(model)
+    return flatten(model).to(weights)

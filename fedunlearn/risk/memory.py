@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,60 +17,81 @@ LARGEST_CHUNK = 2048
 PROBED = 16
 
 
+class _Kept:
+    """A saved tensor; lives as long as the graph that saved it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        # Autograd knows its history; the tensor itself would make a cycle.
+        self.tensor = tensor.detach()
+
+
 @dataclass(frozen=True)
 class _Zeros:
-    """Stands for a tensor of zeros that is not kept."""
+    """Stands for a tensor of zeros that is not kept.
 
-    shape: torch.Size
-    dtype: torch.dtype
+    Attributes:
+        form: Of the same shape, strides and dtype, without numbers.
+        device: Of the tensor.
+    """
+
+    form: Tensor
     device: torch.device
 
 
 @contextmanager
-def counting_saved(*own: Tensor, drop_zeros: bool = False) -> Iterator[dict[int, int]]:
-    """Collect what graphs built inside the block hold.
+def counting_saved(*own: Tensor, drop_zeros: bool = False) -> Iterator[Callable[[], int]]:
+    """Watch what graphs built inside the block hold.
 
     Args:
         own: Tensors that are held anyway and do not count.
-        drop_zeros: Keep the shape only of what is zero throughout.
+        drop_zeros: Keep the form only of what is zero throughout.
 
     Yields:
-        Sizes in bytes by storage, filled as the graphs grow.
+        A function that returns how many bytes those graphs hold when it is called.
     """
     held = {tensor.untyped_storage().data_ptr() for tensor in own}
-    sizes: dict[int, int] = {}
+    saved: list[weakref.ref[_Kept]] = []
 
-    def pack(tensor: Tensor) -> Tensor | _Zeros:
-        where = tensor.untyped_storage().data_ptr()
-        if where not in held:
-            if drop_zeros and not tensor.any():
-                return _Zeros(tensor.shape, tensor.dtype, tensor.device)
-            sizes[where] = max(sizes.get(where, 0), tensor.nbytes)
-        return tensor.detach()  # autograd knows its history; the tensor itself would make a cycle
+    def pack(tensor: Tensor) -> _Kept | _Zeros:
+        if drop_zeros and tensor.untyped_storage().data_ptr() not in held and not tensor.any():
+            return _Zeros(torch.empty_like(tensor, device="meta"), tensor.device)
+        kept = _Kept(tensor)
+        saved.append(weakref.ref(kept))
+        return kept
 
-    def unpack(saved: Tensor | _Zeros) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
-        return torch.zeros((), dtype=saved.dtype, device=saved.device).expand(saved.shape)
+    def unpack(packed: _Kept | _Zeros) -> Tensor:
+        if isinstance(packed, _Kept):
+            return packed.tensor
+        # One zero, expanded, would do but for kernels that read past it: GroupNorm's for its means.
+        return torch.zeros_like(packed.form, device=packed.device)
+
+    def nbytes() -> int:
+        sizes: dict[int, int] = {}
+        for kept in (reference() for reference in saved):
+            if kept is None or kept.tensor.untyped_storage().data_ptr() in held:
+                continue
+            size = min(kept.tensor.nbytes, kept.tensor.untyped_storage().nbytes())
+            where = kept.tensor.data_ptr()  # parts of one storage add up
+            sizes[where] = max(sizes.get(where, 0), size)
+        return sum(sizes.values())
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield sizes
+        yield nbytes
 
 
-def examples_per_chunk(
-    loss_of: Callable[[Tensor], Tensor], inputs: Tensor, weights_bytes: int
-) -> int:
+def examples_per_chunk(loss_of: Callable[[Tensor], Tensor], inputs: Tensor, weights: Tensor) -> int:
     """Return how many examples to process at once: a power of two.
 
     Args:
         loss_of: Maps some inputs to their summed loss, with a graph.
         inputs: All inputs (n, ...); the first few are tried.
-        weights_bytes: Size of the weights, which every chunk reads and whose gradient it writes:
-            a chunk's graph should not be smaller.
+        weights: Those of ``loss_of``, which every chunk reads and whose gradient it writes: a
+            chunk's graph should not be smaller.
     """
     few = inputs[:PROBED].clone()
-    with torch.enable_grad(), counting_saved(few) as saved:
-        loss_of(few)
-    each = max(1, sum(saved.values()) // len(few))
-    fitting = max(1, max(CHUNK_BYTES, weights_bytes) // each)
+    with torch.enable_grad(), counting_saved(few, weights) as nbytes:
+        loss = loss_of(few)
+        each = max(1, nbytes() // len(few))
+        del loss
+    fitting = max(1, max(CHUNK_BYTES, weights.nbytes) // each)
     return int(min(LARGEST_CHUNK, 2 ** (fitting.bit_length() - 1)))

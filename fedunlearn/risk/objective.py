@@ -162,7 +162,7 @@ class EmpiricalRisk:
         def loss_of(few: Tensor) -> Tensor:
             return self._loss(targets[: len(few)])(self._network(few)(weights))
 
-        return examples_per_chunk(loss_of, inputs, weights.nbytes)
+        return examples_per_chunk(loss_of, inputs, weights)
 
     def _network(self, inputs: Tensor) -> Function:
         def network(weights: Tensor) -> Tensor:

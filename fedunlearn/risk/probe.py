@@ -18,6 +18,7 @@ from fedunlearn.risk.task import Examples, Loss
 
 PROBE_EXAMPLES = 16
 PROBE_DIRECTIONS = 8
+PROBE_SHARES = (0.1, 0.01)
 PROBE_SEED = 0
 # Relative to a loss of order 1: rounding of a saturated loss in float32 stays below.
 NEGLIGIBLE_CURVATURE = 1e-4
@@ -59,7 +60,8 @@ def require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None:
     """Refuse a loss that is not the mean over examples.
 
     Raises:
-        TaskError: The loss of some examples, each taken twice, differs from their loss.
+        TaskError: The loss of some examples, each taken twice, differs from their loss; or it is
+            not what the losses of two parts of them add up to.
     """
     inputs, targets = _few(model, examples)
     once = _losses(model, loss, (inputs, targets))
@@ -68,8 +70,23 @@ def require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None:
         raise TaskError(
             f"loss: returns shape {tuple(once.shape)}; use a scalar, as with reduction='mean'"
         )
-    if not torch.allclose(once, twice, rtol=1e-3, equal_nan=True):
+    # The loss of a model that fits its data is rounding: no sign of anything.
+    rounding = 16.0 * torch.finfo(once.dtype).eps
+    if not torch.allclose(once, twice, rtol=1e-3, atol=rounding, equal_nan=True):
         raise TaskError("loss: is not the mean over examples; use reduction='mean'")
+    count = len(inputs)
+    cuts = (slice(0, count // 3), slice(count // 3, count))
+    parts = [
+        _losses(model, loss, (inputs[cut], targets[cut])) * (len(inputs[cut]) / count)
+        for cut in cuts
+        if len(inputs[cut])
+    ]
+    if not torch.allclose(once, torch.stack(parts).sum(), rtol=1e-3, atol=rounding, equal_nan=True):
+        raise TaskError(
+            "loss: of two parts does not add up to that of the whole, as with class weights or "
+            "ignore_index, which divide by other than the number of examples; weigh them with "
+            "reduction='none' and return the mean()"
+        )
 
 
 def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
@@ -82,20 +99,29 @@ def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
 
     Raises:
         NoCurvatureError: The outputs are not one tensor; or the loss, as a function of them, has
-            no curvature anywhere that was tried, or negative curvature.
+            no curvature anywhere that was tried, or negative curvature, or torch cannot tell.
+        RuntimeError: Of the loss itself, at the outputs.
+        ValueError: Likewise.
     """
     if not isinstance(outputs, Tensor):
         raise NoCurvatureError(
             f"model: returns {type(outputs).__name__}, but GGN needs one tensor of outputs; "
             "return the logits, or use curvature = 'hessian'"
         )
-    # A well trained model saturates its loss; nearer to 0 or to the targets it still curves.
-    tried = [share * outputs for share in (1.0, 0.1, 0.01)]
-    if targets.is_floating_point() and targets.shape == outputs.shape:
-        tried += [targets + share * (outputs - targets) for share in (0.1, 0.01)]
+    outputs, targets = _widened(outputs.detach()), _widened(targets)
     curves = False
-    for point in tried:
-        smallest, largest = _curvature_of_loss(loss, point.detach(), targets)
+    for number, point in enumerate(_points(outputs, targets)):
+        try:
+            smallest, largest = _curvature_of_loss(loss, point, targets)
+        except (RuntimeError, ValueError) as error:
+            if "not implemented" in str(error):
+                raise NoCurvatureError(
+                    f"loss: torch cannot differentiate it twice ({error}); write it with other "
+                    "operations, or use cross-entropy on logits or mean squares"
+                ) from error
+            if number == 0:
+                raise
+            continue  # the loss is not defined there
         if smallest < -NEGLIGIBLE_CURVATURE * max(1.0, largest):
             raise NoCurvatureError(
                 "loss: is not convex in the model's outputs, so GGN is not positive semidefinite; "
@@ -108,6 +134,30 @@ def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
             "LogSoftmax), so GGN would be zero; use cross-entropy on logits or mean squares, or "
             "curvature = 'hessian'"
         )
+
+
+def _points(outputs: Tensor, targets: Tensor) -> list[Tensor]:
+    """Return where to look at a loss: at the outputs, and where a loss that saturates still curves.
+
+    Points between 0, outputs and targets, of which most losses allow each, and outputs of one
+    example with the target of another, which are wrong where the model is right.
+    """
+    largest = outputs.abs().max().clamp(min=torch.finfo(outputs.dtype).tiny)
+    points = [outputs, outputs * (10.0 / largest).clamp(max=1.0), outputs / largest]
+    points += [point.roll(1, 0) for point in points]
+    points += [share * outputs / largest for share in PROBE_SHARES]
+    if targets.is_floating_point() and targets.shape == outputs.shape:
+        missed = outputs - targets
+        missed = missed / missed.abs().max().clamp(min=1.0)
+        points += [targets + share * missed for share in PROBE_SHARES]
+    return points
+
+
+def _widened(values: Tensor) -> Tensor:
+    """Return what is of half precision in float32, whose rounding is negligible."""
+    if not values.is_floating_point():
+        return values
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -133,8 +183,10 @@ def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[fl
 
 
 def _few(model: nn.Module, examples: Examples) -> Examples:
+    """Take some examples from all over the data, which may be in the order of its classes."""
     device = ParameterLayout.of(model).device
-    inputs, targets = (values[:PROBE_EXAMPLES].to(device) for values in examples)
+    step = max(1, len(examples[0]) // PROBE_EXAMPLES)
+    inputs, targets = (values[::step][:PROBE_EXAMPLES].to(device) for values in examples)
     return inputs, targets
 
 

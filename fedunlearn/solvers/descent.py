@@ -28,8 +28,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem, Status
+from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem
 from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.solution import Status
 
 # Share of its first slope at which a search for negative curvature ends: rtol, but at most this,
 # for a saddle is easily overlooked, and at least the root of rounding.

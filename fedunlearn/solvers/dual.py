@@ -31,7 +31,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem, Status, Vector
+from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem
+from fedunlearn.solvers.secular import Vector
+from fedunlearn.solvers.solution import Status
 
 LARGEST_DIMENSION = 2000  # a matrix of 32 MB, and ten to thirty factorisations of it
 

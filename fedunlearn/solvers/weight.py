@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from fedunlearn.solvers.cubic import CubicStep, solve_in_basis
+from fedunlearn.solvers.cubic import ReducedStep, lift, reduced_gradient, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
 
 RELATIVE_DAMPINGS = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
@@ -45,11 +45,11 @@ class Candidate:
     """One weight that was tried.
 
     Attributes:
-        step: The step it leads to.
+        step: The step it leads to, in the basis.
         change: What the objective did.
     """
 
-    step: CubicStep
+    step: ReducedStep
     change: float
 
     @property
@@ -66,6 +66,18 @@ class Candidate:
     def acceptable(self) -> bool:
         """Whether the gain lies in the window."""
         return ACCEPTABLE[0] <= self.gain <= ACCEPTABLE[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold of it; a change that is not finite is left out."""
+        told: dict[str, Any] = {
+            "weight": self.step.weight,
+            "damping": self.step.damping,
+            "predicted": self.step.predicted,
+            "acceptable": self.acceptable,
+        }
+        if math.isfinite(self.change):
+            told |= {"change": self.change, "gain": self.gain}
+        return told
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,48 +97,68 @@ class WeightChoice:
 
 
 def choose_weight(
-    basis: KrylovBasis, evaluate: Evaluate, *, rtol: float = 1e-8, absolute: bool = False
+    basis: KrylovBasis,
+    evaluate: Evaluate,
+    *,
+    rtol: float = 1e-8,
+    absolute: bool = False,
+    at_once: int = len(RELATIVE_DAMPINGS),
 ) -> WeightChoice:
     """Choose M by gain ratio over a grid.
 
     Args:
         basis: The subspace; its gradient is not zero.
         evaluate: Maps steps (m, d) to the objective's change for each, (m,).
-        rtol: As for ``solve_in_basis``.
-        absolute: As for ``solve_in_basis``.
+        rtol: As for ``solve_reduced``.
+        absolute: As for ``solve_reduced``.
+        at_once: How many steps may be held, and evaluated, at the same time.
 
     Returns:
-        The choice, after one or two calls of ``evaluate``.
+        The choice, after one or two calls of ``evaluate`` where all fit at once. Of several, the
+        search ends with the first that brings a step which is not acceptable.
+
+    Raises:
+        ValueError: No step may be held.
     """
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1, got {at_once}")
 
-    def steps(dampings: Sequence[float]) -> list[CubicStep]:
-        weights = [weight_of_damping(basis, rho, absolute=absolute) for rho in dampings]
-        return [solve_in_basis(basis, w, rtol=rtol, absolute=absolute) for w in weights]
+    def step(damping: float) -> ReducedStep:
+        weight = weight_of_damping(basis, damping, absolute=absolute)
+        return solve_reduced(basis, weight, rtol=rtol, absolute=absolute)
 
-    def decrease(damping: float) -> float:
-        return -steps([damping])[0].quadratic
+    def evaluated(*dampings: float) -> list[Candidate]:
+        steps = [step(damping) for damping in dampings]
+        changes = evaluate(lift(basis, steps))
+        return [Candidate(s, float(change)) for s, change in zip(steps, changes, strict=True)]
 
-    candidates = _evaluated(steps(RELATIVE_DAMPINGS), evaluate)
+    candidates: list[Candidate] = []
+    rounds = 0
+    for start in range(0, len(RELATIVE_DAMPINGS), at_once):
+        candidates += evaluated(*RELATIVE_DAMPINGS[start : start + at_once])
+        rounds += 1
+        if not all(candidate.acceptable for candidate in candidates):
+            break
     accepted = list(itertools.takewhile(lambda candidate: candidate.acceptable, candidates))
     if not accepted:
         chosen = min(candidates, key=lambda candidate: abs(candidate.gain - 1.0))
-        return WeightChoice(chosen, tuple(candidates), rounds=1)
+        return WeightChoice(chosen, tuple(candidates), rounds)
     enough = ENOUGH * max(-candidate.step.quadratic for candidate in accepted)
     first = next(i for i, c in enumerate(accepted) if -c.step.quadratic >= enough)
     chosen = accepted[first]
     if first == 0:
-        return WeightChoice(chosen, tuple(candidates), rounds=1)
+        return WeightChoice(chosen, tuple(candidates), rounds)
     log_damping = brentq(
-        lambda log_rho: decrease(math.exp(log_rho)) - enough,
+        lambda log_rho: -step(math.exp(log_rho)).quadratic - enough,
         math.log(RELATIVE_DAMPINGS[first]),
         math.log(RELATIVE_DAMPINGS[first - 1]),
         rtol=1e-3,
     )
-    (between,) = _evaluated(steps([math.exp(log_damping)]), evaluate)
+    (between,) = evaluated(math.exp(log_damping))
     candidates.insert(first, between)
     if between.acceptable:
         chosen = between
-    return WeightChoice(chosen, tuple(candidates), rounds=2)
+    return WeightChoice(chosen, tuple(candidates), rounds + 1)
 
 
 def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = False) -> float:
@@ -137,14 +169,7 @@ def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = F
         relative: rho > 0, beyond the pole where there is negative curvature.
         absolute: As for ``solve_in_basis``.
     """
-    ritz, vectors = np.linalg.eigh(basis.projection.numpy())
-    used = np.abs(ritz) if absolute else ritz
+    ritz, gradient, _ = reduced_gradient(basis, absolute=absolute)
     largest = float(np.abs(ritz).max()) or 1.0
-    damping = max(0.0, -float(used.min())) + relative * largest
-    length = float(np.linalg.norm((vectors.T @ basis.gradient.numpy()) / (used + damping)))
-    return 2.0 * damping / length
-
-
-def _evaluated(steps: list[CubicStep], evaluate: Evaluate) -> list[Candidate]:
-    changes = evaluate(torch.stack([step.step for step in steps]))
-    return [Candidate(step, float(change)) for step, change in zip(steps, changes, strict=True)]
+    damping = max(0.0, -float(ritz.min())) + relative * largest
+    return 2.0 * damping / float(np.linalg.norm(gradient / (ritz + damping)))

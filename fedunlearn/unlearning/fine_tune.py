@@ -16,7 +16,7 @@ from typing_extensions import override
 from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 
 
 class FineTuneSettings(Settings):
@@ -40,7 +40,12 @@ class FineTune(UnlearningMethod[FineTuneSettings]):
 
     @override
     def unlearn(
-        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
     ) -> Unlearned:
         first = trained.settings.rounds + 1
         plan = TrainingPlan(
@@ -51,15 +56,15 @@ class FineTune(UnlearningMethod[FineTuneSettings]):
             learning_rate=self.settings.learning_rate,
             without=forget,
         )
-        path = [(0, trained.weights)]
 
-        def keep(number: int, weights: Tensor) -> None:
-            path.append((number - first + 1, weights))
+        def on_round(number: int, weights: Tensor) -> None:
+            if watch is not None:
+                watch(number - first + 1, weights)
 
         weights = federation.train(
-            trained.weights, plan, label=f"{self.name}: rounds", on_round=keep
+            trained.weights, plan, label=f"{self.name}: rounds", on_round=on_round
         )
-        return Unlearned(weights, "done", Claim.EMPIRICAL, tuple(path), {"rounds": plan.rounds})
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": plan.rounds})
 
     @override
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> FineTune:

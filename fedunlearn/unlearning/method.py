@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings
 
 S = TypeVar("S", bound=Settings)
+Watch = Callable[[int, Tensor], None]
 
 
 class Claim(enum.StrEnum):
@@ -32,15 +33,12 @@ class Unlearned:
         weights: w+, shape (d,).
         status: How it went, with the remedy where there is one.
         claim: What may be said of it.
-        path: Rounds spent so far and the weights one would have had then, in order; the last is
-            the result.
         details: What the method knows of its own work, as JSON-able values.
     """
 
     weights: Tensor
     status: str
     claim: Claim
-    path: tuple[tuple[int, Tensor], ...]
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,9 +56,21 @@ class UnlearningMethod(ABC, Generic[S]):
         """Take settings; without any, the defaults."""
         self.settings: S = settings or self.settings_type()  # type: ignore[assignment]
 
+    def shares_to_record(self) -> tuple[float, ...]:
+        """Return where grad F must have been recorded when training ended.
+
+        As shares of the way from the initial to the trained weights (``Federation.record``).
+        """
+        return ()
+
     @abstractmethod
     def unlearn(
-        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
     ) -> Unlearned:
         """Remove a forget set.
 
@@ -68,6 +78,8 @@ class UnlearningMethod(ABC, Generic[S]):
             trained: The model before.
             federation: All nodes, those that leave included.
             forget: What leaves.
+            watch: Told, in order, how many rounds are spent and what weights one would have had
+                then; last of the result.
 
         Returns:
             The model after, and how it came about.

@@ -24,7 +24,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     """Make a method from its table in a scenario.
 
     Args:
-        name: As registered.
+        name: As registered; or any other, where the table's key ``method`` holds that, so that
+            one method can run with several settings.
         settings: Keys as in the scenario.
 
     Returns:
@@ -33,18 +34,21 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     Raises:
         ScenarioError: No such method, or a setting it does not take.
     """
+    settings = dict(settings)
+    registered = settings.pop("method", name)
     for point in entry_points(group=GROUP):
-        if point.name == name:
+        if point.name == registered:
             method: type[UnlearningMethod[Any]] = point.load()
             break
     else:
         known = method_names()
+        where = "unlearning" if registered == name else f"unlearning.{name}"
         raise ScenarioError(
-            f"unlearning: method {name!r} is unknown{nearest(name, known)}; "
+            f"{where}: method {registered!r} is unknown{nearest(str(registered), known)}; "
             f"installed are {', '.join(known)}"
         )
     try:
-        return method(method.settings_type.model_validate(dict(settings)))
+        return method(method.settings_type.model_validate(settings))
     except ValidationError as error:
         raise ScenarioError(
             f"unlearning.{name}.{first_complaint(error, method.settings_type)}"

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from fedunlearn.scenario.settings import Scenario
-from fedunlearn.unlearning.registry import make_method
+from fedunlearn.unlearning.registry import make_method, method_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def keys_of(model: type[BaseModel]) -> set[str]:
 
 SECTIONS = {name: field.annotation for name, field in Scenario.model_fields.items()} | {
     f"unlearning.{name}": make_method(name, {}).settings_type
-    for name in ("cubic-newton", "fine-tune")
+    for name in method_names()
 }
 
 

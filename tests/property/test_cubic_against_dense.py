@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedunlearn.solvers.cubic import KrylovCubicSolver, Status
+from fedunlearn.solvers.cubic import KrylovCubicSolver
 from fedunlearn.solvers.dual import maximise_dual
+from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, CubicCase, Vector
 
 EXACT = 1e-8

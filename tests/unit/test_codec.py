@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
 from fedunlearn.federation.transport.codec import (
     decode_answer,
     decode_question,
@@ -25,9 +26,9 @@ POINT = torch.arange(5, dtype=torch.float32)
 VECTORS = torch.eye(5)[:2]
 
 
-def question_of(ask: Gradient | Products | Losses) -> Question:
+def question_of(ask: Gradient | Products | Losses, sample: Sample | None = None) -> Question:
     vectors = VECTORS[:0] if isinstance(ask, Gradient) else VECTORS
-    return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors)
+    return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors, sample)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,26 @@ def test_questions_survive_the_wire(ask: Gradient | Products | Losses) -> None:
     received = decode_question(encode_question(question), POINT.clone(), question.vectors.clone())
     for field in ("job", "round", "forget", "parts", "ask", "model_digest", "vectors_digest"):
         assert getattr(received, field) == getattr(question, field)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [None, Sample(1.0, seed=0), Sample(0.1, seed=2**64 - 1), Sample(5e-324, seed=3)],
+    ids=str,
+)
+@pytest.mark.parametrize("ask", [Gradient(), Products(Curvature.GGN)], ids=lambda ask: str(ask))
+def test_samples_survive_the_wire(ask: Gradient | Products, sample: Sample | None) -> None:
+    question = question_of(ask, sample)
+    received = decode_question(encode_question(question), POINT.clone(), question.vectors.clone())
+    assert received.sample == sample
+    assert received.ask == ask
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.0 + 1e-15, math.inf, math.nan])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    header = encode_question(question_of(Gradient(), Sample(share, seed=1)))
+    with pytest.raises(ValueError, match=r"share that is not in \(0, 1\]"):
+        decode_question(header, POINT, VECTORS[:0])
 
 
 def test_other_tensors_than_the_header_names_are_refused() -> None:

@@ -8,15 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.solvers.cubic import (
-    CubicSubproblem,
-    KrylovCubicSolver,
-    Status,
-    minimise_cubic,
-    solve_in_basis,
-)
+from fedunlearn.solvers.cubic import CubicSubproblem, KrylovCubicSolver, solve_in_basis
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
 from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.secular import minimise_cubic
+from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, CountingOperator, CubicCase
 
 SOLVER = KrylovCubicSolver()

@@ -12,7 +12,6 @@ from fedunlearn.federation.summary import Products, Question
 from fedunlearn.parameters import flatten
 from fedunlearn.risk import objective
 from fedunlearn.risk.local_training import LocalPlan
-from fedunlearn.risk.memory import LARGEST_CHUNK, counting_saved, examples_per_chunk
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature, KeptProduct, keep_product
 from tests.cases import RISKS
@@ -90,24 +89,3 @@ def test_a_node_keeps_the_curvature_of_one_basis_and_no_longer(
     node.train(weights, LocalPlan(1, 8, 0.1, 0.0, (0,)), None)
     multiply(weights + 1, Curvature.HESSIAN)
     assert len(counter.made) == 4
-
-
-def test_saved_bytes_are_those_of_the_graph() -> None:
-    inputs = torch.randn(10, 100)
-    weights = torch.randn(100, 7, requires_grad=True)
-    with counting_saved(weights) as saved:
-        torch.tanh(inputs @ weights)
-    assert sum(saved.values()) == inputs.nbytes + 10 * 7 * 4  # matmul keeps inputs, tanh its result
-    with counting_saved(weights, inputs) as saved:
-        torch.tanh(inputs @ weights)
-    assert sum(saved.values()) == 10 * 7 * 4
-
-
-@pytest.mark.parametrize(("width", "chunk"), [(1, LARGEST_CHUNK), (2**16, 64), (2**20, 4)])
-def test_chunks_are_as_large_as_memory_near_the_processor_allows(width: int, chunk: int) -> None:
-    weight = torch.ones(1, requires_grad=True)
-
-    def loss_of(inputs: Tensor) -> Tensor:  # keeps `width` numbers of 4 bytes an example
-        return (weight * inputs.expand(-1, width)).exp().sum()
-
-    assert examples_per_chunk(loss_of, torch.ones(40, 1)) == chunk

@@ -130,3 +130,41 @@ def test_numbers_that_are_not_finite_are_counted_and_named(values: list[float], 
 def test_large_and_empty_vectors_are_finite() -> None:
     require_finite(_vector([1e308, -1e308, 5e-324]), "weights")
     require_finite(_vector([]), "weights")
+
+
+def test_the_flat_vector_has_the_widest_dtype_and_float32_at_least() -> None:
+    half, single, double = torch.float16, torch.float32, torch.float64
+    for dtypes, widest in (
+        ([half], single),
+        ([torch.bfloat16, half], single),
+        ([half, single], single),
+        ([single, double, half], double),
+    ):
+        model = nn.ParameterList([torch.ones(2, dtype=dtype) / 3.0 for dtype in dtypes])
+        layout = ParameterLayout.of(model)
+        vector = flatten(model)
+        assert layout.dtype == vector.dtype == widest
+        assert layout.dtypes == tuple(dtypes)
+        parts = list(layout.unflatten(vector).values())
+        for part, parameter in zip(parts, model, strict=True):
+            assert part.dtype == parameter.dtype
+            assert torch.equal(part, parameter)
+        assert [part.untyped_storage().data_ptr() == vector.data_ptr() for part in parts] == [
+            dtype == widest for dtype in dtypes
+        ]
+
+
+def test_unflatten_is_differentiable_where_it_casts() -> None:
+    model = nn.ParameterList([torch.ones(2, dtype=torch.float16), torch.ones(3)])
+    vector = torch.arange(5.0, requires_grad=True)
+    parts = ParameterLayout.of(model).unflatten(vector).values()
+    loss = sum((part.float().square().sum() for part in parts), torch.zeros(()))
+    loss.backward()
+    assert vector.grad is not None
+    assert torch.equal(vector.grad, 2.0 * vector.detach())
+
+
+def test_a_large_vector_has_the_digest_of_its_bytes() -> None:
+    vector = torch.randn(300_000)
+    expected = hashlib.sha256(b"<f4:300000:" + vector.numpy().tobytes())
+    assert digest(vector) == expected.digest()

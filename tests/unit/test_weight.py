@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -8,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.solvers.cubic import solve_in_basis
+from fedunlearn.solvers.cubic import lift, solve_in_basis, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
 from fedunlearn.solvers.operator import DenseOperator
 from fedunlearn.solvers.weight import (
     ACCEPTABLE,
     ENOUGH,
     RELATIVE_DAMPINGS,
+    Candidate,
     WeightChoice,
     choose_weight,
     weight_of_damping,
@@ -28,6 +30,10 @@ PRODUCTS = 12
 def _basis(case: CubicCase, products: int = PRODUCTS) -> KrylovBasis:
     *_, basis = lanczos(DenseOperator(case.matrix), case.gradient, products)
     return basis
+
+
+def _lifted(basis: KrylovBasis, candidate: Candidate) -> Tensor:
+    return lift(basis, [candidate.step])[0]
 
 
 class _Objective:
@@ -84,9 +90,9 @@ def test_of_a_quadratic_the_shortest_step_with_enough_decrease_is_chosen(
     ]
     enough = [step for step in fine if -step.quadratic >= ENOUGH * best]
     shortest = min(float(step.step.norm()) for step in enough)
-    length = float(choice.chosen.step.step.norm())
+    length = float(_lifted(basis, choice.chosen).norm())
     assert length == pytest.approx(shortest, rel=0.02)
-    longest = max(float(candidate.step.step.norm()) for candidate in choice.candidates)
+    longest = max(float(_lifted(basis, candidate).norm()) for candidate in choice.candidates)
     assert length < 0.98 * longest
 
 
@@ -155,7 +161,7 @@ def test_a_good_step_behind_a_bad_one_is_not_trusted() -> None:
 
     choice = choose_weight(basis, _Objective(case, between_walls))
     assert choice.candidates[-1].acceptable
-    assert float(choice.chosen.step.step.norm()) < wall[0]
+    assert float(_lifted(basis, choice.chosen).norm()) < wall[0]
     assert choice.chosen.acceptable
 
 
@@ -200,9 +206,12 @@ def test_the_unit_of_the_objective_does_not_matter(kind: str, absolute: bool, sc
     plain, times = (
         _Objective(c, _cubic_term(f)) for c, f in ((case, 1e-2), (scaled, scale * 1e-2))
     )
-    one = choose_weight(_basis(case), plain, absolute=absolute).chosen
-    other = choose_weight(_basis(scaled), times, absolute=absolute).chosen
-    torch.testing.assert_close(other.step.step, one.step.step, rtol=1e-5, atol=1e-8)
+    bases = (_basis(case), _basis(scaled))
+    one = choose_weight(bases[0], plain, absolute=absolute).chosen
+    other = choose_weight(bases[1], times, absolute=absolute).chosen
+    torch.testing.assert_close(
+        _lifted(bases[1], other), _lifted(bases[0], one), rtol=1e-5, atol=1e-8
+    )
     assert other.gain == pytest.approx(one.gain, rel=1e-6)
     assert other.step.weight == pytest.approx(scale * one.step.weight, rel=1e-5)
 
@@ -221,3 +230,78 @@ def test_weight_of_damping_gives_the_damping_that_was_asked_for(
     step = solve_in_basis(basis, weight, absolute=absolute)
     assert (step.damping - pole) / largest == pytest.approx(relative, rel=1e-8)
     assert math.isclose(0.5 * weight * float(step.step.norm()), step.damping, rel_tol=1e-10)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 6, 7, 100])
+@pytest.mark.parametrize("kind", SPREAD_KINDS)
+def test_how_many_fit_at_once_does_not_change_the_choice(kind: str, at_once: int) -> None:
+    case = OPERATORS[kind].build(3, 40)
+    basis = _basis(case)
+    whole, parts = _Objective(case), _Objective(case)
+    expected = choose_weight(basis, whole)
+    found = choose_weight(basis, parts, at_once=at_once)
+    assert all(candidate.acceptable for candidate in expected.candidates)
+    assert found.chosen.step.weight == expected.chosen.step.weight
+    assert found.chosen.change == pytest.approx(expected.chosen.change, rel=1e-12)
+    assert [c.step.weight for c in found.candidates] == [c.step.weight for c in expected.candidates]
+    first, grid = len(whole.sizes) - 1, len(RELATIVE_DAMPINGS)
+    assert found.rounds == len(parts.sizes) == math.ceil(grid / at_once) + first
+    assert max(parts.sizes) <= at_once
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("good", range(len(RELATIVE_DAMPINGS)))
+def test_the_search_ends_with_the_round_that_brings_a_bad_step(good: int, at_once: int) -> None:
+    """Beyond a length, the first ``good`` steps of the grid are acceptable and no other."""
+    case = OPERATORS["wildly scaled"].build(4, 40)
+    basis = _basis(case)
+    lengths = [
+        float(solve_in_basis(basis, weight_of_damping(basis, rho)).step.norm())
+        for rho in RELATIVE_DAMPINGS
+    ]
+    wall = 0.5 * ((lengths[good - 1] if good else 0.0) + lengths[good])
+
+    def beyond(steps: Tensor) -> Tensor:
+        return 1e3 * (torch.linalg.vector_norm(steps, dim=1) > wall).double()
+
+    objective = _Objective(case, beyond)
+    choice = choose_weight(basis, objective, at_once=at_once)
+    searched = good // at_once + 1
+    asked = min(searched * at_once, len(RELATIVE_DAMPINGS))
+    assert sum(objective.sizes[:searched]) == asked
+    assert choice.rounds == len(objective.sizes) <= searched + 1
+    assert len(choice.candidates) == sum(objective.sizes)
+    if good:
+        assert choice.chosen.acceptable
+        assert choice.chosen.step.weight == choose_weight(basis, objective).chosen.step.weight
+    else:
+        assert choice.rounds == searched
+        assert not any(candidate.acceptable for candidate in choice.candidates)
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_no_step_at_once_is_refused(at_once: int) -> None:
+    case = OPERATORS["easy"].build(4, 40)
+    objective = _Objective(case)
+    with pytest.raises(ValueError, match="at_once"):
+        choose_weight(_basis(case), objective, at_once=at_once)
+    assert objective.sizes == []
+
+
+def test_a_candidate_whose_losses_overflow_is_told_without_a_change() -> None:
+    case = OPERATORS["easy"].build(4, 40)
+    basis = _basis(case)
+    choice = choose_weight(basis, lambda steps: torch.full((len(steps),), math.inf).double())
+    assert not any(candidate.acceptable for candidate in choice.candidates)
+    for candidate in choice.candidates:
+        assert candidate.gain == -math.inf
+        told = json.loads(json.dumps(candidate.as_dict(), allow_nan=False))
+        assert told["acceptable"] is False
+        assert "change" not in told and "gain" not in told
+    quadratic = Candidate(solve_reduced(basis, 1.0), -0.25)
+    told = quadratic.as_dict()
+    assert told["change"] == -0.25
+    assert told["gain"] == -0.25 / quadratic.step.quadratic
+    assert told["weight"] == 1.0
+    assert told["damping"] == quadratic.step.damping
+    assert told["predicted"] == quadratic.step.predicted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
 from fedunlearn.risk.products import Curvature
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
@@ -68,6 +68,9 @@ def encode_question(question: Question) -> bytes:
             header.products.curvature = _CURVATURES[curvature]
         case Losses():
             header.losses.SetInParent()
+    if question.sample is not None:
+        header.sample.share = question.sample.share
+        header.sample.seed = question.sample.seed
     return header.SerializeToString()
 
 
@@ -103,12 +106,22 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
         point=point,
         ask=ask,
         vectors=vectors,
+        sample=_decode_sample(message),
     )
     if question.model_digest != message.model_sha256:
         raise ValueError("the model's weights are not those that the question names")
     if question.vectors_digest != message.vectors_sha256:
         raise ValueError("the vectors are not those that the question names")
     return question
+
+
+def _decode_sample(message: pb.Question) -> Sample | None:
+    if not message.HasField("sample"):
+        return None
+    share = message.sample.share
+    if not 0.0 < share <= 1.0:
+        raise ValueError("sample of a share that is not in (0, 1]")
+    return Sample(share, message.sample.seed)
 
 
 def encode_answer(answer: Answer) -> bytes:

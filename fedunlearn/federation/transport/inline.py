@@ -26,9 +26,12 @@ class InlineTransport:
         self.meters.count_round()
         for number in nodes:
             self.meters.count_bytes(down=question.point.nbytes + question.vectors.nbytes)
-            try:
-                answer = self.nodes[number].answer(question)
-            except Exception as error:
-                raise node_failure(number, type(error).__name__, safe_message(error)) from error
-            self.meters.count_bytes(up=sum(values.nbytes for values in answer.values.values()))
-            yield answer
+            yield self._answer(question, number)  # not held while the next node is asked
+
+    def _answer(self, question: Question, number: int) -> Answer:
+        try:
+            answer = self.nodes[number].answer(question)
+        except Exception as error:
+            raise node_failure(number, type(error).__name__, safe_message(error)) from error
+        self.meters.count_bytes(up=sum(values.nbytes for values in answer.values.values()))
+        return answer

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\x91\x02\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x33\n\x05label\x18\x03 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.LabelH\x00\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a)\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x1a\x16\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\rB\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"\xd9\x02\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x42\x06\n\x04kind\"\xc5\x01\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\x91\x02\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x33\n\x05label\x18\x03 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.LabelH\x00\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a)\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x1a\x16\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\rB\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"%\n\x06Sample\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x84\x03\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x12)\n\x06sample\x18\n \x01(\x0b\x32\x19.fedunlearn.rpc.v1.SampleB\x06\n\x04kind\"\xc5\x01\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedunlearn.rpc.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PART']._serialized_start=985
-  _globals['_PART']._serialized_end=1047
-  _globals['_CURVATURE']._serialized_start=1049
-  _globals['_CURVATURE']._serialized_end=1129
+  _globals['_PART']._serialized_start=1067
+  _globals['_PART']._serialized_end=1129
+  _globals['_CURVATURE']._serialized_start=1131
+  _globals['_CURVATURE']._serialized_end=1211
   _globals['_FORGETSET']._serialized_start=55
   _globals['_FORGETSET']._serialized_end=328
   _globals['_FORGETSET_NODES']._serialized_start=231
@@ -49,10 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTSQUESTION']._serialized_end=417
   _globals['_LOSSESQUESTION']._serialized_start=419
   _globals['_LOSSESQUESTION']._serialized_end=435
-  _globals['_QUESTION']._serialized_start=438
-  _globals['_QUESTION']._serialized_end=783
-  _globals['_ANSWER']._serialized_start=786
-  _globals['_ANSWER']._serialized_end=983
-  _globals['_ANSWER_COUNT']._serialized_start=919
-  _globals['_ANSWER_COUNT']._serialized_end=983
+  _globals['_SAMPLE']._serialized_start=437
+  _globals['_SAMPLE']._serialized_end=474
+  _globals['_QUESTION']._serialized_start=477
+  _globals['_QUESTION']._serialized_end=865
+  _globals['_ANSWER']._serialized_start=868
+  _globals['_ANSWER']._serialized_end=1065
+  _globals['_ANSWER_COUNT']._serialized_start=1001
+  _globals['_ANSWER_COUNT']._serialized_end=1065
 # @@protoc_insertion_point(module_scope)

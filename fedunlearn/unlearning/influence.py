@@ -1,0 +1,180 @@
+"""The influence objective of a removal, from three sources of its gradient.
+
+With F the objective over all n examples, F_r and F_f that over the n_r that stay and the n_f that
+leave, u = w0 + a (w^ - w0) and c the completion:
+
+    G(w) = F_r(w) - <b, w>,    grad G(u) = -(n_f/n_r) grad F_f(u) + c (n/n_r) grad F(w^).
+
+=============  =========================================================  =====================
+source         gradient of the step                                       who must answer
+=============  =========================================================  =====================
+``departing``  grad G(u), as above                                        all, those who leave once
+``recorded``   grad F_r(u) - (n/n_r) [grad F(u) - c grad F(w^)]: the       those who stay
+               same, from sums that were recorded when training ended
+``retained``   grad F_r(w^), the paper's (arXiv 2406.14507, section 4):   those who stay
+               b = 0, so that G is F_r; a and c do not enter it
+=============  =========================================================  =====================
+
+All agree where w^ is exactly stationary and u = w^; a federated average never is. With c = 1 and
+u = w^ the first two are the third.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from fedunlearn.errors import ForgetSetError, NotRecordedError
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.vectors import dot, norm
+
+Source = Literal["departing", "recorded", "retained"]
+OptionalShare = Annotated[float, Field(ge=0, le=1, strict=False)]
+
+
+@dataclass(eq=False)
+class Influence:
+    """G around a point, over a pinned cohort.
+
+    Attributes:
+        objective: F_r.
+        origin: Where G and its gradient are set up, shape (d,): u, for ``retained`` w^.
+        curved_at: Where curvature is taken, shape (d,): u.
+        linear: b, shape (d,); None where it is zero.
+        unconverged: The norm of grad F(w^); None where nobody knows it.
+        known: grad G at the origin, shape (d,), until it is taken.
+    """
+
+    objective: FederatedObjective
+    origin: Tensor
+    curved_at: Tensor
+    linear: Tensor | None
+    unconverged: float | None
+    known: Tensor | None
+
+    def slope(self, moved: Tensor | None) -> Tensor:
+        """Return grad G at origin + moved (d,): one round, none for the first at the origin.
+
+        Nothing here keeps it: its memory is the caller's.
+        """
+        if moved is None and self.known is not None:
+            slope, self.known = self.known, None
+            return slope
+        slope = self.objective.gradient(_sum(self.origin, moved))
+        return slope if self.linear is None else slope.sub_(self.linear)
+
+    def changes(self, moved: Tensor | None, steps: Tensor) -> Tensor:
+        """Ask for G(origin + moved + step) - G(origin + moved): one round.
+
+        Args:
+            moved: (d,); None for no move.
+            steps: (m, d).
+
+        Returns:
+            (m,), float64.
+        """
+        values = self.objective.losses(_sum(self.origin, moved), steps)
+        changes = values[1:] - values[0]
+        if self.linear is None:
+            return changes
+        return changes - changes.new_tensor([dot(step, self.linear) for step in steps])
+
+
+def _sum(point: Tensor, moved: Tensor | None) -> Tensor:
+    return point if moved is None else point + moved
+
+
+def shares_to_record(source: Source, linearise_at: float) -> tuple[float, ...]:
+    """Return the shares of the way to w^ at which training must record grad F."""
+    return tuple({linearise_at, 1.0}) if source == "recorded" else ()
+
+
+def open_influence(
+    trained: TrainedModel,
+    federation: Federation,
+    forget: ForgetSet,
+    *,
+    source: Source,
+    completion: float,
+    linearise_at: float,
+) -> Influence:
+    """Ask for the gradients that the objective needs: one round, or two for ``departing``.
+
+    Args:
+        trained: The model, with what was recorded.
+        federation: The nodes; for ``recorded`` and ``retained`` those that leave need not be there.
+        forget: What leaves.
+        source: Of the gradient.
+        completion: c.
+        linearise_at: a.
+
+    Returns:
+        The objective, with its gradient at the origin.
+
+    Raises:
+        NotRecordedError: The recorded gradient was asked for and is not there.
+        ForgetSetError: Nothing would be forgotten, or nothing would stay.
+    """
+    decay = trained.settings.weight_decay
+    point = trained.towards_start(linearise_at)
+    if source == "departing":
+        objective = federation.objective(forget, weight_decay=decay)
+        at_end = objective.gradients(trained.weights)
+        at_point = at_end if linearise_at == 1.0 else objective.gradients(point)
+        slope = at_point.departing
+        ratio = (at_end.retained + at_end.forgotten) / at_end.retained
+        whole = at_end.whole
+        unconverged = norm(whole)
+        slope.add_(whole, alpha=completion * ratio)
+        linear = at_point.retain - slope
+        return Influence(objective, point, point, linear, unconverged, slope)
+
+    gone = forget.nodes if forget.kind is Kind.NODE else ()
+    objective = federation.objective(forget, weight_decay=decay, without=gone)
+    if source == "retained":
+        slope = objective.gradient(trained.weights)
+        require_forgotten(objective, forget, None)
+        return Influence(objective, trained.weights, point, None, None, slope)
+
+    recorded = trained.recorded
+    missing = [
+        a
+        for a in shares_to_record(source, linearise_at)
+        if recorded is None or a not in recorded.at
+    ]
+    if recorded is None or missing:
+        raise NotRecordedError(
+            "gradient = 'recorded': training recorded no gradient at linearise-at = "
+            f"{', '.join(f'{a:g}' for a in sorted(missing))}; record it while all nodes are there "
+            "(Federation.record), or use gradient = 'departing'"
+        )
+    slope = objective.gradient(point)
+    require_forgotten(objective, forget, recorded.examples)
+    ratio = recorded.examples / objective.retained
+    linear = recorded.at[linearise_at] - completion * recorded.at[1.0]
+    slope.add_(linear, alpha=-ratio)
+    unconverged = norm(recorded.at[1.0])
+    return Influence(objective, point, point, linear.mul_(ratio), unconverged, slope)
+
+
+def require_forgotten(
+    objective: FederatedObjective, forget: ForgetSet, examples: int | None
+) -> None:
+    """Check that something leaves, as far as those who stay can tell.
+
+    Args:
+        objective: After its first answers.
+        forget: What leaves.
+        examples: n, where it is known.
+
+    Raises:
+        ForgetSetError: Nobody has any of it.
+    """
+    known = objective.forgotten if examples is None else examples - objective.retained
+    if (forget.kind is not Kind.NODE or examples is not None) and known <= 0:
+        raise ForgetSetError(f"forget: no node has any example of {forget}")

@@ -1,0 +1,61 @@
+"""Damped Newton unlearning: a constant is added to the curvature by hand.
+
+Source: the baseline of arXiv 2406.14507, section 5 (there "damped Newton"), as in most removals
+by influence functions (Koh, Liang 2017; Golatkar, Achille, Soatto 2020). Here in the same Krylov
+space as cubic-newton, in which (T + damping I) y = -Q'g is solved exactly. Where the curvature has
+eigenvalues below -damping the equation has a solution that is no minimum; the method does not
+notice, and neither do we: it is a baseline.
+
+Defaults: the paper's gradient, Hessian and point.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.scenario.settings import Settings
+from fedunlearn.solvers.cubic import ReducedStep, reduced_gradient
+from fedunlearn.solvers.lanczos import KrylovBasis
+from fedunlearn.unlearning.influence import Influence
+from fedunlearn.unlearning.plain_newton import PlainNewtonSettings, plain_step
+from fedunlearn.unlearning.subspace import Chosen, SubspaceMethod
+
+
+class NewtonDampedSettings(PlainNewtonSettings):
+    """Settings of newton-damped.
+
+    Attributes:
+        damping: Added to every eigenvalue, in units of curvature.
+    """
+
+    damping: Annotated[float, Field(gt=0, strict=False)] = 1e-3
+
+
+class NewtonDamped(SubspaceMethod[NewtonDampedSettings]):
+    """A Newton step with a damping that is given."""
+
+    name: ClassVar[str] = "newton-damped"
+    settings_type: ClassVar[type[Settings]] = NewtonDampedSettings
+
+    @override
+    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
+        del influence, moved
+        return Chosen(self._step(basis))
+
+    @override
+    def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
+        del like
+        return self._step(basis)
+
+    def _step(self, basis: KrylovBasis) -> ReducedStep:
+        damping = self.settings.damping
+        ritz, _, _ = reduced_gradient(basis, absolute=self.settings.absolute)
+        damped = ritz + damping
+        tiny = np.finfo(float).tiny
+        inverse = 1.0 / np.where(np.abs(damped) > tiny, damped, tiny)
+        return plain_step(basis, inverse, damping=damping, absolute=self.settings.absolute)

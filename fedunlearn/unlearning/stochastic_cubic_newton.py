@@ -1,0 +1,118 @@
+"""Stochastic cubic-regularized Newton unlearning (CuReNUS): subsampled, by inner gradient steps.
+
+Source: Bui, Lu, Sim, Ng, Low, arXiv 2406.14507, section 4.3 and algorithm 1 (there SCuReNU),
+after Tripuraneni, Stern, Jin, Regier, Jordan 2018. At the current weights w, w^ at first, a sample
+of every node's examples tells the gradient of F_r, and its Hessian's products drive gradient steps
+on the cubic model, the cubic term included; M is given. Ours differs:
+
+- The sample is a share of every node's retained examples and the same for a whole inner solve; a
+  new one is drawn for each step.
+- The inner steps are exact minimisers along their lines, so they have no step size
+  (solvers/descent.py); ``conjugate`` directions are an option.
+
+Defaults by measurement on digits (ten nodes, Dirichlet 0.1, data seeds 6 to 9): a quarter of the
+examples gave the divergence that all gave, one step was not enough, more than three did not help,
+and the weight hardly mattered from 0.01 to 1. What limits it there is the paper's gradient, which
+follows all that training left unconverged.
+
+Rounds: for each step one for the gradient and one a product. Memory: ten vectors of length d,
+whatever the number of products.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.federation.summary import Sample
+from fedunlearn.risk.products import Curvature
+from fedunlearn.scenario.settings import Positive, Seed, Settings, Share
+from fedunlearn.solvers.cubic import CubicStep, CubicSubproblem
+from fedunlearn.solvers.descent import DescentCubicSolver
+from fedunlearn.solvers.solution import Status
+from fedunlearn.unlearning.influence import require_forgotten
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.vectors import norm
+
+
+class StochasticCubicNewtonSettings(Settings):
+    """Settings of stochastic-cubic-newton.
+
+    Attributes:
+        weight: The cubic weight M.
+        steps: How many outer steps, each with a sample of its own.
+        products: Inner steps of each, one round each.
+        product_share: The share of every node's examples that answers products.
+        gradient_share: The share that answers gradients.
+        conjugate: Conjugate instead of plain gradient directions in the inner steps.
+        seed: Of the samples and of the search for negative curvature.
+    """
+
+    weight: Positive = 1.0
+    steps: Annotated[int, Field(gt=0)] = 3
+    products: Annotated[int, Field(gt=0)] = 10
+    product_share: Share = 0.25
+    gradient_share: Share = 0.25
+    conjugate: bool = False
+    seed: Seed = 0
+
+
+class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
+    """Several cubic steps on the objective of what stays, from samples."""
+
+    name: ClassVar[str] = "stochastic-cubic-newton"
+    settings_type: ClassVar[type[Settings]] = StochasticCubicNewtonSettings
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        settings = self.settings
+        gone = forget.nodes if forget.kind is Kind.NODE else ()
+        objective = federation.objective(
+            forget, weight_decay=trained.settings.weight_decay, without=gone
+        )
+        solver = DescentCubicSolver(conjugate=settings.conjugate, seed=settings.seed)
+        weights = trained.weights.clone()
+        steps: list[CubicStep] = []
+        label = f"{self.name}: rounds"
+        with federation.progress.piece(label, settings.steps * (1 + settings.products)):
+            for number in range(settings.steps):
+                seed = settings.seed + number
+                slope = objective.gradient(weights, _sample(settings.gradient_share, seed))
+                require_forgotten(objective, forget, None)
+                curvature = objective.curvature(
+                    weights, Curvature.HESSIAN, _sample(settings.product_share, seed)
+                )
+                problem = CubicSubproblem(curvature, slope, settings.weight)
+                step = solver.solve(problem, rtol=1e-3, max_products=settings.products)
+                weights = weights + step.step
+                steps.append(step)
+                if watch is not None:
+                    watch(objective.rounds, weights)
+                if step.status is Status.STATIONARY:
+                    break
+        moved = norm(weights - trained.weights)
+        return Unlearned(
+            weights=weights,
+            status=steps[-1].status.value,
+            claim=Claim.EMPIRICAL,
+            details={
+                "rounds": objective.rounds,
+                "step_norm": moved,
+                "steps": [step.as_dict() for step in steps],
+            },
+        )
+
+
+def _sample(share: float, seed: int) -> Sample | None:
+    return Sample(share, seed) if share < 1.0 else None

@@ -1,0 +1,249 @@
+"""What the Newton methods share: gradient, Krylov space, and the step that one of them chooses.
+
+Source: Bui, Lu, Sim, Ng, Low, "On Newton's Method to Unlearn Neural Networks", arXiv 2406.14507.
+The methods differ only in how they minimise the quadratic model in the same space, so that a
+comparison of them compares nothing else.
+
+The server holds k + 8 vectors of length d while it asks for the last of k products, and the answer
+that comes in; with ``basis = "two-pass"`` 11 instead, at k - 1 rounds more for each time that steps
+are made of the basis.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.summary import Sample
+from fedunlearn.risk.products import Curvature
+from fedunlearn.scenario.settings import Settings, Share
+from fedunlearn.solvers.cubic import ReducedStep, lift
+from fedunlearn.solvers.lanczos import KrylovBasis, StoredBasis, lanczos
+from fedunlearn.solvers.solution import Status
+from fedunlearn.solvers.two_pass import two_pass_lanczos
+from fedunlearn.solvers.weight import Candidate
+from fedunlearn.unlearning.influence import (
+    Influence,
+    OptionalShare,
+    Source,
+    open_influence,
+    shares_to_record,
+)
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+
+# Relative residual from which a step counts as converged; the usual demand on inexact Newton steps.
+RESIDUAL = 0.1
+# Of steps that are held, and sent, at the same time.
+STEPS_BYTES = 96 * 2**20
+
+
+class SubspaceSettings(Settings):
+    """Settings of every method that steps in a Krylov space.
+
+    Attributes:
+        gradient: ``departing``: told once by what leaves; ``recorded``: from the sum that was
+            recorded when training ended, so that those who stay suffice; ``retained``: the
+            paper's, of the objective on what stays. See influence.py.
+        completion: The share of grad F(w^) that the step also follows; 0 leaves out all that
+            training left unconverged. Not used by ``retained``, which has all of it.
+        curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
+            of its Ritz values.
+        products: Size k of the Krylov basis, one round each.
+        product_share: The share of every node's examples that answers products, the same for a
+            whole basis: cheaper and noisier below 1.
+        basis: ``stored``, or ``two-pass`` where k vectors do not fit into the server's memory.
+        linearise_at: Where curvature and, but for ``retained``, the gradient are taken: the share
+            of the way from the initial to the trained weights.
+        steps: How many steps, each with a basis of its own. More than one where the objective is
+            convex and training converged; on networks G is not bounded below, and later steps
+            lead astray.
+    """
+
+    gradient: Source = "departing"
+    completion: OptionalShare = 0.3
+    curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
+    products: Annotated[int, Field(gt=0)] = 10
+    product_share: Share = 1.0
+    basis: Literal["stored", "two-pass"] = "stored"
+    linearise_at: Share = 0.85
+    steps: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def absolute(self) -> bool:
+        """Whether Ritz values are replaced by their absolute values."""
+        return self.curvature == "hessian-abs"
+
+    @property
+    def kind(self) -> Curvature:
+        """The products that nodes are asked for."""
+        return Curvature.GGN if self.curvature == "ggn" else Curvature.HESSIAN
+
+
+S = TypeVar("S", bound=SubspaceSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A step in the basis, and the candidates it was chosen from.
+
+    Attributes:
+        step: The step.
+        tried: Candidates that were evaluated; none where nothing was asked.
+    """
+
+    step: ReducedStep
+    tried: tuple[Candidate, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """How it went, with the remedy."""
+        if self.tried and not any(candidate.acceptable for candidate in self.tried):
+            return (
+                "no cubic weight made the model foretell the objective: do not trust the step "
+                "alone; add recovery rounds, raise linearise-at, or retrain"
+            )
+        return self.step.status.value
+
+    @property
+    def change(self) -> float | None:
+        """What the objective did at the step, if it was asked for."""
+        changes = [candidate.change for candidate in self.tried if candidate.step is self.step]
+        return changes[0] if changes else None
+
+
+class SubspaceMethod(UnlearningMethod[S]):
+    """One step, or several, in the Krylov space of gradient and curvature."""
+
+    @abstractmethod
+    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
+        """Minimise the model in a basis.
+
+        Args:
+            basis: Of the gradient at origin + moved; the gradient is not zero.
+            influence: Evaluates steps.
+            moved: By how much earlier steps have moved, shape (d,); None for none.
+        """
+
+    @abstractmethod
+    def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
+        """Return the step that a smaller basis would have given, all else equal."""
+
+    @property
+    def loss_rounds(self) -> int:
+        """Rounds that the choice of one step is expected to take."""
+        return 0
+
+    @override
+    def shares_to_record(self) -> tuple[float, ...]:
+        return shares_to_record(self.settings.gradient, self.settings.linearise_at)
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        settings = self.settings
+        chosen: Chosen | None = None
+        slope_norm, products = 0.0, 0
+        with federation.progress.piece(f"{self.name}: rounds", self._expected_rounds):
+            influence = open_influence(
+                trained,
+                federation,
+                forget,
+                source=settings.gradient,
+                completion=settings.completion,
+                linearise_at=settings.linearise_at,
+            )
+            moved: Tensor | None = None
+            for number in range(settings.steps):
+                before = influence.objective.rounds + (number > 0)
+                basis = self._basis(influence, moved, number)
+                if basis is None:
+                    break
+                chosen = self.choose(basis, influence, moved)
+                slope_norm, products = float(basis.gradient[0]), basis.products
+                if chosen.step.status is Status.UNBOUNDED:
+                    break
+                if watch is not None and isinstance(basis, StoredBasis):
+                    so_far = trained.weights if moved is None else trained.weights + moved
+                    for size in range(1, basis.size):
+                        smaller = basis.leading(size)
+                        (step,) = lift(smaller, [self.again(smaller, chosen.step)])
+                        watch(before + size, so_far + step)
+                (step,) = lift(basis, [chosen.step])
+                moved = step if moved is None else moved + step
+                products = basis.products  # a replayed basis spends some on the lift
+                del basis
+        weights = trained.weights.clone() if moved is None else trained.weights + moved
+        rounds = influence.objective.rounds
+        if watch is not None:
+            watch(rounds, weights)
+        return Unlearned(
+            weights=weights,
+            status=chosen.status if chosen else Status.STATIONARY.value,
+            claim=Claim.EMPIRICAL,
+            details=_details(chosen, influence, slope_norm, products),
+        )
+
+    @property
+    def _expected_rounds(self) -> int:
+        settings = self.settings
+        at_start = 2 if settings.gradient == "departing" and settings.linearise_at < 1.0 else 1
+        return at_start - 1 + settings.steps * (1 + settings.products + self.loss_rounds)
+
+    def _basis(self, influence: Influence, moved: Tensor | None, number: int) -> KrylovBasis | None:
+        """Spend the products of one step; None where the gradient is zero."""
+        settings = self.settings
+        sample = None
+        if settings.product_share < 1.0:
+            sample = Sample(settings.product_share, seed=number)
+        point = influence.curved_at if moved is None else influence.curved_at + moved
+        curvature = influence.objective.curvature(point, settings.kind, sample)
+        grow = lanczos if settings.basis == "stored" else two_pass_lanczos
+        slope = influence.slope(moved)
+        if not slope.any():
+            return None
+        bases = grow(curvature, slope, settings.products)
+        del slope  # Lanczos lets go of it once it has its first vector
+        (last,) = deque(bases, maxlen=1)
+        return last
+
+
+def steps_at_once(vector: Tensor) -> int:
+    """Return how many steps of the shape of a vector may be held, and sent, at the same time."""
+    return max(1, STEPS_BYTES // vector.nbytes)
+
+
+def _details(
+    chosen: Chosen | None, influence: Influence, slope_norm: float, products: int
+) -> dict[str, Any]:
+    """Describe the last step."""
+    told: dict[str, Any] = {"rounds": influence.objective.rounds}
+    if influence.unconverged is not None:
+        told["gradient_norm_at_trained"] = influence.unconverged
+    if chosen is None:
+        return told
+    candidates: Sequence[Candidate] = chosen.tried
+    told |= chosen.step.as_dict() | {
+        "products": products,
+        "step_norm": float((chosen.step.coordinates**2).sum() ** 0.5),
+        "gradient_norm": slope_norm,
+        "candidates": [candidate.as_dict() for candidate in candidates],
+    }
+    if chosen.change is not None and math.isfinite(chosen.change):
+        told["actual"] = chosen.change
+    return told
