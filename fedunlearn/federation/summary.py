@@ -48,7 +48,7 @@ class Sample:
     def draw(self, indices: Tensor, node: int, part: Part) -> Tensor:
         """Return a node's sample (m,) of the indices (n,) of a part, ascending; n > 0."""
         size = max(1, round(self.share * len(indices)))
-        entropy = [self.seed, node, list(Part).index(part)]
+        entropy = [self.seed, node, 1 + list(Part).index(part)]  # not that of a forget set
         chosen = np.random.default_rng(entropy).permutation(len(indices))[:size]
         return indices[torch.from_numpy(np.sort(chosen))]
 

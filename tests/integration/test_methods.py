@@ -13,10 +13,10 @@ from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load
 from fedunlearn.scenario.settings import TrainingSettings
-from fedunlearn.solvers.cubic import Status
+from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 from fedunlearn.unlearning.fine_tune import FineTune, FineTuneSettings
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
 from tests.federations import TinyTask
 
 NODES, LABEL = 4, 1
@@ -30,10 +30,12 @@ def trained_model() -> TrainedModel:
     return simulate(TinyTask(), NODES, lambda federation: federation.fit(initial, SETTINGS))
 
 
-def unlearn(method: UnlearningMethod, forget: ForgetSet = FORGET) -> tuple[Unlearned, int]:
+def unlearn(
+    method: UnlearningMethod, forget: ForgetSet = FORGET, *, watch: Watch | None = None
+) -> tuple[Unlearned, int]:
     def body(federation: Federation) -> tuple[Unlearned, int]:
         with federation.measure() as meter:
-            unlearned = method.unlearn(trained_model(), federation, forget)
+            unlearned = method.unlearn(trained_model(), federation, forget, watch=watch)
         return unlearned, meter.rounds
 
     return simulate(TinyTask(), NODES, body)
@@ -56,13 +58,17 @@ def accuracy(weights: Tensor, part: Part) -> float:
 def test_a_class_is_forgotten_and_the_others_are_not(curvature: str, left: float) -> None:
     before = trained_model().weights
     assert accuracy(before, Part.FORGET) > 0.85
+    path: list[tuple[int, Tensor]] = []
     unlearned, rounds = unlearn(
-        CubicNewton(CubicNewtonSettings.model_validate({"curvature": curvature}))
+        CubicNewton(CubicNewtonSettings.model_validate({"curvature": curvature})),
+        watch=lambda number, weights: path.append((number, weights.clone())),
     )
     assert accuracy(unlearned.weights, Part.FORGET) < left
     assert accuracy(unlearned.weights, Part.RETAIN) > accuracy(before, Part.RETAIN) - 0.05
-    assert rounds == unlearned.path[-1][0] <= 14
-    assert torch.equal(unlearned.path[-1][1], unlearned.weights)
+    spent = [number for number, _ in path]
+    assert spent == [*range(3, 12), rounds]  # after each product but the last, and at the end
+    assert rounds <= 14
+    assert torch.equal(path[-1][1], unlearned.weights)
     details = unlearned.details
     chosen = [c for c in details["candidates"] if c["weight"] == details["weight"]]
     assert len(chosen) == 1
@@ -96,6 +102,7 @@ def test_fine_tuning_spends_the_compute_it_is_given() -> None:
     assert FineTune().at_compute(23.1, local_epochs=2).settings.rounds == 12
     fixed = FineTune(FineTuneSettings(rounds=3))
     assert fixed.at_compute(23.1, local_epochs=2) is fixed
-    unlearned, rounds = unlearn(fixed)
+    heard: list[int] = []
+    _, rounds = unlearn(fixed, watch=lambda number, weights: heard.append(number))
     assert rounds == 3
-    assert [number for number, _ in unlearned.path] == [0, 1, 2, 3]
+    assert heard == [1, 2, 3]

@@ -93,6 +93,34 @@ def test_rounds_give_what_the_pooled_data_would(transport: str, kind: str) -> No
     torch.testing.assert_close(objective.losses(weights, steps), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_losses_are_those_of_the_pooled_data_and_all_of_the_regulariser(
+    transport: str, dtype: torch.dtype
+) -> None:
+    task, forget, decay = TinyTask(dtype), KINDS["class"], 7.0
+    weights = weights_of(task)
+    steps = torch.randn(4, len(weights), generator=torch.Generator().manual_seed(1)).to(dtype)
+    steps[3] = 0.0
+    reach = TRANSPORTS[transport](task, NODES)
+    bare, found = (
+        objective_over(reach, forget, factor).losses(weights, steps) for factor in (0.0, decay)
+    )
+    assert found.dtype == torch.float64 and found.shape == (5,)
+    mean = central(TinyTask(), parts_of(TinyTask(), forget)[Part.RETAIN], 0.0)
+    points = torch.cat([weights[None], weights + steps]).double()
+    rounding = 20 * torch.finfo(dtype).eps
+    expected = torch.stack([mean(point) for point in points])
+    torch.testing.assert_close(bare, expected, rtol=rounding, atol=0.0)
+    # Exact whatever the dtype: of the step as it is, not of the rounded point.
+    ends = torch.cat([weights.double()[None], weights.double() + steps.double()])
+    torch.testing.assert_close(
+        found - bare, 0.5 * decay * ends.square().sum(1), rtol=1e-13, atol=0.0
+    )
+    assert found[4] == pytest.approx(float(found[0]), rel=1e-15)
+    alone = objective_over(reach, forget, decay).losses(weights, steps[:0])
+    assert torch.equal(alone, found[:1])
+
+
 class Listening:
     """Hears whom each question goes to."""
 
