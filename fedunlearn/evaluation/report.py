@@ -33,8 +33,8 @@ FACTS = {
     "gradient_norm": "norm of the gradient the step follows",
     "gradient_norm_at_trained": "norm of the whole gradient at the trained model",
     "predicted": "change of the objective foretold by the cubic model",
-    "quadratic": "the same without the cubic term",
-    "actual": "change of the objective at the step",
+    "quadratic": "change foretold by its quadratic part",
+    "actual": "change of the objective as nodes measured it",
     "residual": "relative residual of the step",
     "products": "curvature products",
 }
@@ -211,6 +211,9 @@ def _finding(name: str, request: Request, recovery: int) -> str:
         text += f", the last {recovery} of them recovery ({_js(first)} before)"
     rounds = _SHOW["rounds"](retrained["rounds"])
     text += f"; retraining takes {rounds}. {_verdict(before, after, request['floor'])}"
+    if "recording" in entry:
+        recorded = _SHOW["rounds"](entry["recording"]["rounds"])
+        text += f" Recording when training ended took {recorded} rounds more."
     accuracy = [
         _SHOW["retain_accuracy"](model["retain_accuracy"]) for model in (entry, trained, retrained)
     ]

@@ -354,3 +354,10 @@ def test_leaves_matplotlib_as_it_was(results, evidence):
 def test_wants_evidence_for_every_request(results):
     with pytest.raises(ValueError, match="zip"):
         render_report(results, [])
+
+
+def test_says_what_recording_took(results, evidence):
+    assert "Recording" not in Page(render_report(results, [evidence])).text
+    results["requests"][0]["methods"]["cubic-newton"]["recording"] = {"rounds": 2}
+    text = Page(render_report(results, [evidence])).text
+    assert "Recording when training ended took 2 rounds more." in text
