@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 
 # One thread a process: tests and simulations run several processes side by side.
 export OMP_NUM_THREADS ?= 1
@@ -27,8 +28,12 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: install
+bench: install $(PEERS)
 	$(BIN)/python -m tests.benchmarks.run --out bench.json
+
+$(PEERS): tests/benchmarks/requirements.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. \

@@ -11,8 +11,8 @@ from fedunlearn.federation.summary import Gradient, Losses, Products, Question
 from fedunlearn.risk.products import Curvature
 
 # Time of one product, and of one loss, over that of one gradient of the same examples, as
-# `make bench` measures them (the slower of mlp and cnn, 4,096 examples, one thread, rounded up; a
-# product is a tenth of a basis of ten on a node that keeps its graphs).
+# `make bench` measures them (the slower of mlp and cnn, 4,096 examples, one thread, rounded up with
+# a margin for busy machines; a product is a tenth of a basis of ten, graphs kept).
 PRODUCT_COST = {Curvature.GGN: 1.4, Curvature.HESSIAN: 1.4}
 LOSS_COST = 0.6
 

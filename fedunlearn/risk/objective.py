@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from fedunlearn.parameters import ParameterLayout, flatten, require_finite
 from fedunlearn.risk.memory import examples_per_chunk
 from fedunlearn.risk.probe import (
     PROBE_EXAMPLES,
+    few,
     require_deterministic,
     require_ggn,
     require_mean_loss,
@@ -139,21 +141,29 @@ class EmpiricalRisk:
         """
         point = weights.to(self.layout.device)
         if curvature is Curvature.GGN:
-            inputs, targets = self._take(0, PROBE_EXAMPLES)
+            inputs, targets = few(self.model, (self.inputs, self.targets))
             with torch.no_grad():
                 outputs = self._network(inputs)(point)
             require_ggn(self.loss, outputs, targets)
-        return RiskCurvature(tuple(self._chunks()), point, curvature, budget)
+        return RiskCurvature(self._chunk_makers(), point, curvature, budget)
 
     def _take(self, start: int, count: int) -> Examples:
         device = self.layout.device
         chosen = slice(start, start + count)
         return self.inputs[chosen].to(device), self.targets[chosen].to(device)
 
-    def _chunks(self) -> Iterator[_Chunk]:
-        for start in range(0, len(self), self._chunk):
+    def _chunk_makers(self) -> tuple[Callable[[], _Chunk], ...]:
+        """Return what makes each chunk, so that only one at a time is on the model's device."""
+
+        def make(start: int) -> _Chunk:
             inputs, targets = self._take(start, self._chunk)
-            yield _Chunk(self._network(inputs), self._loss(targets))
+            return _Chunk(self._network(inputs), self._loss(targets))
+
+        return tuple(partial(make, start) for start in range(0, len(self), self._chunk))
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        for make in self._chunk_makers():
+            yield make()
 
     def _fitting_chunk(self) -> int:
         weights = flatten(self.model).to(self.layout.device).requires_grad_()
@@ -184,10 +194,14 @@ class RiskCurvature:
     """
 
     def __init__(
-        self, chunks: tuple[_Chunk, ...], weights: Tensor, curvature: Curvature, budget: int
+        self,
+        makers: tuple[Callable[[], _Chunk], ...],
+        weights: Tensor,
+        curvature: Curvature,
+        budget: int,
     ) -> None:
-        """Take the chunks; computes nothing."""
-        self._chunks = chunks
+        """Take what makes the chunks; computes nothing."""
+        self._makers = makers
         self._weights = weights
         self._curvature = curvature
         self._kept: dict[int, KeptProduct] = {}
@@ -197,14 +211,16 @@ class RiskCurvature:
         """Multiply with each row of (k, d); the result lies where the rows do."""
         rows = vectors.to(self._weights.device)
         total = torch.zeros_like(rows)
-        for number, chunk in enumerate(self._chunks):
+        for number, make in enumerate(self._makers):
             product = self._kept.get(number)
             if product is None:
+                chunk = make()
                 product = keep_product(self._curvature, chunk.network, chunk.loss, self._weights)
                 if product.nbytes <= self._left:
                     self._kept[number] = product
                     self._left -= product.nbytes
             total += product.apply(rows)
+            del product  # before the next chunk's takes its place
         return total.to(vectors.device)
 
 

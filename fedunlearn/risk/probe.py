@@ -47,8 +47,8 @@ def require_deterministic(model: nn.Module, loss: Loss, examples: Examples) -> N
                 f"{where} in training mode mixes the examples of a batch; "
                 "use GroupNorm instead, or return the model in eval() mode"
             )
-    few = _few(model, examples)
-    first, second = (_losses(model, loss, few) for _ in range(2))
+    some = few(model, examples)
+    first, second = (_losses(model, loss, some) for _ in range(2))
     if not torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True):
         raise NotDeterministicError(
             "model: the same weights and examples gave two different losses; "
@@ -63,7 +63,7 @@ def require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None:
         TaskError: The loss of some examples, each taken twice, differs from their loss; or it is
             not what the losses of two parts of them add up to.
     """
-    inputs, targets = _few(model, examples)
+    inputs, targets = few(model, examples)
     once = _losses(model, loss, (inputs, targets))
     twice = _losses(model, loss, (torch.cat([inputs, inputs]), torch.cat([targets, targets])))
     if once.ndim != 0:
@@ -182,7 +182,7 @@ def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[fl
     return float(values.min()), float(values.max())
 
 
-def _few(model: nn.Module, examples: Examples) -> Examples:
+def few(model: nn.Module, examples: Examples) -> Examples:
     """Take some examples from all over the data, which may be in the order of its classes."""
     device = ParameterLayout.of(model).device
     step = max(1, len(examples[0]) // PROBE_EXAMPLES)

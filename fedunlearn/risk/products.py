@@ -49,7 +49,7 @@ def keep_product(
 ) -> KeptProduct:
     """Differentiate once and keep the graph.
 
-    Costs about one gradient; each product from it then costs about 0.9 to 1.7 (``make bench``).
+    Costs about one gradient; each product from it then costs about another (``make bench``).
 
     Args:
         curvature: Hessian or GGN.

@@ -49,8 +49,7 @@ def keys_of(model: type[BaseModel]) -> set[str]:
 
 
 SECTIONS = {name: field.annotation for name, field in Scenario.model_fields.items()} | {
-    f"unlearning.{name}": make_method(name, {}).settings_type
-    for name in method_names()
+    f"unlearning.{name}": make_method(name, {}).settings_type for name in method_names()
 }
 
 

@@ -1,106 +1,71 @@
-"""Measures what the cost accounting assumes, and writes bench.json.
-
-Ratios of times taken side by side in one process, on one thread, as medians over rounds that
-alternate between the things compared: they hold where the machine's speed drifts.
-"""
+"""Measures what the cost accounting assumes and what the README claims, and writes bench.json."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from fedunlearn.data.models import cnn, mlp
-from fedunlearn.parameters import flatten
-from fedunlearn.risk.objective import EmpiricalRisk
-from fedunlearn.risk.products import Curvature
+from tests.benchmarks.memory import node_memory
+from tests.benchmarks.products import product_costs
+from tests.benchmarks.server_memory import server_memory
 
-EXAMPLES = 4096
-REPEATS = 5
-PRODUCTS = 10
-MEMORY = 2 * 2**30
-MODELS = {"cnn": (cnn, (1, 28, 28)), "mlp": (mlp, (1, 28, 28))}
+# Each measures something and returns the keys that it adds to the report.
+PARTS: Mapping[str, Callable[[], Mapping[str, object]]] = {
+    "products": product_costs,
+    "memory": node_memory,
+    "server_memory": server_memory,
+}
 
-
-def alternate(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time each piece of work in turn, again and again, after one run that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in range(repeats + 1):
-        for name, function in work.items():
-            start = time.perf_counter()
-            function()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return times
+# What the figures below a key should keep to.
+BOUNDS = {
+    "hvp_over_gradient": "<= 1.8",
+    "ggn_over_gradient": "<= 1.3",
+    "curvlinops_over_hvp": ">= 1.5",
+    "curvlinops_over_ggn": ">= 1.5",
+    "memory.resnet18_product_peak_mib": "<= 3072",
+    "server_memory.step_peak_mib": "<= bound_mib below",
+}
 
 
-def product_ratios(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
-    """Return the median time of each operation over that of a gradient in the same round.
+def rounded(value: object) -> object:
+    """Round the numbers in a report to four digits after the point."""
+    if isinstance(value, Mapping):
+        return {key: rounded(below) for key, below in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
 
-    A product is a tenth of a basis of ten, one after the other, what is done once included.
-    """
-    generator = torch.Generator().manual_seed(0)
-    examples = (
-        torch.rand(EXAMPLES, *shape, generator=generator),
-        torch.randint(0, 10, (EXAMPLES,), generator=generator),
-    )
-    risk = EmpiricalRisk(model, nn.functional.cross_entropy, examples)
-    weights = flatten(model)
-    basis = torch.randn(PRODUCTS, 1, len(weights), generator=generator)
 
-    def products(curvature: Curvature) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            kept = risk.curvature(weights, curvature, budget=MEMORY)
-            return torch.cat([kept.products(vector) for vector in basis])
-
-        return run
-
-    times = alternate(
-        {
-            "gradient": lambda: risk.gradient(weights),
-            "loss": lambda: risk.value(weights),
-            "hvp": products(Curvature.HESSIAN),
-            "ggn": products(Curvature.GGN),
-        },
-        REPEATS,
-    )
-    gradients = times.pop("gradient")
-    ratios = {
-        name: statistics.median(t / g for t, g in zip(values, gradients, strict=True))
-        / (1 if name == "loss" else PRODUCTS)
-        for name, values in times.items()
-    }
-    return ratios | {"gradient_seconds": statistics.median(gradients)}
+def lines(report: Mapping[str, object], above: str = "") -> Iterator[str]:
+    """Tell one figure a line, with its bound."""
+    for key, value in report.items():
+        name = f"{above}.{key}" if above else key
+        if isinstance(value, Mapping):
+            yield from lines(value, name)
+        else:
+            yield f"{name:48} {value:>12}  {BOUNDS.get(above, '')}".rstrip()
 
 
 def main() -> None:
     """Run and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
-    out: Path = parser.parse_args().out
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; left out, all")
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; use {', '.join(PARTS)}")
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    measured = {
-        name: product_ratios(make(shape, 10), shape) for name, (make, shape) in MODELS.items()
-    }
-    columns = {
-        "hvp_over_gradient": "hvp",
-        "ggn_over_gradient": "ggn",
-        "loss_over_gradient": "loss",
-        "gradient_seconds": "gradient_seconds",
-    }
-    report = {
-        key: {name: round(ratios[column], 4) for name, ratios in measured.items()}
-        for key, column in columns.items()
-    }
-    out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
+    report: dict[str, object] = {}
+    for name in arguments.parts or PARTS:
+        print(f"measuring {name} ...", file=sys.stderr)
+        report.update(PARTS[name]())
+    report = {key: rounded(value) for key, value in report.items()}
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print("\n".join(lines(report)))
 
 
 if __name__ == "__main__":
