@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -148,7 +147,7 @@ class Federation:
         with self.progress.piece("recording", len(wanted)):
             taken = {a: everything.gradient(trained.towards_start(a)) for a in wanted}
         recorded = RecordedGradients(sum(self.examples.values()), {**before, **taken})
-        return dataclasses.replace(trained, recorded=recorded)
+        return replace(trained, recorded=recorded)
 
     def objective(
         self, forget: ForgetSet, *, weight_decay: float, without: Iterable[int] = ()

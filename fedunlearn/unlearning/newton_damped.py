@@ -15,15 +15,11 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.scenario.settings import Settings
-from fedunlearn.solvers.cubic import ReducedStep, reduced_gradient
-from fedunlearn.solvers.lanczos import KrylovBasis
-from fedunlearn.unlearning.influence import Influence
-from fedunlearn.unlearning.plain_newton import PlainNewtonSettings, plain_step
-from fedunlearn.unlearning.subspace import Chosen, SubspaceMethod
+from fedunlearn.solvers.secular import Vector
+from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
 
 class NewtonDampedSettings(PlainNewtonSettings):
@@ -36,26 +32,19 @@ class NewtonDampedSettings(PlainNewtonSettings):
     damping: Annotated[float, Field(gt=0, strict=False)] = 1e-3
 
 
-class NewtonDamped(SubspaceMethod[NewtonDampedSettings]):
+class NewtonDamped(PlainNewton[NewtonDampedSettings]):
     """A Newton step with a damping that is given."""
 
     name: ClassVar[str] = "newton-damped"
     settings_type: ClassVar[type[Settings]] = NewtonDampedSettings
 
+    @property
     @override
-    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
-        del influence, moved
-        return Chosen(self._step(basis))
+    def damping(self) -> float:
+        return self.settings.damping
 
     @override
-    def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
-        del like
-        return self._step(basis)
-
-    def _step(self, basis: KrylovBasis) -> ReducedStep:
-        damping = self.settings.damping
-        ritz, _, _ = reduced_gradient(basis, absolute=self.settings.absolute)
-        damped = ritz + damping
+    def inverse(self, ritz: Vector) -> Vector:
+        damped = ritz + self.damping
         tiny = np.finfo(float).tiny
-        inverse = 1.0 / np.where(np.abs(damped) > tiny, damped, tiny)
-        return plain_step(basis, inverse, damping=damping, absolute=self.settings.absolute)
+        return 1.0 / np.where(np.abs(damped) > tiny, damped, tiny)

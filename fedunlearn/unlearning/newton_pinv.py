@@ -13,15 +13,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.scenario.settings import NotNegative, Settings
-from fedunlearn.solvers.cubic import ReducedStep, reduced_gradient
-from fedunlearn.solvers.lanczos import KrylovBasis
-from fedunlearn.unlearning.influence import Influence
-from fedunlearn.unlearning.plain_newton import PlainNewtonSettings, plain_step
-from fedunlearn.unlearning.subspace import Chosen, SubspaceMethod
+from fedunlearn.solvers.secular import Vector
+from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
 
 class NewtonPinvSettings(PlainNewtonSettings):
@@ -35,25 +31,14 @@ class NewtonPinvSettings(PlainNewtonSettings):
     cutoff: NotNegative = 1e-6
 
 
-class NewtonPinv(SubspaceMethod[NewtonPinvSettings]):
+class NewtonPinv(PlainNewton[NewtonPinvSettings]):
     """A Newton step by the pseudo-inverse of the curvature."""
 
     name: ClassVar[str] = "newton-pinv"
     settings_type: ClassVar[type[Settings]] = NewtonPinvSettings
 
     @override
-    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
-        del influence, moved
-        return Chosen(self._step(basis))
-
-    @override
-    def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
-        del like
-        return self._step(basis)
-
-    def _step(self, basis: KrylovBasis) -> ReducedStep:
-        ritz, _, _ = reduced_gradient(basis, absolute=self.settings.absolute)
+    def inverse(self, ritz: Vector) -> Vector:
         sizes = np.abs(ritz)
         kept = sizes > self.settings.cutoff * sizes.max()
-        inverse = np.where(kept, 1.0 / np.where(kept, ritz, 1.0), 0.0)
-        return plain_step(basis, inverse, damping=0.0, absolute=self.settings.absolute)
+        return np.where(kept, 1.0 / np.where(kept, ritz, 1.0), 0.0)

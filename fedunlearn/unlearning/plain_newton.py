@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.scenario.settings import Share
 from fedunlearn.solvers.cubic import ReducedStep, reduced_gradient
 from fedunlearn.solvers.lanczos import KrylovBasis
 from fedunlearn.solvers.secular import Vector
 from fedunlearn.solvers.solution import Status
-from fedunlearn.unlearning.influence import Source
-from fedunlearn.unlearning.subspace import RESIDUAL, SubspaceSettings
+from fedunlearn.unlearning.influence import Influence, Source
+from fedunlearn.unlearning.subspace import RESIDUAL, Chosen, SubspaceMethod, SubspaceSettings
 
 
 class PlainNewtonSettings(SubspaceSettings):
@@ -25,36 +28,48 @@ class PlainNewtonSettings(SubspaceSettings):
     linearise_at: Share = 1.0
 
 
-def plain_step(
-    basis: KrylovBasis, inverse: Vector, *, damping: float, absolute: bool
-) -> ReducedStep:
-    """Return the step -H^+ g in a basis.
+P = TypeVar("P", bound=PlainNewtonSettings)
 
-    Args:
-        basis: The subspace.
-        inverse: What each eigenvalue, ascending, is to be multiplied by instead of divided (k,).
-        damping: What was added to the eigenvalues.
-        absolute: As for ``reduced_gradient``.
 
-    Returns:
-        The step; its status is BUDGET_SPENT where the subspace was too small for a converged one.
-    """
-    ritz, gradient, vectors = reduced_gradient(basis, absolute=absolute)
-    spectral = -inverse * gradient
-    coordinates = vectors @ spectral
-    quadratic = float(gradient @ spectral + 0.5 * ritz @ spectral**2)
-    rest = float(np.linalg.norm((ritz + damping) * spectral + gradient))
-    leak = basis.coupling * abs(float(coordinates[-1]))
-    residual = float(np.hypot(rest, leak) / np.linalg.norm(gradient))
-    done = basis.exhausted or residual <= RESIDUAL
-    return ReducedStep(
-        coordinates=coordinates,
-        weight=0.0,
-        damping=damping,
-        predicted=quadratic,
-        quadratic=quadratic,
-        residual=residual,
-        ritz_values=tuple(float(value) for value in ritz),
-        products=basis.products,
-        status=Status.CONVERGED if done else Status.BUDGET_SPENT,
-    )
+class PlainNewton(SubspaceMethod[P]):
+    """A Newton step -H^+ g whose inverse H^+ is a function of the eigenvalues."""
+
+    @abstractmethod
+    def inverse(self, ritz: Vector) -> Vector:
+        """Return what eigenvalues (k,) are to be multiplied by instead of divided: (k,)."""
+
+    @property
+    def damping(self) -> float:
+        """What the inverse adds to the eigenvalues."""
+        return 0.0
+
+    @override
+    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
+        del influence, moved
+        return Chosen(self._step(basis))
+
+    @override
+    def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
+        del like
+        return self._step(basis)
+
+    def _step(self, basis: KrylovBasis) -> ReducedStep:
+        ritz, gradient, vectors = reduced_gradient(basis, absolute=self.settings.absolute)
+        spectral = -self.inverse(ritz) * gradient
+        coordinates = vectors @ spectral
+        quadratic = float(gradient @ spectral + 0.5 * ritz @ spectral**2)
+        rest = float(np.linalg.norm((ritz + self.damping) * spectral + gradient))
+        leak = basis.coupling * abs(float(coordinates[-1]))
+        residual = float(np.hypot(rest, leak) / np.linalg.norm(gradient))
+        done = basis.exhausted or residual <= RESIDUAL
+        return ReducedStep(
+            coordinates=coordinates,
+            weight=0.0,
+            damping=self.damping,
+            predicted=quadratic,
+            quadratic=quadratic,
+            residual=residual,
+            ritz_values=tuple(float(value) for value in ritz),
+            products=basis.products,
+            status=Status.CONVERGED if done else Status.BUDGET_SPENT,
+        )
