@@ -88,13 +88,19 @@ def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, seconds:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell lets its background jobs ignore interrupts, and those who run there inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not children_of_ray() - before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(seconds)  # after Ray's first process
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    _, errors = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not children_of_ray() - before and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(seconds)  # after Ray's first process
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert errors.strip() == "fedunlearn: interrupted; nothing was written"
     assert gone(before)
