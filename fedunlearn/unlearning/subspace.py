@@ -4,9 +4,10 @@ Source: Bui, Lu, Sim, Ng, Low, "On Newton's Method to Unlearn Neural Networks", 
 The methods differ only in how they minimise the quadratic model in the same space, so that a
 comparison of them compares nothing else.
 
-The server holds k + 8 vectors of length d while it asks for the last of k products, and the answer
-that comes in; with ``basis = "two-pass"`` 11 instead, at k - 1 rounds more for each time that steps
-are made of the basis.
+Memory of the server, in floats of the model's dtype, at the last of k products: (k + 7) d. Besides
+the basis these are w0, w^, u, b, the answer in hand, and its float64 sum, which counts twice. With
+``basis = "two-pass"`` about 12 d, at k - 1 rounds more for each time that steps are made of the
+basis.
 """
 
 from __future__ import annotations
