@@ -47,19 +47,24 @@ class Candidate:
     Attributes:
         step: The step it leads to, in the basis.
         change: What the objective did.
+        resolution: Up to which changes cannot be told from the rounding of the objective.
     """
 
     step: ReducedStep
     change: float
+    resolution: float = 0.0
 
     @property
     def gain(self) -> float:
         """Change of the objective over that of the quadratic model; 1 for no step at all.
 
-        Minus infinity where the objective could not be evaluated: its losses overflow there.
+        Also 1 where both are rounding: nothing there contradicts the model. Minus infinity where
+        the objective could not be evaluated: its losses overflow there.
         """
         if not math.isfinite(self.change):
             return -math.inf
+        if max(abs(self.change), abs(self.step.quadratic)) <= self.resolution:
+            return 1.0
         return self.change / self.step.quadratic if self.step.quadratic else 1.0
 
     @property
@@ -103,6 +108,7 @@ def choose_weight(
     rtol: float = 1e-8,
     absolute: bool = False,
     at_once: int = len(RELATIVE_DAMPINGS),
+    resolution: Callable[[], float] = lambda: 0.0,
 ) -> WeightChoice:
     """Choose M by gain ratio over a grid.
 
@@ -112,6 +118,7 @@ def choose_weight(
         rtol: As for ``solve_reduced``.
         absolute: As for ``solve_reduced``.
         at_once: How many steps may be held, and evaluated, at the same time.
+        resolution: Tells, after an evaluation, up to which changes are but rounding.
 
     Returns:
         The choice, after one or two calls of ``evaluate`` where all fit at once. Of several, the
@@ -130,7 +137,10 @@ def choose_weight(
     def evaluated(*dampings: float) -> list[Candidate]:
         steps = [step(damping) for damping in dampings]
         changes = evaluate(lift(basis, steps))
-        return [Candidate(s, float(change)) for s, change in zip(steps, changes, strict=True)]
+        return [
+            Candidate(s, float(change), resolution())
+            for s, change in zip(steps, changes, strict=True)
+        ]
 
     candidates: list[Candidate] = []
     rounds = 0

@@ -64,6 +64,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
             rtol=RESIDUAL,
             absolute=absolute,
             at_once=steps_at_once(influence.origin),
+            resolution=lambda: influence.resolution,
         )
         return Chosen(choice.chosen.step, choice.candidates)
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -35,6 +36,9 @@ from fedunlearn.vectors import dot, norm
 
 Source = Literal["departing", "recorded", "retained"]
 OptionalShare = Annotated[float, Field(ge=0, le=1, strict=False)]
+
+# Of a sum of losses, relative: a few units of rounding a chunk.
+ROUNDINGS = 8.0
 
 
 @dataclass(eq=False)
@@ -48,6 +52,8 @@ class Influence:
         linear: b, shape (d,); None where it is zero.
         unconverged: The norm of grad F(w^); None where nobody knows it.
         known: grad G at the origin, shape (d,), until it is taken.
+        resolution: Up to which the changes that were last asked for are but rounding: nodes sum
+            losses in the model's precision.
     """
 
     objective: FederatedObjective
@@ -56,6 +62,7 @@ class Influence:
     linear: Tensor | None
     unconverged: float | None
     known: Tensor | None
+    resolution: float = 0.0
 
     def slope(self, moved: Tensor | None) -> Tensor:
         """Return grad G at origin + moved (d,): one round, none for the first at the origin.
@@ -79,6 +86,7 @@ class Influence:
             (m,), float64.
         """
         values = self.objective.losses(_sum(self.origin, moved), steps)
+        self.resolution = ROUNDINGS * torch.finfo(steps.dtype).eps * abs(float(values[0]))
         changes = values[1:] - values[0]
         if self.linear is None:
             return changes

@@ -305,3 +305,26 @@ def test_a_candidate_whose_losses_overflow_is_told_without_a_change() -> None:
     assert told["weight"] == 1.0
     assert told["damping"] == quadratic.step.damping
     assert told["predicted"] == quadratic.step.predicted
+
+
+def test_what_is_but_rounding_does_not_speak_against_the_model() -> None:
+    case = OPERATORS["easy"].build(0, 20)
+    basis = _basis(case)
+    foretold = max(
+        -solve_reduced(basis, weight_of_damping(basis, rho)).quadratic for rho in RELATIVE_DAMPINGS
+    )
+    # An objective that is evaluated so coarsely that any change is lost in it.
+    noise = torch.tensor([1.0, -1.0, 0.5, -0.5, 0.0, 1.0, -1.0], dtype=torch.float64) * foretold
+    objective = _Objective(case)
+
+    def coarse(steps: Tensor) -> Tensor:
+        return objective(steps) * 0.0 + noise[: len(steps)]
+
+    blind = choose_weight(basis, coarse)
+    assert not all(c.acceptable for c in blind.candidates)
+    told = choose_weight(basis, coarse, resolution=lambda: 2.0 * foretold)
+    assert all(c.gain == 1.0 and c.acceptable for c in told.candidates)
+    assert -told.chosen.step.quadratic >= 0.99 * ENOUGH * foretold
+    # A change that is larger than rounding counts, however coarse the rest.
+    below = choose_weight(basis, coarse, resolution=lambda: 0.9 * foretold)
+    assert not all(c.acceptable for c in below.candidates)
