@@ -45,7 +45,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
         where = "unlearning" if registered == name else f"unlearning.{name}"
         raise ScenarioError(
             f"{where}: method {registered!r} is unknown{nearest(str(registered), known)}; "
-            f"installed are {', '.join(known)}; a name of your own needs the key method in its table"
+            f"installed are {', '.join(known)}; under another name give its table the key method"
         )
     try:
         return method(method.settings_type.model_validate(settings))
