@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from fedunlearn.unlearning.fine_tune import FineTune as FineTune
     from fedunlearn.unlearning.method import Unlearned as Unlearned
     from fedunlearn.unlearning.method import UnlearningMethod as UnlearningMethod
+    from fedunlearn.unlearning.newton_damped import NewtonDamped as NewtonDamped
+    from fedunlearn.unlearning.newton_pinv import NewtonPinv as NewtonPinv
+    from fedunlearn.unlearning.stochastic_cubic_newton import (
+        StochasticCubicNewton as StochasticCubicNewton,
+    )
 
 _HOME = {
     "CubicNewton": "unlearning.cubic_newton",
@@ -32,6 +37,9 @@ _HOME = {
     "Federation": "federation.federation",
     "FineTune": "unlearning.fine_tune",
     "ForgetSet": "federation.forget",
+    "NewtonDamped": "unlearning.newton_damped",
+    "NewtonPinv": "unlearning.newton_pinv",
+    "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",
     "Task": "risk.task",
     "TrainedModel": "federation.federation",
     "TrainingPlan": "federation.federation",
