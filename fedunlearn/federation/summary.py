@@ -45,6 +45,11 @@ class Sample:
     share: float
     seed: int
 
+    @classmethod
+    def of(cls, share: float, seed: int) -> Sample | None:
+        """Return a sample of a share of the examples; None, which means all of them, for 1."""
+        return cls(share, seed) if share < 1.0 else None
+
     def draw(self, indices: Tensor, node: int, part: Part) -> Tensor:
         """Return a node's sample (m,) of the indices (n,) of a part, ascending; n > 0."""
         size = max(1, round(self.share * len(indices)))

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.errors import NonFiniteError
 from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem
+from fedunlearn.solvers.lanczos import finite_norm
 from fedunlearn.solvers.operator import LinearOperator
 from fedunlearn.solvers.solution import Status
+from fedunlearn.vectors import dot
 
 # Share of its first slope at which a search for negative curvature ends: rtol, but at most this,
 # for a saddle is easily overlooked, and at least the root of rounding.
@@ -104,7 +105,7 @@ class _Products:
         image = self.operator.matmat(unit[:, None])[:, 0]
         self.spent += 1
         self.left -= 1
-        self.largest = max(self.largest, _finite_norm(image, f"product {self.spent}"))
+        self.largest = max(self.largest, finite_norm(image, f"product {self.spent}"))
         return image
 
     @property
@@ -127,7 +128,7 @@ class _Model:
         self.linear = linear
         self.weight = weight
         self.shift = shift
-        self.norm = _finite_norm(linear, "the gradient")
+        self.norm = finite_norm(linear, "the gradient")
         self.step = torch.zeros_like(linear)
         self.image = torch.zeros_like(linear)
         self.slope = linear
@@ -139,12 +140,12 @@ class _Model:
 
     def best_on_line(self, unit: Tensor, image: Tensor) -> float | None:
         """Return the distance to the lowest point along a unit vector; None where unbounded."""
-        curvature = _dot(unit, image)
+        curvature = dot(unit, image)
         if self.weight == 0.0 and curvature <= self.products.flat:
             return None
-        along = _dot(self.step, unit)
-        across = math.sqrt(max(0.0, _dot(self.step, self.step) - along**2))
-        slope = _dot(self.linear, unit) + _dot(self.image, unit)
+        along = dot(self.step, unit)
+        across = math.sqrt(max(0.0, dot(self.step, self.step) - along**2))
+        slope = dot(self.linear, unit) + dot(self.image, unit)
         return minimise_on_line(slope, curvature, along, across, self.weight)
 
     def move(self, unit: Tensor, image: Tensor, distance: float) -> None:
@@ -152,12 +153,12 @@ class _Model:
         self.step = self.step + distance * unit
         self.image = self.image + distance * image
         self.slope = self.linear + self.image + self.damping * self.step
-        self.slope_norm = _finite_norm(self.slope, "the slope of the cubic model")
+        self.slope_norm = finite_norm(self.slope, "the slope of the cubic model")
 
     @property
     def length(self) -> float:
         """||s||."""
-        return math.sqrt(_dot(self.step, self.step))
+        return math.sqrt(dot(self.step, self.step))
 
     @property
     def damping(self) -> float:
@@ -167,7 +168,7 @@ class _Model:
     @property
     def quadratic(self) -> float:
         """m(s) without the cubic term."""
-        return _dot(self.linear, self.step) + 0.5 * _dot(self.image, self.step)
+        return dot(self.linear, self.step) + 0.5 * dot(self.image, self.step)
 
     @property
     def value(self) -> float:
@@ -240,7 +241,7 @@ class DescentCubicSolver(CubicSolver):
             if model.products.operator.positive_semidefinite:
                 return status
             unit, image = self._leftmost(model, generator, rtol)
-            if _dot(unit, image) + model.damping >= -model.products.flat:
+            if dot(unit, image) + model.damping >= -model.products.flat:
                 return status
             distance = model.best_on_line(unit, image)
             if distance is None:
@@ -250,7 +251,7 @@ class DescentCubicSolver(CubicSolver):
             if before.value - model.value <= max(rtol, model.products.eps) * abs(model.value):
                 model.__dict__.update(before.__dict__)
                 return status
-            if abs(_dot(before.step, unit)) < 0.1 * abs(distance):
+            if abs(dot(before.step, unit)) < 0.1 * abs(distance):
                 status = Status.HARD_CASE
         return Status.UNBOUNDED
 
@@ -259,17 +260,17 @@ class DescentCubicSolver(CubicSolver):
         previous, previous_norm = model.slope, 0.0  # that is: start along the gradient
         direction, size = torch.zeros_like(model.step), 0.0
         while True:
-            reference = model.norm or max(start, _finite_norm(model.image, "the image"))
+            reference = model.norm or max(start, finite_norm(model.image, "the image"))
             if model.slope_norm <= max(rtol * reference, model.noise):
                 return True
             share = 0.0
             if self.conjugate and previous_norm > 0.0:
-                change = _dot(model.slope, model.slope - previous) / previous_norm
+                change = dot(model.slope, model.slope - previous) / previous_norm
                 share = max(0.0, change / previous_norm)
             direction = share * size * direction - model.slope
-            if not _dot(direction, model.slope) < 0.0:
+            if not dot(direction, model.slope) < 0.0:
                 direction = -model.slope
-            size = _finite_norm(direction, "the direction")
+            size = finite_norm(direction, "the direction")
             direction = direction / size
             image = model.multiply(direction)
             distance = model.best_on_line(direction, image)
@@ -321,14 +322,3 @@ def _result(model: _Model, status: Status) -> CubicStep:
         products=model.products.spent,
         status=status,
     )
-
-
-def _dot(left: Tensor, right: Tensor) -> float:
-    return float(left.double() @ right.double())
-
-
-def _finite_norm(vector: Tensor, what: str) -> float:
-    norm = float(vector.double().norm())
-    if not norm < float("inf"):
-        raise NonFiniteError(f"{what} is not finite: check the model's weights and the data")
-    return norm

@@ -142,8 +142,7 @@ def open_influence(
         linear = at_point.retain - slope
         return Influence(objective, point, point, linear, unconverged, slope)
 
-    gone = forget.nodes if forget.kind is Kind.NODE else ()
-    objective = federation.objective(forget, weight_decay=decay, without=gone)
+    objective = federation.objective(forget, weight_decay=decay, without=forget.nodes)
     if source == "retained":
         slope = objective.gradient(trained.weights)
         require_forgotten(objective, forget, None)

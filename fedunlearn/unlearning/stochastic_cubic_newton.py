@@ -27,7 +27,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.summary import Sample
 from fedunlearn.risk.products import Curvature
 from fedunlearn.scenario.settings import Positive, Seed, Settings, Share
@@ -77,9 +77,8 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         watch: Watch | None = None,
     ) -> Unlearned:
         settings = self.settings
-        gone = forget.nodes if forget.kind is Kind.NODE else ()
         objective = federation.objective(
-            forget, weight_decay=trained.settings.weight_decay, without=gone
+            forget, weight_decay=trained.settings.weight_decay, without=forget.nodes
         )
         solver = DescentCubicSolver(conjugate=settings.conjugate, seed=settings.seed)
         weights = trained.weights.clone()
@@ -88,10 +87,10 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         with federation.progress.piece(label, settings.steps * (1 + settings.products)):
             for number in range(settings.steps):
                 seed = settings.seed + number
-                slope = objective.gradient(weights, _sample(settings.gradient_share, seed))
+                slope = objective.gradient(weights, Sample.of(settings.gradient_share, seed))
                 require_forgotten(objective, forget, None)
                 curvature = objective.curvature(
-                    weights, Curvature.HESSIAN, _sample(settings.product_share, seed)
+                    weights, Curvature.HESSIAN, Sample.of(settings.product_share, seed)
                 )
                 problem = CubicSubproblem(curvature, slope, settings.weight)
                 step = solver.solve(problem, rtol=1e-3, max_products=settings.products)
@@ -112,7 +111,3 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
                 "steps": [step.as_dict() for step in steps],
             },
         )
-
-
-def _sample(share: float, seed: int) -> Sample | None:
-    return Sample(share, seed) if share < 1.0 else None

@@ -209,9 +209,7 @@ class SubspaceMethod(UnlearningMethod[S]):
     def _basis(self, influence: Influence, moved: Tensor | None, number: int) -> KrylovBasis | None:
         """Spend the products of one step; None where the gradient is zero."""
         settings = self.settings
-        sample = None
-        if settings.product_share < 1.0:
-            sample = Sample(settings.product_share, seed=number)
+        sample = Sample.of(settings.product_share, seed=number)
         point = influence.curved_at if moved is None else influence.curved_at + moved
         curvature = influence.objective.curvature(point, settings.kind, sample)
         grow = lanczos if settings.basis == "stored" else two_pass_lanczos

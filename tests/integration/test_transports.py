@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from fedunlearn.federation.transport.base import Transport
 from fedunlearn.progress import Silent
 from fedunlearn.risk.products import Curvature
 from tests.federations import TRANSPORTS, BrokenTask, Reach, TinyTask, weights_of
+from tests.removals import mean_objective, pooled
 
 NODES = 4
 KINDS = {
@@ -45,51 +46,32 @@ def objective_over(reach: Reach, forget: ForgetSet, decay: float = 0.0) -> Feder
     )
 
 
-def parts_of(task: TinyTask, forget: ForgetSet) -> dict[Part, tuple[Tensor, Tensor]]:
-    chosen: dict[Part, list[tuple[Tensor, Tensor]]] = {part: [] for part in Part}
-    for node in range(NODES):
-        inputs, targets = task.data(node)
-        for part in Part:
-            index = forget.select(part, node, targets)
-            chosen[part].append((inputs[index], targets[index]))
+def means_over_all(forget: ForgetSet, decay: float) -> dict[Part, Callable[[Tensor], Tensor]]:
+    task = TinyTask()
     return {
-        part: (torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces]))
-        for part, pieces in chosen.items()
+        part: mean_objective(task, pooled(task, range(NODES), forget, part), decay) for part in Part
     }
-
-
-def central(task: TinyTask, examples: tuple[Tensor, Tensor], decay: float):
-    model = task.model()
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-
-    def value(weights: Tensor) -> Tensor:
-        pieces = weights.split([shape.numel() for shape in shapes.values()])
-        named = {n: piece.view(shapes[n]) for n, piece in zip(shapes, pieces, strict=True)}
-        outputs = torch.func.functional_call(model, named, (examples[0],))
-        return task.loss(outputs, examples[1]) + 0.5 * decay * weights.square().sum()
-
-    return value
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rounds_give_what_the_pooled_data_would(transport: str, kind: str) -> None:
     task, forget, decay = TinyTask(), KINDS[kind], 1e-2
     weights = weights_of(task)
-    pooled = {part: central(task, data, decay) for part, data in parts_of(task, forget).items()}
+    whole = means_over_all(forget, decay)
     objective = objective_over(TRANSPORTS[transport](task, NODES), forget, decay)
 
     gradients = objective.gradients(weights)
     for part, mean in ((Part.RETAIN, gradients.retain), (Part.FORGET, gradients.forget)):
-        torch.testing.assert_close(mean, torch.func.grad(pooled[part])(weights))
+        torch.testing.assert_close(mean, torch.func.grad(whole[part])(weights))
     torch.testing.assert_close(objective.gradient(weights), gradients.retain)
 
     vectors = torch.randn(len(weights), 3, dtype=torch.float64)
-    hessian = torch.func.hessian(pooled[Part.RETAIN])(weights)
+    hessian = torch.func.hessian(whole[Part.RETAIN])(weights)
     operator = objective.curvature(weights, Curvature.HESSIAN)
     torch.testing.assert_close(operator.matmat(vectors), hessian @ vectors)
 
     steps = 0.1 * vectors.T
-    wanted = torch.stack([pooled[Part.RETAIN](p) for p in (weights, *(weights + steps))])
+    wanted = torch.stack([whole[Part.RETAIN](p) for p in (weights, *(weights + steps))])
     torch.testing.assert_close(objective.losses(weights, steps), wanted)
 
 
@@ -106,7 +88,7 @@ def test_losses_are_those_of_the_pooled_data_and_all_of_the_regulariser(
         objective_over(reach, forget, factor).losses(weights, steps) for factor in (0.0, decay)
     )
     assert found.dtype == torch.float64 and found.shape == (5,)
-    mean = central(TinyTask(), parts_of(TinyTask(), forget)[Part.RETAIN], 0.0)
+    mean = means_over_all(forget, 0.0)[Part.RETAIN]
     points = torch.cat([weights[None], weights + steps]).double()
     rounding = 20 * torch.finfo(dtype).eps
     expected = torch.stack([mean(point) for point in points])
