@@ -160,8 +160,8 @@ def _view(request: Request, evidence: Evidence, recovery: int, key: str) -> dict
             )
             for i, example in enumerate(evidence.examples)
         ],
-        "curve": _curve(request, colours, f"{key}-curve"),
-        "basis": [name for name, entry in methods.items() if _ritz(entry)],
+        "curve": _curve(request, colours, recovery, f"{key}-curve"),
+        "basis": [name for name, entry in methods.items() if _provisional(entry, recovery)],
         "recovery": recovery,
         "retraining_rounds": _SHOW["rounds"](request["retrained"]["rounds"]),
         "steps": [
@@ -244,7 +244,7 @@ def _js(value: float) -> str:
     return _SHOW["forget_js"](value)
 
 
-def _curve(request: Request, colours: Mapping[str, str], key: str) -> Markup:
+def _curve(request: Request, colours: Mapping[str, str], recovery: int, key: str) -> Markup:
     methods = request["methods"]
     references = {"trained": request["trained"]["forget_js"]}
     if "forget_js" in request["floor"]:
@@ -257,10 +257,15 @@ def _curve(request: Request, colours: Mapping[str, str], key: str) -> Markup:
             },
             references,
             colours=colours,
-            provisional={name: len(_ritz(entry)) for name, entry in methods.items()},
+            provisional={name: _provisional(entry, recovery) for name, entry in methods.items()},
             key=key,
         )
     )
+
+
+def _provisional(entry: Request, recovery: int) -> int:
+    """Count the points of a curve, after its first, at which a Krylov space was still growing."""
+    return max(0, len(entry.get("curve", ())) - 2 - recovery) if _ritz(entry) else 0
 
 
 def _ritz(entry: Request) -> Sequence[float]:

@@ -361,3 +361,9 @@ def test_says_what_recording_took(results, evidence):
     results["requests"][0]["methods"]["cubic-newton"]["recording"] = {"rounds": 2}
     text = Page(render_report(results, [evidence])).text
     assert "Recording when training ended took 2 rounds more." in text
+
+
+def test_only_what_lies_before_the_result_is_drawn_hollow(results, evidence):
+    assert "Hollow marks of cubic-newton" in Page(render_report(results, [evidence])).text
+    results["requests"][0]["methods"]["cubic-newton"]["curve"] = curve(0.1353, 0.0356)
+    assert "Hollow marks" not in Page(render_report(results, [evidence])).text
