@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedunlearn.unlearning.method import UnlearningMethod as UnlearningMethod
     from fedunlearn.unlearning.newton_damped import NewtonDamped as NewtonDamped
     from fedunlearn.unlearning.newton_pinv import NewtonPinv as NewtonPinv
+    from fedunlearn.unlearning.rewind import Rewind as Rewind
     from fedunlearn.unlearning.stochastic_cubic_newton import (
         StochasticCubicNewton as StochasticCubicNewton,
     )
@@ -39,6 +40,7 @@ _HOME = {
     "ForgetSet": "federation.forget",
     "NewtonDamped": "unlearning.newton_damped",
     "NewtonPinv": "unlearning.newton_pinv",
+    "Rewind": "unlearning.rewind",
     "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",
     "Task": "risk.task",
     "TrainedModel": "federation.federation",

@@ -30,3 +30,12 @@ def norm(vector: Tensor) -> float:
     """Return the Euclidean norm of a vector (d,), summed in float64."""
     pieces = [torch.linalg.vector_norm(piece.double()) for piece in vector.split(PIECE)]
     return float(torch.linalg.vector_norm(torch.stack(pieces)))
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return the inner products (m, m) of rows (m, d), float64."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for piece in rows.split(PIECE // max(1, len(rows)) or 1, dim=1):
+        wide = piece.double()
+        total += wide @ wide.T
+    return total

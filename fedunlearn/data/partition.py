@@ -9,7 +9,7 @@ from fedunlearn.errors import ScenarioError
 
 Indices = NDArray[np.int64]
 
-MIN_EXAMPLES = 10
+ENOUGH_EXAMPLES = 10
 ATTEMPTS = 1000
 
 
@@ -28,6 +28,8 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
     """Draw, for every label, the nodes' shares of its examples from a Dirichlet distribution.
 
     Drawn again until every node has at least 10 examples (Yurochkin et al. 2019, Hsu et al. 2019).
+    Where many nodes share few examples no draw may give that; then the one is taken whose smallest
+    node is largest.
 
     Args:
         labels: (n,).
@@ -39,10 +41,12 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
         The indices of each node, ascending.
 
     Raises:
-        ScenarioError: No draw gave every node enough.
+        ScenarioError: No draw gave every node an example.
     """
     generator = np.random.default_rng(seed)
     by_label = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    best: list[Indices] = []
+    most = 0
     for _ in range(ATTEMPTS):
         parts: list[list[Indices]] = [[] for _ in range(nodes)]
         for indices in by_label:
@@ -52,10 +56,14 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
                 parts, np.split(generator.permutation(indices), cuts), strict=True
             ):
                 part.append(piece)
-        whole = [np.sort(np.concatenate(part)) for part in parts]
-        if min(len(part) for part in whole) >= MIN_EXAMPLES:
-            return whole
-    raise ScenarioError(
-        f"data: no Dirichlet({alpha:g}) draw in {ATTEMPTS} left all of {nodes} nodes with at least "
-        f"{MIN_EXAMPLES} of {len(labels)} examples; raise alpha or lower nodes"
-    )
+        smallest = min(sum(len(piece) for piece in part) for part in parts)
+        if smallest > most:
+            best, most = [np.sort(np.concatenate(part)) for part in parts], smallest
+        if most >= ENOUGH_EXAMPLES:
+            break
+    if not most:
+        raise ScenarioError(
+            f"data: no Dirichlet({alpha:g}) draw in {ATTEMPTS} left each of {nodes} nodes any of "
+            f"{len(labels)} examples; raise alpha or lower nodes"
+        )
+    return best

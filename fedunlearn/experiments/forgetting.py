@@ -20,51 +20,85 @@ def resolve_forget_set(settings: ForgetSettings, split: Split) -> ForgetSet:
     Raises:
         ForgetSetError: A node that does not exist, a class no one has, everybody, or nothing.
     """
-    sizes = [len(indices) for indices in split.nodes]
+    chosen = _chosen_nodes(settings, split)
+    if settings.kind == "node":
+        if len(chosen) == len(split.nodes):
+            raise ForgetSetError("forget.nodes: all nodes would leave; at least one must stay")
+        return ForgetSet.of_nodes(*chosen)
     if settings.kind == "samples":
-        forget = ForgetSet.of_samples(settings.fraction, settings.seed)
+        sizes = [len(split.nodes[node]) for node in chosen or range(len(split.nodes))]
         if not any(round(settings.fraction * size) for size in sizes):
+            whom = f"each of {_named(chosen)}" if len(chosen) > 1 else _named(chosen)
             raise ForgetSetError(
-                f"forget.fraction: {settings.fraction:g} is less than one example on every node"
+                f"forget.fraction: {settings.fraction:g} is less than one example on {whom}"
             )
-        return forget
-    if settings.kind == "class":
-        assert settings.class_ is not None  # the settings require it
-        labels = sorted({int(label) for label in split.targets.unique()})
-        if settings.class_ not in labels:
+        return ForgetSet.of_samples(settings.fraction, settings.seed, on=chosen)
+    return ForgetSet.of_class(_chosen_class(settings, split, chosen), on=chosen)
+
+
+def _chosen_nodes(settings: ForgetSettings, split: Split) -> list[int]:
+    """Return the nodes that the settings name, ascending; none where they name none."""
+    count = len(split.nodes)
+    if settings.nodes is None:
+        return []
+    if settings.nodes == "largest":
+        wanted = settings.count or 1
+        if wanted > count:
+            raise ForgetSetError(f"forget.count: {wanted} nodes are asked for, there are {count}")
+        return sorted(sorted(range(count), key=lambda node: -len(split.nodes[node]))[:wanted])
+    for node in settings.nodes:
+        if node >= count:
             raise ForgetSetError(
-                f"forget.class: no node has examples of class {settings.class_}; "
-                f"labels are {labels[0]} to {labels[-1]}"
+                f"forget.nodes: node {node} does not exist; nodes are 0 to {count - 1}"
             )
-        if len(labels) == 1:
-            raise ForgetSetError(f"forget.class: {settings.class_} is the only class there is")
-        return ForgetSet.of_class(settings.class_)
-    chosen = settings.nodes
-    if chosen == "largest":
-        return ForgetSet.of_nodes(max(range(len(sizes)), key=lambda node: sizes[node]))
-    for node in chosen:
-        if node >= len(sizes):
-            raise ForgetSetError(
-                f"forget.nodes: node {node} does not exist; nodes are 0 to {len(sizes) - 1}"
-            )
-    if len(set(chosen)) == len(sizes):
-        raise ForgetSetError("forget.nodes: all nodes would leave; at least one must stay")
-    return ForgetSet.of_nodes(*chosen)
+    return sorted(set(settings.nodes))
+
+
+def _chosen_class(settings: ForgetSettings, split: Split, nodes: list[int]) -> int:
+    """Return the label that is to be forgotten on some nodes, or on all where none are named."""
+    labels, examples = split.targets.unique(return_counts=True)
+    if len(labels) == 1:
+        raise ForgetSetError(f"forget.class: {int(labels[0])} is the only class there is")
+    where = f"no node has examples of class {settings.class_}; labels"
+    if nodes:
+        theirs = torch.cat([torch.from_numpy(split.nodes[node]) for node in nodes])
+        labels, examples = split.targets[theirs].unique(return_counts=True)
+        where = f"no examples of class {settings.class_} on {_named(nodes)}; labels there"
+    if settings.class_ == "commonest":
+        return int(labels[examples.argmax()])  # of several the first: they ascend
+    known = [int(label) for label in labels]
+    assert settings.class_ is not None  # the settings require it
+    if settings.class_ not in known:
+        raise ForgetSetError(f"forget.class: {where} are {', '.join(map(str, known))}")
+    return settings.class_
+
+
+def _named(nodes: list[int]) -> str:
+    return str(ForgetSet.of_nodes(*nodes)) if nodes else "every node"
 
 
 def split_parts(forget: ForgetSet, split: Split) -> Parts:
-    """Cut all nodes' examples into what leaves and what stays, for evaluation."""
+    """Cut all nodes' examples into what leaves and what stays, for evaluation.
+
+    Returns:
+        The parts; tested is on all labels but those that were removed and of which nothing stays.
+    """
     chosen: dict[Part, list[torch.Tensor]] = {part: [] for part in Part}
     for node, array in enumerate(split.nodes):
         indices = torch.from_numpy(array)
         for part in Part:
             chosen[part].append(indices[forget.select(part, node, split.targets[indices])])
     forgotten, retained = (torch.cat(chosen[part]) for part in (Part.FORGET, Part.RETAIN))
-    test = torch.ones(len(split.test_targets), dtype=torch.bool)
-    if forget.kind is Kind.CLASS:
-        test = split.test_targets != forget.label
+    gone = _removed_labels(forget) - set(split.targets[retained].unique().tolist())
+    test = ~torch.isin(split.test_targets, split.test_targets.new_tensor(sorted(gone)))
     return Parts(
         forget=(split.inputs[forgotten], split.targets[forgotten]),
         retain=(split.inputs[retained], split.targets[retained]),
         test=(split.test_inputs[test], split.test_targets[test]),
     )
+
+
+def _removed_labels(forget: ForgetSet) -> set[int]:
+    """Return the labels that a rule, or one before it, removes somewhere."""
+    own = {forget.label} if forget.kind is Kind.CLASS else set()
+    return own.union(*(_removed_labels(earlier) for earlier in forget.after))

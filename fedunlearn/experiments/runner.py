@@ -130,14 +130,11 @@ class _Experiment:
         """Train, unlearn by every method, retrain, and compare."""
         settings = self.scenario.training
         trained = federation.fit(initial_weights(self.task.model, settings.seed), settings)
-        with federation.measure() as meter:
-            shares = {a for method in self.methods.values() for a in method.shares_to_record()}
-            if shares:
-                trained = federation.record(trained, shares)
-            recording = meter.cost(self.retained)
+        wanted = [item for method in self.methods.values() for item in method.to_record()]
+        trained = federation.record(trained, wanted)
         runs = self._unlearn(federation, trained)
         oracles, retraining = self._retrain(federation)
-        return self._compare(trained, runs, oracles, retraining, recording)
+        return self._compare(trained, runs, oracles, retraining)
 
     def _unlearn(self, federation: Federation, trained: TrainedModel) -> dict[str, _Run]:
         """Run every method; the first sets the client compute of those that adapt to it."""
@@ -211,7 +208,6 @@ class _Experiment:
         runs: dict[str, _Run],
         oracles: list[Tensor],
         retraining: Cost,
-        recording: Cost,
     ) -> tuple[dict[str, Any], Evidence]:
         oracle_predictions = [self._predict(weights) for weights in oracles]
         oracle = oracle_predictions[0]
@@ -230,8 +226,9 @@ class _Experiment:
         for name, run in runs.items():
             entry: dict[str, Any] = measures(run.weights) | asdict(run.cost)
             entry |= {"status": run.unlearned.status, "claim": run.unlearned.claim.value}
-            if self.methods[name].shares_to_record():
-                entry["recording"] = asdict(recording)
+            spent = [trained.recorded[item].spent for item in self.methods[name].to_record()]
+            if spent:
+                entry["recording"] = asdict(sum(spent[1:], spent[0]).cost(self.retained))
             if run.recovered:
                 entry["before_recovery"] = measures(run.unlearned.weights)
             entry["curve"] = [
@@ -258,12 +255,12 @@ class _Experiment:
     def _describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {"kind": self.forget.kind.value}
         match self.forget.kind:
-            case Kind.NODE:
-                described["nodes"] = sorted(self.forget.nodes)
             case Kind.SAMPLES:
                 described |= {"fraction": self.forget.fraction, "seed": self.forget.seed}
             case Kind.CLASS:
                 described["class"] = self.forget.label
+        if self.forget.named:
+            described["nodes"] = sorted(self.forget.named)
         return described | {
             "description": str(self.forget),
             "forgotten_examples": len(self.parts.forget[0]),

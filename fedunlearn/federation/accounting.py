@@ -5,9 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fedunlearn.federation.summary import Gradient, Losses, Products, Question
+from fedunlearn.federation.summary import (
+    Gradient,
+    GroupGradients,
+    Losses,
+    Products,
+    Question,
+    Summaries,
+)
 from fedunlearn.risk.products import Curvature
 
 # Time of one product, and of one loss, over that of one gradient of the same examples, as
@@ -46,6 +53,23 @@ class Meter:
     bytes_down: int = 0
     example_gradients: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    ended: float | None = None
+
+    def stopped(self) -> Meter:
+        """Stop the clock."""
+        return replace(self, ended=time.perf_counter())
+
+    def __add__(self, other: Meter) -> Meter:
+        """Add up what two stopped meters counted."""
+        assert self.ended is not None and other.ended is not None
+        return Meter(
+            rounds=self.rounds + other.rounds,
+            bytes_up=self.bytes_up + other.bytes_up,
+            bytes_down=self.bytes_down + other.bytes_down,
+            example_gradients=self.example_gradients + other.example_gradients,
+            started=self.started,
+            ended=self.ended + other.ended - other.started,
+        )
 
     def cost(self, retained_examples: int) -> Cost:
         """Return what was spent so far, in gradient equivalents of so many examples."""
@@ -54,7 +78,7 @@ class Meter:
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
             gradient_equivalents=self.example_gradients / retained_examples,
-            seconds=time.perf_counter() - self.started,
+            seconds=(self.ended or time.perf_counter()) - self.started,
         )
 
 
@@ -98,6 +122,10 @@ def compute_of(question: Question) -> float:
     match question.ask:
         case Gradient():
             return share
+        case GroupGradients():
+            return 1.0
+        case Summaries(curvature=curvature):
+            return 1.0 + share * PRODUCT_COST[curvature] * len(question.vectors)
         case Products(curvature=curvature):
             return share * PRODUCT_COST[curvature] * len(question.vectors)
         case Losses():

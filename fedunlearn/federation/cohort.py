@@ -60,10 +60,14 @@ class Cohort:
             if counts.get(part) and part not in answer.values:
                 raise BadAnswerError(f"{who} left out the {part} part that it holds")
         for part, values in answer.values.items():
-            if tuple(values.shape) != question.answer_shape:
+            labels = answer.labels.get(part, ())
+            if list(labels) != sorted(set(labels)):
+                raise BadAnswerError(f"{who} answered with labels for {part} that do not ascend")
+            wanted = question.answer_shape(len(labels) or 1)
+            if tuple(values.shape) != wanted:
                 raise BadAnswerError(
                     f"{who} answered with shape {tuple(values.shape)} for {part}, "
-                    f"asked for {question.answer_shape}"
+                    f"asked for {wanted}"
                 )
             # A candidate step may go so far that losses overflow; that is for the server to judge.
             if not isinstance(question.ask, Losses) and not_finite(values):

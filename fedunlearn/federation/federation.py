@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from fedunlearn.errors import NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.objective import FederatedObjective
@@ -19,19 +20,25 @@ from fedunlearn.scenario.settings import TrainingSettings
 OnRound = Callable[[int, Tensor], None]
 
 
-@dataclass(frozen=True)
-class RecordedGradients:
-    """Gradients over all examples, recorded while all nodes were there.
+class Recordable(Hashable, Protocol):
+    """Something that can be recorded as the last act of training, while all nodes are there."""
 
-    They are sums over the federation: no single node's gradient is kept.
+    def record(self, trained: TrainedModel, federation: Federation) -> Any:
+        """Ask the nodes and return what is kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was recorded.
 
     Attributes:
-        examples: n.
-        at: grad F, shape (d,), by the share of the way from w0 to w^ at which it was taken.
+        value: As the recordable made it.
+        spent: What it cost.
     """
 
-    examples: int
-    at: Mapping[float, Tensor]
+    value: Any
+    spent: Meter
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,26 @@ class TrainedModel:
         weights: w^, shape (d,).
         initial: w0, where training started, shape (d,).
         settings: How it was trained.
-        recorded: What was recorded when training ended, if anything was.
+        recorded: What was recorded when training ended, by what asked for it.
     """
 
     weights: Tensor
     initial: Tensor
     settings: TrainingSettings
-    recorded: RecordedGradients | None = None
+    recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
+
+    def recording(self, wanted: Recordable, remedy: str) -> Any:
+        """Return what was recorded.
+
+        Raises:
+            NotRecordedError: It was not; the message says what can be done instead.
+        """
+        if wanted not in self.recorded:
+            raise NotRecordedError(
+                f"training recorded no {wanted}; record it while all nodes are there "
+                f"(Federation.record), or {remedy}"
+            )
+        return self.recorded[wanted].value
 
     def towards_start(self, share: float) -> Tensor:
         """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
@@ -129,33 +149,37 @@ class Federation:
         """The node with the most examples; the first of several."""
         return max(self.nodes, key=lambda node: self.examples[node])
 
-    def record(self, trained: TrainedModel, shares: Iterable[float]) -> TrainedModel:
-        """Record grad F along the way from w0 to w^, as the last act of training: a round each.
+    def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
+        """Record what methods need, as the last act of training.
 
         Args:
             trained: The model.
-            shares: Of the way, each in [0, 1]; 1 is w^.
+            wanted: What to record; what has been recorded is not recorded again.
 
         Returns:
             The same model, with what was recorded before and now.
         """
-        everything = self.objective(
-            ForgetSet.of_nodes(), weight_decay=trained.settings.weight_decay
-        )
-        before = trained.recorded.at if trained.recorded else {}
-        wanted = sorted(set(shares) - set(before))
-        with self.progress.piece("recording", len(wanted)):
-            taken = {a: everything.gradient(trained.towards_start(a)) for a in wanted}
-        recorded = RecordedGradients(sum(self.examples.values()), {**before, **taken})
+        recorded = dict(trained.recorded)
+        for item in wanted:
+            if item not in recorded:
+                with self.measure() as meter:
+                    value = item.record(trained, self)
+                recorded[item] = Recorded(value, meter.stopped())
         return replace(trained, recorded=recorded)
 
     def objective(
-        self, forget: ForgetSet, *, weight_decay: float, without: Iterable[int] = ()
+        self,
+        forget: ForgetSet,
+        *,
+        weight_decay: float,
+        without: Iterable[int] = (),
+        only: Iterable[int] = (),
     ) -> FederatedObjective:
-        """Open a job over all nodes, or over all but some."""
+        """Open a job over all nodes, over all but some, or over some only."""
+        asked = set(only) or set(self.nodes)
         return FederatedObjective(
             self.transport,
-            tuple(node for node in self.nodes if node not in set(without)),
+            tuple(sorted(asked - set(without))),
             forget,
             weight_decay=weight_decay,
             meters=self.meters,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,11 +33,13 @@ class ForgetSet:
     """A rule that names the examples to be forgotten.
 
     Attributes:
-        kind: Whole nodes, a share of every node's examples, or a class.
+        kind: Whole nodes, a share of the examples, or a class.
         nodes: For NODE: who leaves.
         fraction: For SAMPLES: the share, rounded to whole examples on each node.
         seed: For SAMPLES: of the draw.
         label: For CLASS: the target's value.
+        on: For SAMPLES and CLASS: the nodes it is about; empty for all.
+        after: What was forgotten before: it belongs to neither part any more.
     """
 
     kind: Kind
@@ -44,6 +47,8 @@ class ForgetSet:
     fraction: float = 0.0
     seed: int = 0
     label: int = 0
+    on: frozenset[int] = frozenset()
+    after: tuple[ForgetSet, ...] = ()
 
     @classmethod
     def of_nodes(cls, *nodes: int) -> ForgetSet:
@@ -51,45 +56,72 @@ class ForgetSet:
         return cls(Kind.NODE, nodes=frozenset(nodes))
 
     @classmethod
-    def of_samples(cls, fraction: float, seed: int) -> ForgetSet:
-        """Forget a share of every node's examples, drawn at random."""
-        return cls(Kind.SAMPLES, fraction=fraction, seed=seed)
+    def of_samples(cls, fraction: float, seed: int, on: Iterable[int] = ()) -> ForgetSet:
+        """Forget a share of the examples of every node, or of some, drawn at random."""
+        return cls(Kind.SAMPLES, fraction=fraction, seed=seed, on=frozenset(on))
 
     @classmethod
-    def of_class(cls, label: int) -> ForgetSet:
-        """Forget every example whose target is this label."""
-        return cls(Kind.CLASS, label=label)
+    def of_class(cls, label: int, on: Iterable[int] = ()) -> ForgetSet:
+        """Forget every example whose target is this label, everywhere or on some nodes."""
+        return cls(Kind.CLASS, label=label, on=frozenset(on))
+
+    def following(self, earlier: Iterable[ForgetSet]) -> ForgetSet:
+        """Return the same rule for a model from which others have been removed already."""
+        return replace(self, after=(*self.after, *earlier))
+
+    @property
+    def leavers(self) -> frozenset[int]:
+        """The nodes that leave whole, now or before."""
+        return self.nodes.union(*(earlier.leavers for earlier in self.after))
+
+    @property
+    def named(self) -> frozenset[int]:
+        """The nodes that alone may hold some of it; empty where any may."""
+        return self.nodes if self.kind is Kind.NODE else self.on
 
     def select(self, part: Part, node: int, targets: Tensor) -> Tensor:
         """Return the indices (m,), ascending, of a node's examples that belong to a part."""
         forgotten = self._forgotten(node, targets)
-        return torch.nonzero(forgotten if part is Part.FORGET else ~forgotten)[:, 0]
+        chosen = forgotten if part is Part.FORGET else ~forgotten
+        for earlier in self.after:
+            chosen = chosen & ~earlier.forgotten_by_now(node, targets)
+        return torch.nonzero(chosen)[:, 0]
+
+    def forgotten_by_now(self, node: int, targets: Tensor) -> Tensor:
+        """Return which of a node's examples (n,) this rule, or one before it, forgets."""
+        forgotten = self._forgotten(node, targets)
+        for earlier in self.after:
+            forgotten = forgotten | earlier.forgotten_by_now(node, targets)
+        return forgotten
 
     def _forgotten(self, node: int, targets: Tensor) -> Tensor:
         count = len(targets)
-        match self.kind:
-            case Kind.NODE:
-                return torch.full((count,), node in self.nodes)
-            case Kind.SAMPLES:
-                drawn = np.random.default_rng([self.seed, node]).permutation(count)
-                forgotten = torch.zeros(count, dtype=torch.bool)
-                forgotten[torch.from_numpy(drawn[: round(self.fraction * count)])] = True
-                return forgotten
-            case Kind.CLASS:
-                if targets.ndim != 1 or targets.is_floating_point():
-                    raise ForgetSetError(
-                        "forget: a class needs whole-number targets of shape (n,), "
-                        f"this task has {targets.dtype} of {targets.ndim} dimensions"
-                    )
-                return targets == self.label
+        if self.kind is Kind.NODE:
+            return torch.full((count,), node in self.nodes)
+        if self.kind is Kind.CLASS and (targets.ndim != 1 or targets.is_floating_point()):
+            raise ForgetSetError(
+                "forget: a class needs whole-number targets of shape (n,), "
+                f"this task has {targets.dtype} of {targets.ndim} dimensions"
+            )
+        if self.on and node not in self.on:
+            return torch.zeros(count, dtype=torch.bool)
+        if self.kind is Kind.CLASS:
+            return targets == self.label
+        drawn = np.random.default_rng([self.seed, node]).permutation(count)
+        forgotten = torch.zeros(count, dtype=torch.bool)
+        forgotten[torch.from_numpy(drawn[: round(self.fraction * count)])] = True
+        return forgotten
 
     def __str__(self) -> str:
         """Say in a few words what is forgotten."""
-        match self.kind:
-            case Kind.NODE:
-                numbers = ", ".join(str(node) for node in sorted(self.nodes))
-                return f"node {numbers}" if len(self.nodes) == 1 else f"nodes {numbers}"
-            case Kind.SAMPLES:
-                return f"{self.fraction:.3g} of every node's examples"
-            case Kind.CLASS:
-                return f"class {self.label}"
+        if self.kind is Kind.NODE:
+            return _nodes(self.nodes)
+        if self.kind is Kind.SAMPLES:
+            of_whom = _nodes(self.on) + "'s" if self.on else "every node's"
+            return f"{self.fraction:.3g} of {of_whom} examples"
+        return f"class {self.label}" + (f" of {_nodes(self.on)}" if self.on else "")
+
+
+def _nodes(nodes: frozenset[int]) -> str:
+    numbers = ", ".join(str(node) for node in sorted(nodes))
+    return f"node {numbers}" if len(nodes) == 1 else f"nodes {numbers}"

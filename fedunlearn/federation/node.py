@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Products, Question, Sample
+from fedunlearn.federation.subspace_summary import pack
+from fedunlearn.federation.summary import (
+    Answer,
+    Gradient,
+    GroupGradients,
+    Products,
+    Question,
+    Sample,
+    Summaries,
+)
 from fedunlearn.parameters import require_finite
 from fedunlearn.risk.local_training import LocalPlan, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
@@ -17,6 +26,7 @@ from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Task
 
 MEMORY = 256 * 2**20
+PRODUCTS_AT_ONCE = 8
 
 _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
@@ -57,11 +67,16 @@ class TaskNode:
     def answer(self, question: Question) -> Answer:
         """Answer with sums over the parts that were asked for."""
         indices = {part: self._indices(question.forget, part) for part in Part}
-        values = {
-            part: self._estimate(question, part, indices[part])
-            for part in question.parts
-            if len(indices[part])
-        }
+        values: dict[Part, Tensor] = {}
+        labels: dict[Part, tuple[int, ...]] = {}
+        for part in question.parts:
+            if not len(indices[part]):
+                continue
+            match question.ask:
+                case GroupGradients() | Summaries():
+                    labels[part], values[part] = self._by_group(question, part, indices[part])
+                case _:
+                    values[part] = self._estimate(question, part, indices[part])
         return Answer(
             node=self.number,
             job=question.job,
@@ -70,6 +85,7 @@ class TaskNode:
             vectors_digest=question.vectors_digest,
             counts={part: len(chosen) for part, chosen in indices.items()},
             values=values,
+            labels=labels if question.in_groups else {},
         )
 
     def train(
@@ -118,6 +134,38 @@ class TaskNode:
         points = [question.point, *(question.point + step for step in question.vectors)]
         return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
 
+    def _by_group(
+        self, question: Question, part: Part, indices: Tensor
+    ) -> tuple[tuple[int, ...], Tensor]:
+        """Answer for each group of a part's examples; returns labels and rows."""
+        ask = question.ask
+        assert isinstance(ask, GroupGradients | Summaries)
+        groups = split_by_label(self.examples[1], indices) if ask.by_label else {}
+        chosen = list(groups.values()) or [indices]
+        labels = tuple(groups)
+        if isinstance(ask, Summaries):
+            rows = [self._summary(question, ask.curvature, part, group) for group in chosen]
+            return labels, torch.stack(rows)
+        gradients = [self._risk(question, group).gradient(question.point) for group in chosen]
+        if ask.signs is None:
+            return labels, torch.stack(gradients)
+        signs = ask.signs.draw(self.number, labels, question.point.dtype)
+        return labels, signs @ torch.stack(gradients)
+
+    def _summary(self, question: Question, kind: Curvature, part: Part, indices: Tensor) -> Tensor:
+        """Summarise the gradient of all examples of a group, and the curvature of the sample."""
+        basis = question.vectors
+        gradient = self._risk(question, indices).gradient(question.point)
+        drawn = indices
+        if question.sample is not None:
+            drawn = question.sample.draw(indices, self.number, part)
+        risk = self._risk(question, drawn)
+        curvature = risk.curvature(question.point, kind, budget=self.memory)
+        scale = len(indices) / len(drawn)
+        # A few products at a time: the memory of Q is enough.
+        images = [curvature.products(some) @ basis.T for some in basis.split(PRODUCTS_AT_ONCE)]
+        return pack(len(indices), gradient, basis @ gradient, torch.cat(images) * scale)
+
     def _curvature_of(
         self, question: Question, ask: Products, part: Part, indices: Tensor
     ) -> RiskCurvature:
@@ -138,6 +186,14 @@ class TaskNode:
                 f"{question.point.numel()}; server and nodes need the same Task"
             )
         return risk
+
+
+def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:
+    """Split examples by their label, ascending; empty where targets (n, ...) are not labels."""
+    if targets.ndim != 1 or targets.is_floating_point() or int(targets.min()) < 0:
+        return {}
+    own = targets[indices]
+    return {int(label): indices[own == label] for label in own.unique()}
 
 
 def safe_message(error: Exception) -> str:

@@ -10,6 +10,7 @@ what training left unconverged stays out of it (docs: README, "How it works").
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,19 @@ from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack, compute_of
 from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
+from fedunlearn.federation.subspace_summary import Summary, unpack
+from fedunlearn.federation.summary import (
+    Answer,
+    Ask,
+    Gradient,
+    GroupGradients,
+    Losses,
+    Products,
+    Question,
+    Sample,
+    Signs,
+    Summaries,
+)
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import require_finite
 from fedunlearn.progress import Progress
@@ -171,6 +184,56 @@ class FederatedObjective:
         sums = self._ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
         return self._mean(sums.pop(Part.RETAIN), self.retained, vectors)
 
+    def group_gradients(
+        self, weights: Tensor, *, by_label: bool
+    ) -> Iterator[tuple[int, tuple[int, ...], Tensor]]:
+        """Ask what stays for the gradient sum of each group at weights (d,): one round.
+
+        Yields:
+            As the answers come: node, labels of its groups (none: one group), rows (groups, d).
+        """
+        for answer in self._answers(weights, GroupGradients(by_label), (Part.RETAIN,)):
+            for part, rows in answer.values.items():
+                yield answer.node, answer.labels.get(part, ()), rows
+
+    def signed_gradients(self, weights: Tensor, *, by_label: bool, signs: Signs) -> Tensor:
+        """Ask what stays for signed sums of the groups' gradients at weights (d,): one round.
+
+        Returns:
+            Sums over all nodes, (columns, d).
+        """
+        sums = self._ask(weights, GroupGradients(by_label, signs), (Part.RETAIN,))
+        return sums[Part.RETAIN].to(weights.dtype)
+
+    def summaries(
+        self,
+        weights: Tensor,
+        basis: Tensor,
+        curvature: Curvature,
+        *,
+        part: Part,
+        by_label: bool,
+        sample: Sample | None = None,
+    ) -> Iterator[tuple[int, tuple[int, ...], list[Summary]]]:
+        """Ask a part what a subspace sees of each group at weights (d,): one round.
+
+        Args:
+            weights: The point.
+            basis: Q' (q, d), orthonormal rows.
+            curvature: Of the sums of losses.
+            part: Of which examples.
+            by_label: Whether groups are labels.
+            sample: Which examples answer products; None for all.
+
+        Yields:
+            As the answers come: node, labels of its groups (none: one group), their summaries.
+        """
+        ask = Summaries(curvature, by_label)
+        for answer in self._answers(weights, ask, (part,), basis, sample):
+            for of_part, rows in answer.values.items():
+                labels = answer.labels.get(of_part, ())
+                yield answer.node, labels, [unpack(row, len(basis)) for row in rows]
+
     def _mean(self, total: Tensor, count: int, of_regulariser: Tensor) -> Tensor:
         """Divide a sum, which is used up, and add lambda times a tensor of its shape."""
         mean = total.div_(count).to(of_regulariser.dtype)
@@ -179,7 +242,7 @@ class FederatedObjective:
     def _ask(
         self,
         point: Tensor,
-        ask: Gradient | Products | Losses,
+        ask: Ask,
         parts: tuple[Part, ...],
         vectors: Tensor | None = None,
         sample: Sample | None = None,
@@ -190,6 +253,25 @@ class FederatedObjective:
 
         Returns:
             The sum over all nodes for each part, float64.
+        """
+        sums: dict[Part, Tensor] = {}
+        for answer in self._answers(point, ask, parts, vectors, sample):
+            _add(answer, sums)
+            del answer  # before the next one comes
+        return sums
+
+    def _answers(
+        self,
+        point: Tensor,
+        ask: Ask,
+        parts: tuple[Part, ...],
+        vectors: Tensor | None = None,
+        sample: Sample | None = None,
+    ) -> Iterator[Answer]:
+        """Run one round.
+
+        Yields:
+            Answers as they come, checked.
 
         Raises:
             MissingAnswerError: A node did not answer in time.
@@ -207,13 +289,13 @@ class FederatedObjective:
         )
         nodes = self.cohort.nodes if len(parts) > 1 else self.cohort.holders(parts[0])
         self.rounds += 1
-        sums = {part: torch.zeros(question.answer_shape, dtype=torch.float64) for part in parts}
         missing = set(nodes)
         examples = 0
         for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
             self.cohort.admit(question, answer)
             missing.discard(answer.node)
-            examples += _add(answer, sums)
+            examples += sum(answer.counts[part] for part in answer.values)
+            yield answer
             del answer  # before the next one comes
         if missing:
             raise MissingAnswerError(
@@ -222,14 +304,13 @@ class FederatedObjective:
             )
         self._meters.count_compute(compute_of(question) * examples)
         self._progress.advance()
-        return sums
 
 
-def _add(answer: Answer, sums: dict[Part, Tensor]) -> int:
-    """Add an answer to the sums and return how many examples it speaks for."""
+def _add(answer: Answer, sums: dict[Part, Tensor]) -> None:
     for part, values in answer.values.items():
+        if part not in sums:
+            sums[part] = torch.zeros(values.shape, dtype=torch.float64)
         accumulate(sums[part], values)
-    return sum(answer.counts[part] for part in answer.values)
 
 
 class FederatedCurvature(LinearOperator):

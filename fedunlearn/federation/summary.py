@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.subspace_summary import packed_size
 from fedunlearn.parameters import digest
 from fedunlearn.risk.products import Curvature
 
@@ -31,6 +32,61 @@ class Products:
 @dataclass(frozen=True)
 class Losses:
     """Ask for sums of losses at the point and at the point plus each of the vectors: (m + 1,)."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Random signs for sums of gradients, which let only sums be seen and span the same range.
+
+    Source: Halko, Martinsson, Tropp 2011, section 4.1, with a Rademacher matrix.
+
+    Attributes:
+        columns: How many sums.
+        seed: Of the signs.
+    """
+
+    columns: int
+    seed: int
+
+    def draw(self, node: int, labels: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the signs (columns, groups) of a node's groups; no labels: one group."""
+        rows = [
+            np.random.default_rng([self.seed, node, group]).choice([-1.0, 1.0], self.columns)
+            for group in ([1 + label for label in labels] or [0])
+        ]
+        return torch.from_numpy(np.stack(rows, axis=1)).to(dtype)
+
+
+@dataclass(frozen=True)
+class GroupGradients:
+    """Ask for the sum of gradients of each group of examples: (groups, d).
+
+    Attributes:
+        by_label: A group holds the examples of one label; otherwise, and where targets are not
+            labels, all examples of the part are one.
+        signs: Ask for signed sums of the groups' gradients instead, (columns, d).
+    """
+
+    by_label: bool
+    signs: Signs | None = None
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Ask what a subspace sees of each group of examples: (groups, packed Summary).
+
+    The vectors (q, d) are its orthonormal basis. See subspace_summary.py.
+
+    Attributes:
+        curvature: Of the sum of losses.
+        by_label: As for GroupGradients.
+    """
+
+    curvature: Curvature
+    by_label: bool
+
+
+Ask = Gradient | Products | Losses | GroupGradients | Summaries
 
 
 @dataclass(frozen=True)
@@ -69,8 +125,8 @@ class Question:
         parts: Which of the two are asked for.
         point: Weights (d,) at which to answer.
         ask: What is asked.
-        vectors: (k, d); empty (0, d) for a gradient.
-        sample: Which of the examples answer; None for all.
+        vectors: (k, d); empty (0, d) for gradients.
+        sample: Which of the examples answer, of summaries only for the curvature; None for all.
     """
 
     job: str
@@ -78,7 +134,7 @@ class Question:
     forget: ForgetSet
     parts: tuple[Part, ...]
     point: Tensor
-    ask: Gradient | Products | Losses
+    ask: Ask
     vectors: Tensor
     sample: Sample | None = None
 
@@ -93,8 +149,16 @@ class Question:
         return digest(self.vectors.reshape(-1)) if len(self.vectors) else b""
 
     @property
-    def answer_shape(self) -> tuple[int, ...]:
-        """Shape of the values of one part."""
+    def in_groups(self) -> bool:
+        """Whether the values of a part have a row for each group of its examples."""
+        match self.ask:
+            case GroupGradients(signs=None) | Summaries():
+                return True
+            case _:
+                return False
+
+    def answer_shape(self, groups: int = 1) -> tuple[int, ...]:
+        """Return the shape of the values of one part, with so many groups where rows are groups."""
         count, dimension = self.vectors.shape
         match self.ask:
             case Gradient():
@@ -103,6 +167,12 @@ class Question:
                 return (count, dimension)
             case Losses():
                 return (count + 1,)
+            case GroupGradients(signs=Signs() as signs):
+                return (signs.columns, dimension)
+            case GroupGradients():
+                return (groups, dimension)
+            case Summaries():
+                return (groups, packed_size(count))
 
 
 @dataclass(frozen=True)
@@ -118,6 +188,8 @@ class Answer:
         counts: The node's number of examples in each part.
         values: For each part that was asked for and is not empty: sums over its examples, or, from
             a sample of them, an unbiased estimate of these.
+        labels: For each part whose groups were asked for by label: the labels of the rows,
+            ascending; empty where the targets are no labels, so that there is one row.
     """
 
     node: int
@@ -127,6 +199,7 @@ class Answer:
     vectors_digest: bytes
     counts: Mapping[Part, int]
     values: Mapping[Part, Tensor] = field(default_factory=dict)
+    labels: Mapping[Part, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Node(Protocol):

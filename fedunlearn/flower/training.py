@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.federation import OnRound, TrainingPlan
-from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.federation.transport.messages import (
@@ -161,4 +161,4 @@ def reply_to_train(message: Message, node: TaskNode) -> Message:
 
 
 def _has_left(node: int, without: ForgetSet | None) -> bool:
-    return without is not None and without.kind is Kind.NODE and node in without.nodes
+    return without is not None and node in without.leavers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,20 +127,57 @@ class TrainingSettings(Settings):
     weight_decay: NotNegative = 1e-3
     seed: Seed = 1
 
+    def horizon(self, examples: Iterable[int]) -> float:
+        """Return how far gradient flow goes in the time of training: the sum of the step sizes.
+
+        A node takes one step a batch; nodes weigh as federated averaging weighs them.
+
+        Args:
+            examples: How many each node holds.
+        """
+        sizes = list(examples)
+        steps = sum(size * math.ceil(size / self.batch_size) for size in sizes) / sum(sizes)
+        rates = sum(self.learning_rate * self.learning_rate_decay**r for r in range(self.rounds))
+        return rates * self.local_epochs * steps
+
 
 class ForgetSettings(Settings):
-    """What is to be forgotten."""
+    """What is to be forgotten.
+
+    Attributes:
+        kind: Whole nodes, a share of the examples, or a class.
+        nodes: Who leaves, or whose examples do; None for everyone's (samples, class).
+        count: How many of the largest nodes; None for one.
+        fraction: samples: the share of the examples of each node.
+        class_: class: a label, or the one with most examples on these nodes.
+        seed: samples: of the draw.
+    """
 
     kind: Literal["node", "samples", "class"] = "node"
-    nodes: NodeNumbers | Literal["largest"] = "largest"
+    nodes: NodeNumbers | Literal["largest"] | None = None
+    count: Annotated[int, Field(gt=0)] | None = None
     fraction: Annotated[float, Field(gt=0, lt=1, strict=False)] = 0.1
-    class_: Annotated[int, Field(ge=0)] | None = Field(None, alias="class")
+    class_: Annotated[int, Field(ge=0)] | Literal["commonest"] | None = Field(None, alias="class")
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest_where_nodes_leave(cls, data: Any) -> Any:
+        """Let the largest node leave, where nobody says who does."""
+        if not isinstance(data, dict) or data.get("kind", "node") != "node":
+            return data
+        return data if data.get("nodes") is not None else data | {"nodes": "largest"}
+
+    @model_validator(mode="after")
+    def _count_of_the_largest(self) -> ForgetSettings:
+        if self.count is not None and self.nodes != "largest":
+            raise ValueError("count: is for nodes = 'largest'; set that, or leave count out")
+        return self
 
     @model_validator(mode="after")
     def _class_where_needed(self) -> ForgetSettings:
         if self.kind == "class" and self.class_ is None:
-            raise ValueError("class: is required for kind = 'class'; give a label")
+            raise ValueError("class: is required for kind = 'class'; give a label, or 'commonest'")
         return self
 
 

@@ -65,18 +65,26 @@ def lift(basis: KrylovBasis, steps: Sequence[ReducedStep]) -> Tensor:
 
 
 def reduced_gradient(basis: KrylovBasis, *, absolute: bool) -> tuple[Vector, Vector, Vector]:
+    """Do as ``spectrum`` does, for a basis and its gradient."""
+    return spectrum(basis.projection.numpy(), basis.gradient.numpy(), absolute=absolute)
+
+
+def spectrum(
+    projection: Vector, gradient: Vector, *, absolute: bool
+) -> tuple[Vector, Vector, Vector]:
     """Return Ritz values (k,), ascending, the gradient (k,) along them, and their vectors (k, k).
 
     Args:
-        basis: The subspace and the operator's projection to it.
+        projection: Of the operator to a subspace, (k, k), symmetric.
+        gradient: Likewise, (k,).
         absolute: Replace the Ritz values by their absolute values (saddle-free Newton, Dauphin et
             al. 2014), so that directions of negative curvature are left by a bounded step.
     """
-    ritz, vectors = np.linalg.eigh(basis.projection.numpy())
+    ritz, vectors = np.linalg.eigh(projection)
     used = np.abs(ritz) if absolute else ritz
     order = np.argsort(used, kind="stable")
     vectors = vectors[:, order]
-    return used[order], vectors.T @ basis.gradient.numpy(), vectors
+    return used[order], vectors.T @ gradient, vectors
 
 
 def solve_reduced(
@@ -88,7 +96,7 @@ def solve_reduced(
         basis: The subspace and the operator's projection to it.
         weight: M >= 0.
         rtol: Relative residual from which the step counts as converged.
-        absolute: As for ``reduced_gradient``.
+        absolute: As for ``spectrum``.
 
     Returns:
         The minimiser over the subspace. Its status is BUDGET_SPENT where the subspace was too

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from fedunlearn.solvers.cubic import ReducedStep, lift, reduced_gradient, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
+from fedunlearn.solvers.secular import Vector
 
 RELATIVE_DAMPINGS = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
 ACCEPTABLE = (0.75, 1.2)
@@ -180,6 +181,16 @@ def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = F
         absolute: As for ``solve_in_basis``.
     """
     ritz, gradient, _ = reduced_gradient(basis, absolute=absolute)
-    largest = float(np.abs(ritz).max()) or 1.0
-    damping = max(0.0, -float(ritz.min())) + relative * largest
-    return 2.0 * damping / float(np.linalg.norm(gradient / (ritz + damping)))
+    return damped_weight(ritz, gradient, relative * (float(np.abs(ritz).max()) or 1.0))
+
+
+def damped_weight(ritz: Vector, gradient: Vector, damping: float) -> float:
+    """Return the cubic weight whose step has a given damping.
+
+    Args:
+        ritz: Eigenvalues (k,), ascending.
+        gradient: (k,), along their vectors; not zero.
+        damping: sigma > 0, beyond the pole where there is negative curvature.
+    """
+    sigma = max(0.0, -float(ritz.min())) + damping
+    return 2.0 * sigma / float(np.linalg.norm(gradient / (ritz + sigma)))

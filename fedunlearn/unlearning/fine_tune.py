@@ -6,30 +6,19 @@ later training overwrites.
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.scenario.settings import Settings
+from fedunlearn.unlearning.going_on import GoingOnSettings, sized, train_on
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
 
 
-class FineTuneSettings(Settings):
-    """Settings of fine-tune.
-
-    Attributes:
-        rounds: How many; left out, as many as the client compute of the scenario's first method
-            allows, rounded up (10 where it runs alone).
-        learning_rate: A constant one; left out, training's schedule goes on.
-    """
-
-    rounds: Annotated[int, Field(gt=0)] | None = None
-    learning_rate: Positive | None = None
+class FineTuneSettings(GoingOnSettings):
+    """Settings of fine-tune."""
 
 
 class FineTune(UnlearningMethod[FineTuneSettings]):
@@ -47,28 +36,19 @@ class FineTune(UnlearningMethod[FineTuneSettings]):
         *,
         watch: Watch | None = None,
     ) -> Unlearned:
-        first = trained.settings.rounds + 1
-        plan = TrainingPlan(
-            settings=trained.settings,
-            rounds=self.settings.rounds or 10,
-            first_round=first,
-            seed=trained.settings.seed,
-            learning_rate=self.settings.learning_rate,
-            without=forget,
+        return train_on(
+            self.name,
+            self.settings,
+            trained,
+            federation,
+            forget,
+            start=trained.weights,
+            first_round=trained.settings.rounds + 1,
+            watch=watch,
         )
-
-        def on_round(number: int, weights: Tensor) -> None:
-            if watch is not None:
-                watch(number - first + 1, weights)
-
-        weights = federation.train(
-            trained.weights, plan, label=f"{self.name}: rounds", on_round=on_round
-        )
-        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": plan.rounds})
 
     @override
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> FineTune:
         if self.settings.rounds is not None:
             return self
-        rounds = max(1, math.ceil(gradient_equivalents / local_epochs))
-        return FineTune(self.settings.model_copy(update={"rounds": rounds}))
+        return FineTune(sized(self.settings, gradient_equivalents, local_epochs))

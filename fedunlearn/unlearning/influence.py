@@ -28,10 +28,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedunlearn.errors import ForgetSetError, NotRecordedError
+from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Kind
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.vectors import dot, norm
 
 Source = Literal["departing", "recorded", "retained"]
@@ -86,20 +87,27 @@ class Influence:
             (m,), float64.
         """
         values = self.objective.losses(_sum(self.origin, moved), steps)
-        self.resolution = ROUNDINGS * torch.finfo(steps.dtype).eps * abs(float(values[0]))
+        self.resolution = rounding_of_losses(values, steps.dtype)
         changes = values[1:] - values[0]
         if self.linear is None:
             return changes
         return changes - changes.new_tensor([dot(step, self.linear) for step in steps])
 
 
+def rounding_of_losses(values: Tensor, dtype: torch.dtype) -> float:
+    """Return up to which the changes of losses (m,) that nodes summed in a dtype are rounding."""
+    return ROUNDINGS * torch.finfo(dtype).eps * abs(float(values[0]))
+
+
 def _sum(point: Tensor, moved: Tensor | None) -> Tensor:
     return point if moved is None else point + moved
 
 
-def shares_to_record(source: Source, linearise_at: float) -> tuple[float, ...]:
-    """Return the shares of the way to w^ at which training must record grad F."""
-    return tuple({linearise_at, 1.0}) if source == "recorded" else ()
+def to_record(source: Source, linearise_at: float) -> tuple[GradientAt, ...]:
+    """Return the gradients that training must record."""
+    if source != "recorded":
+        return ()
+    return tuple(GradientAt(share) for share in sorted({linearise_at, 1.0}))
 
 
 def open_influence(
@@ -132,40 +140,31 @@ def open_influence(
     point = trained.towards_start(linearise_at)
     if source == "departing":
         objective = federation.objective(forget, weight_decay=decay)
-        at_end = objective.gradients(trained.weights)
-        at_point = at_end if linearise_at == 1.0 else objective.gradients(point)
-        slope = at_point.departing
-        ratio = (at_end.retained + at_end.forgotten) / at_end.retained
-        whole = at_end.whole
+        told_at_end = objective.gradients(trained.weights)
+        told = told_at_end if linearise_at == 1.0 else objective.gradients(point)
+        slope = told.departing
+        ratio = (told.retained + told.forgotten) / told.retained
+        whole = told_at_end.whole
         unconverged = norm(whole)
         slope.add_(whole, alpha=completion * ratio)
-        linear = at_point.retain - slope
+        linear = told.retain - slope
         return Influence(objective, point, point, linear, unconverged, slope)
 
-    objective = federation.objective(forget, weight_decay=decay, without=forget.nodes)
+    objective = federation.objective(forget, weight_decay=decay, without=forget.leavers)
     if source == "retained":
         slope = objective.gradient(trained.weights)
         require_forgotten(objective, forget, None)
         return Influence(objective, trained.weights, point, None, None, slope)
 
-    recorded = trained.recorded
-    missing = [
-        a
-        for a in shares_to_record(source, linearise_at)
-        if recorded is None or a not in recorded.at
-    ]
-    if recorded is None or missing:
-        raise NotRecordedError(
-            "gradient = 'recorded': training recorded no gradient at linearise-at = "
-            f"{', '.join(f'{a:g}' for a in sorted(missing))}; record it while all nodes are there "
-            "(Federation.record), or use gradient = 'departing'"
-        )
+    remedy = "use gradient = 'departing'"
+    at_end: RecordedGradient = trained.recording(GradientAt(1.0), remedy)
+    at_point: RecordedGradient = trained.recording(GradientAt(linearise_at), remedy)
     slope = objective.gradient(point)
-    require_forgotten(objective, forget, recorded.examples)
-    ratio = recorded.examples / objective.retained
-    linear = recorded.at[linearise_at] - completion * recorded.at[1.0]
+    require_forgotten(objective, forget, at_end.examples)
+    ratio = at_end.examples / objective.retained
+    linear = at_point.gradient - completion * at_end.gradient
     slope.add_(linear, alpha=-ratio)
-    unconverged = norm(recorded.at[1.0])
+    unconverged = norm(at_end.gradient)
     return Influence(objective, point, point, linear.mul_(ratio), unconverged, slope)
 
 

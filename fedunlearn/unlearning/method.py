@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings
 
@@ -34,12 +34,14 @@ class Unlearned:
         status: How it went, with the remedy where there is one.
         claim: What may be said of it.
         details: What the method knows of its own work, as JSON-able values.
+        trained: What the next removal starts from, where the method keeps more than weights.
     """
 
     weights: Tensor
     status: str
     claim: Claim
     details: Mapping[str, Any] = field(default_factory=dict)
+    trained: TrainedModel | None = None
 
 
 class UnlearningMethod(ABC, Generic[S]):
@@ -56,11 +58,8 @@ class UnlearningMethod(ABC, Generic[S]):
         """Take settings; without any, the defaults."""
         self.settings: S = settings or self.settings_type()  # type: ignore[assignment]
 
-    def shares_to_record(self) -> tuple[float, ...]:
-        """Return where grad F must have been recorded when training ended.
-
-        As shares of the way from the initial to the trained weights (``Federation.record``).
-        """
+    def to_record(self) -> tuple[Recordable, ...]:
+        """Return what must have been recorded when training ended (``Federation.record``)."""
         return ()
 
     @abstractmethod

@@ -78,7 +78,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
     ) -> Unlearned:
         settings = self.settings
         objective = federation.objective(
-            forget, weight_decay=trained.settings.weight_decay, without=forget.nodes
+            forget, weight_decay=trained.settings.weight_decay, without=forget.leavers
         )
         solver = DescentCubicSolver(conjugate=settings.conjugate, seed=settings.seed)
         weights = trained.weights.clone()

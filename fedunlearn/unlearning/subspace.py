@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.summary import Sample
 from fedunlearn.risk.products import Curvature
@@ -38,7 +38,7 @@ from fedunlearn.unlearning.influence import (
     OptionalShare,
     Source,
     open_influence,
-    shares_to_record,
+    to_record,
 )
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 
@@ -145,8 +145,8 @@ class SubspaceMethod(UnlearningMethod[S]):
         return 0
 
     @override
-    def shares_to_record(self) -> tuple[float, ...]:
-        return shares_to_record(self.settings.gradient, self.settings.linearise_at)
+    def to_record(self) -> tuple[Recordable, ...]:
+        return to_record(self.settings.gradient, self.settings.linearise_at)
 
     @override
     def unlearn(

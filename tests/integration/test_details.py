@@ -29,6 +29,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "given weight": {"method": "cubic-newton", "weight": 0.1, "curvature": "hessian-abs"},
     "unbounded": {"method": "cubic-newton", "weight": 0, "curvature": "hessian", "products": 33},
 }
+TRAINING = {"fine-tune", "rewind"}
+OF_THEIR_OWN = {"stochastic-cubic-newton", "instant-cubic-newton"}
 NEWTON = {
     *{"status", "remedy", "residual", "ritz_values", "weight", "damping", "predicted", "quadratic"},
     *{"products", "rounds", "candidates", "step_norm", "gradient_norm"},
@@ -58,7 +60,7 @@ def opened() -> tuple[Federation, Listening]:
 def unlearn(name: str) -> tuple[Unlearned, dict[str, Any], Listening]:
     method = make_method(name, VARIANTS[name])
     federation, listening = opened()
-    model = federation.record(trained(), method.shares_to_record())
+    model = federation.record(trained(), method.to_record())
     listening.heard.clear()
     found = method.unlearn(model, federation, FORGET)
     written: dict[str, Any] = json.loads(json.dumps(dict(found.details), allow_nan=False))
@@ -72,12 +74,12 @@ def test_details_can_be_written_down(name: str) -> None:
     assert found.claim is Claim.EMPIRICAL
     assert isinstance(found.status, str) and found.status
     assert "rounds" in written
-    if name != "fine-tune":
+    if name not in TRAINING:
         assert written["rounds"] == len(listening.heard)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in VARIANTS if name not in ("fine-tune", "stochastic-cubic-newton")]
+    "name", [name for name in VARIANTS if name not in {*TRAINING, *OF_THEIR_OWN}]
 )
 def test_newton_methods_tell_how_the_step_came_about(name: str) -> None:
     found, written, listening = unlearn(name)

@@ -15,10 +15,11 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.summary import Gradient
 from fedunlearn.progress import Silent
+from fedunlearn.recording.gradient import GradientAt
 from fedunlearn.risk.task import Examples, Task
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
-from fedunlearn.unlearning.influence import Influence, open_influence, shares_to_record
+from fedunlearn.unlearning.influence import Influence, open_influence, to_record
 from fedunlearn.unlearning.method import Unlearned
 from fedunlearn.unlearning.stochastic_cubic_newton import StochasticCubicNewton
 from tests.federations import TRANSPORTS, TinyTask
@@ -60,7 +61,7 @@ def opened(
 ) -> tuple[Influence, Tensor]:
     told: dict[str, Any] = {"completion": 0.3, "linearise_at": 0.85} | settings
     if source == "recorded":
-        model = federation.record(model, shares_to_record("recorded", told["linearise_at"]))
+        model = federation.record(model, to_record("recorded", told["linearise_at"]))
     influence = open_influence(
         model,
         federation,
@@ -80,7 +81,7 @@ def test_all_agree_where_training_converged(task: str, kind: str) -> None:
     steps = []
     for source in SOURCES:
         if source == "recorded":
-            model = federation.record(model, [1.0])
+            model = federation.record(model, [GradientAt(1.0)])
         method = CubicNewton(
             CubicNewtonSettings.model_validate(
                 {"gradient": source, "linearise-at": 1.0, "products": 6, "weight": 0.05}
@@ -203,7 +204,7 @@ def test_a_node_that_has_left_is_never_asked(
         CubicNewtonSettings.model_validate({"gradient": source, "linearise-at": share})
     )
     everyone, _ = federation_of(TinyTask(), NODES, transport=transport)
-    model = everyone.record(trained(), method.shares_to_record())
+    model = everyone.record(trained(), method.to_record())
     expected = method.unlearn(model, everyone, forget)
 
     name = request.node.name
@@ -230,13 +231,13 @@ def test_who_leaves_answers_departing_gradients_only(transport: str) -> None:
 def test_what_was_not_recorded_is_named_with_its_remedy() -> None:
     federation, listening = federation_of(TinyTask(), NODES)
     method = CubicNewton(CubicNewtonSettings(gradient="recorded", linearise_at=0.85))
-    assert set(method.shares_to_record()) == {0.85, 1.0}
-    partly = federation.record(trained(), [1.0])
+    assert method.to_record() == (GradientAt(0.85), GradientAt(1.0))
+    partly = federation.record(trained(), [GradientAt(1.0)])
     listening.heard.clear()
     for model, says in (
-        (trained(), r"no gradient at linearise-at = 0\.85, 1;"),
+        (trained(), r"no gradient at linearise-at = 1;"),
         (partly, r"no gradient at linearise-at = 0\.85;"),
-        (federation.record(partly, [0.5]), r"no gradient at linearise-at = 0\.85;"),
+        (federation.record(partly, [GradientAt(0.5)]), r"no gradient at linearise-at = 0\.85;"),
     ):
         with pytest.raises(NotRecordedError, match=says) as caught:
             method.unlearn(model, federation, FORGET["node"])
@@ -244,26 +245,29 @@ def test_what_was_not_recorded_is_named_with_its_remedy() -> None:
         assert "gradient = 'departing'" in str(caught.value)
         assert "\n" not in str(caught.value)
     for other in ("departing", "retained"):
-        assert CubicNewton(CubicNewtonSettings(gradient=other)).shares_to_record() == ()
+        assert CubicNewton(CubicNewtonSettings(gradient=other)).to_record() == ()
     at_end = CubicNewtonSettings(gradient="recorded", linearise_at=1.0)
-    assert CubicNewton(at_end).shares_to_record() == (1.0,)
+    assert CubicNewton(at_end).to_record() == (GradientAt(1.0),)
 
 
 def test_recording_asks_once_for_each_share_and_keeps_what_it_had() -> None:
     federation, listening = federation_of(TinyTask(), NODES)
-    model = federation.record(trained(), [0.5, 1.0, 0.5])
+    half, whole, later = GradientAt(0.5), GradientAt(1.0), GradientAt(0.7)
+    model = federation.record(trained(), [half, whole, half])
     assert len(listening.heard) == 2
-    again = federation.record(model, [0.5, 0.7])
+    again = federation.record(model, [half, later])
     assert len(listening.heard) == 3
-    assert model.recorded is not None and again.recorded is not None
-    assert set(again.recorded.at) == {0.5, 0.7, 1.0}
-    assert again.recorded.at[0.5] is model.recorded.at[0.5]
-    assert again.recorded.examples == sum(len(TinyTask().data(node)[1]) for node in NODES)
+    assert set(again.recorded) == {half, whole, later}
+    assert again.recorded[half] is model.recorded[half]
     everything = pooled(TinyTask(), NODES, ForgetSet.of_nodes(), Part.RETAIN)
     gradient = torch.func.grad(mean_objective(TinyTask(), everything, DECAY))
-    for share, recorded in again.recorded.at.items():
-        torch.testing.assert_close(recorded, gradient(trained().towards_start(share)))
-    assert trained().recorded is None
+    for at in (half, whole, later):
+        recorded = again.recorded[at]
+        expected = gradient(trained().towards_start(at.share))
+        torch.testing.assert_close(recorded.value.gradient, expected)
+        assert recorded.value.examples == len(everything[0])
+        assert recorded.spent.rounds == 1
+    assert not trained().recorded
 
 
 @each_transport

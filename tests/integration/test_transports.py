@@ -206,4 +206,4 @@ def test_answers_echo_what_was_asked(transport: str) -> None:
             assert answer.model_digest == question.model_digest
             assert answer.vectors_digest == question.vectors_digest
             assert sum(answer.counts.values()) == len(task.data(node)[1])
-            assert all(v.shape == question.answer_shape for v in answer.values.values())
+            assert all(v.shape == question.answer_shape() for v in answer.values.values())

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedunlearn.data.partition import MIN_EXAMPLES, Indices, dirichlet, iid
+from fedunlearn.data import partition
+from fedunlearn.data.partition import ENOUGH_EXAMPLES, Indices, dirichlet, iid
+from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.settings import DataSettings
 
 LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 LABELS: NDArray[np.int64] = np.random.default_rng(0).integers(0, 10, 1000)
@@ -26,6 +29,10 @@ def _require_partition(parts: list[Indices], count: int, nodes: int) -> None:
     assert len(parts) == nodes
     assert all(np.array_equal(part, np.sort(part)) for part in parts)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+
+
+def _smallest(parts: list[Indices]) -> int:
+    return min(len(part) for part in parts)
 
 
 def _imbalance(parts: list[Indices]) -> float:
@@ -60,11 +67,13 @@ def test_dirichlet_gives_every_example_to_one_node(
     try:
         parts = dirichlet(labels, nodes, alpha, seed)
     except ScenarioError:
-        # One label from Dir(0.1) seldom reaches 8 nodes; many labels or even shares always do.
-        assert alpha < 0.5 and classes < 4
-        return
-    _require_partition(parts, 600, nodes)
-    assert min(len(part) for part in parts) >= MIN_EXAMPLES == 10
+        smallest = 0
+    else:
+        _require_partition(parts, 600, nodes)
+        smallest = _smallest(parts)
+        assert smallest >= 1
+    # One label from Dir(0.1) seldom reaches 8 nodes; many labels or even shares always do.
+    assert smallest >= ENOUGH_EXAMPLES == 10 or (alpha < 0.5 and classes < 4)
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
@@ -93,14 +102,49 @@ def test_labels_need_not_be_consecutive() -> None:
     _require_partition(parts, 1000, 5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_forty_nodes_share_the_digits_though_not_each_gets_ten(seed: int) -> None:
+    split = load_split(DataSettings(nodes=40, alpha=0.1, seed=seed))
+    _require_partition(list(split.nodes), len(split.targets), 40)
+    assert 1 <= _smallest(list(split.nodes)) < ENOUGH_EXAMPLES
+
+
 @pytest.mark.parametrize(
-    "count, nodes, alpha",
-    [(49, 5, 1.0), (1000, 101, 100.0), (60, 6, 0.01)],
+    "count, nodes, alpha", [(49, 5, 1.0), (1000, 101, 100.0), (60, 6, 0.01), (120, 9, 0.1)]
 )
+def test_where_no_draw_gives_ten_more_draws_only_help_the_smallest_node(
+    monkeypatch: pytest.MonkeyPatch, count: int, nodes: int, alpha: float
+) -> None:
+    smallest = []
+    for attempts in (1, 3, 30, 300):
+        monkeypatch.setattr(partition, "ATTEMPTS", attempts)
+        try:
+            parts = dirichlet(LABELS[:count], nodes, alpha, 0)
+        except ScenarioError:
+            smallest.append(0)
+            continue
+        _require_partition(parts, count, nodes)
+        smallest.append(_smallest(parts))
+    assert smallest == sorted(smallest)
+    assert smallest[0] < smallest[-1] < ENOUGH_EXAMPLES
+
+
+def test_the_first_draw_that_gives_ten_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = dirichlet(LABELS[:150], 9, 0.5, 2)
+    attempts, parts = 0, taken[:0]
+    while not parts or _smallest(parts) < ENOUGH_EXAMPLES:
+        attempts += 1
+        monkeypatch.setattr(partition, "ATTEMPTS", attempts)
+        parts = dirichlet(LABELS[:150], 9, 0.5, 2)
+    assert attempts > 1
+    assert all(np.array_equal(a, b) for a, b in zip(parts, taken, strict=True))
+
+
+@pytest.mark.parametrize("count, nodes, alpha", [(4, 5, 1.0), (20, 20, 1.0), (100, 30, 0.01)])
 def test_what_no_draw_can_give_is_refused_with_a_remedy(
     count: int, nodes: int, alpha: float
 ) -> None:
     with pytest.raises(ScenarioError, match="raise alpha or lower nodes") as refusal:
         dirichlet(LABELS[:count], nodes, alpha, 0)
-    assert f"all of {nodes} nodes" in str(refusal.value)
-    assert f"of {count} examples" in str(refusal.value)
+    assert f"each of {nodes} nodes any of {count} examples" in str(refusal.value)
+    assert "\n" not in str(refusal.value)

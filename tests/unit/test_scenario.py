@@ -8,7 +8,7 @@ import pytest
 
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.loading import load_scenario, parse_scenario
-from fedunlearn.scenario.settings import Scenario
+from fedunlearn.scenario.settings import ForgetSettings, Scenario
 from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings
 from fedunlearn.unlearning.registry import make_method, method_names
 
@@ -67,7 +67,10 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("data.nodes=1", "data.nodes: must be greater than or equal to 2"),
         ("forget.nodes=[]", "forget.nodes:"),
         ("forget.nodes=biggest", "'largest'"),
-        ("forget.kind=class", "forget.class: is required for kind = 'class'"),
+        ("forget.count=0", "forget.count: must be greater than 0, not 0"),
+        ("forget.kind=class", "forget.class: is required for kind = 'class'; give a label, or"),
+        ("forget.class=-1", "forget.class: must be greater than or equal to 0"),
+        ("forget.class=comonest", "forget.class: must be a valid integer or must be 'commonest'"),
         ("forget.fraction=1", "forget.fraction: must be less than 1"),
         ("unlearning.methods=[]", "unlearning.methods:"),
         ("rounds=5", "use section.key=value"),
@@ -83,6 +86,34 @@ def test_errors_name_the_key_and_what_is_allowed(override: str, says: str) -> No
 
 
 @pytest.mark.parametrize(
+    "forget",
+    [
+        {"nodes": [1, 2], "count": 2},
+        {"kind": "samples", "count": 2},
+        {"kind": "class", "class": 3, "nodes": [1], "count": 1},
+    ],
+)
+def test_a_count_is_of_the_largest_nodes(forget: dict[str, object]) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        parse_scenario({"forget": forget})
+    assert str(caught.value) == (
+        "scenario: forget.count: is for nodes = 'largest'; set that, or leave count out"
+    )
+
+
+def test_without_a_word_the_largest_node_leaves_and_examples_leave_everywhere() -> None:
+    assert ForgetSettings().nodes == ForgetSettings(nodes=None).nodes == "largest"
+    assert parse_scenario({"forget": {"count": 3}}).forget == ForgetSettings(
+        nodes="largest", count=3
+    )
+    for kind in ("samples", "class"):
+        given = {"kind": kind, "class": "commonest"}
+        assert parse_scenario({"forget": given}).forget.nodes is None
+        largest = parse_scenario({"forget": given | {"nodes": "largest", "count": 2}}).forget
+        assert (largest.nodes, largest.count) == ("largest", 2)
+
+
+@pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
         ("cubic-nwton", {}, "did you mean 'cubic-newton'?"),
@@ -95,6 +126,9 @@ def test_errors_name_the_key_and_what_is_allowed(override: str, says: str) -> No
         ("cubic-newton", {"weight": "big"}, "'auto'"),
         ("cubic-newton", {"linearise-at": 1.5}, "linearise-at: must be less than or equal to 1"),
         ("fine-tune", {"rounds": 0}, "fine-tune.rounds:"),
+        ("rewind", {"share": 0}, "rewind.share: must be greater than 0, not 0"),
+        ("rewind", {"share": 1.1}, "rewind.share: must be less than or equal to 1, not 1.1"),
+        ("rewind", {"learning-rate": 0}, "rewind.learning-rate: must be greater than 0"),
     ],
 )
 def test_methods_refuse_unknown_settings(name: str, settings: dict[str, object], says: str) -> None:
@@ -105,7 +139,7 @@ def test_methods_refuse_unknown_settings(name: str, settings: dict[str, object],
 
 
 def test_our_methods_are_registered() -> None:
-    assert {"cubic-newton", "fine-tune"} <= set(method_names())
+    assert {"cubic-newton", "fine-tune", "rewind"} <= set(method_names())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,18 @@ from torch import Tensor
 
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
+from fedunlearn.federation.summary import (
+    Answer,
+    Ask,
+    Gradient,
+    GroupGradients,
+    Losses,
+    Products,
+    Question,
+    Sample,
+    Signs,
+    Summaries,
+)
 from fedunlearn.risk.products import Curvature
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
@@ -21,15 +32,19 @@ _CURVATURES_BACK = {number: curvature for curvature, number in _CURVATURES.items
 
 def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
     """Return a forget set as a message."""
+    message = pb.ForgetSet(after=[encode_forget_set(earlier) for earlier in forget.after])
     match forget.kind:
         case Kind.NODE:
-            return pb.ForgetSet(nodes=pb.ForgetSet.Nodes(nodes=sorted(forget.nodes)))
+            message.nodes.SetInParent()
+            message.nodes.nodes.extend(sorted(forget.nodes))
         case Kind.SAMPLES:
-            return pb.ForgetSet(
-                samples=pb.ForgetSet.Samples(fraction=forget.fraction, seed=forget.seed)
-            )
+            message.samples.fraction = forget.fraction
+            message.samples.seed = forget.seed
+            message.samples.on_nodes.extend(sorted(forget.on))
         case Kind.CLASS:
-            return pb.ForgetSet(label=pb.ForgetSet.Label(label=forget.label))
+            message.label.label = forget.label
+            message.label.on_nodes.extend(sorted(forget.on))
+    return message
 
 
 def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
@@ -43,12 +58,15 @@ def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
     """
     match message.WhichOneof("kind"):
         case "nodes":
-            return ForgetSet.of_nodes(*message.nodes.nodes)
+            forget = ForgetSet.of_nodes(*message.nodes.nodes)
         case "samples":
-            return ForgetSet.of_samples(message.samples.fraction, message.samples.seed)
+            of = message.samples
+            forget = ForgetSet.of_samples(of.fraction, of.seed, on=of.on_nodes)
         case "label":
-            return ForgetSet.of_class(message.label.label)
-    raise ValueError("forget set of an unknown kind")
+            forget = ForgetSet.of_class(message.label.label, on=message.label.on_nodes)
+        case _:
+            raise ValueError("forget set of an unknown kind")
+    return forget.following(decode_forget_set(earlier) for earlier in message.after)
 
 
 def encode_question(question: Question) -> bytes:
@@ -68,6 +86,14 @@ def encode_question(question: Question) -> bytes:
             header.products.curvature = _CURVATURES[curvature]
         case Losses():
             header.losses.SetInParent()
+        case GroupGradients(by_label=by_label, signs=signs):
+            header.group_gradients.by_label = by_label
+            if signs is not None:
+                header.group_gradients.signs.columns = signs.columns
+                header.group_gradients.signs.seed = signs.seed
+        case Summaries(curvature=curvature, by_label=by_label):
+            header.summaries.curvature = _CURVATURES[curvature]
+            header.summaries.by_label = by_label
     if question.sample is not None:
         header.sample.share = question.sample.share
         header.sample.seed = question.sample.seed
@@ -88,23 +114,13 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
         message = pb.Question.FromString(header)
     except DecodeError as error:
         raise ValueError("question header does not parse") from error
-    ask: Gradient | Products | Losses
-    match message.WhichOneof("kind"):
-        case "gradient":
-            ask = Gradient()
-        case "products" if message.products.curvature in _CURVATURES_BACK:
-            ask = Products(_CURVATURES_BACK[message.products.curvature])
-        case "losses":
-            ask = Losses()
-        case _:
-            raise ValueError("question of an unknown kind")
     question = Question(
         job=message.job,
         round=message.round,
         forget=decode_forget_set(message.forget),
         parts=tuple(_PARTS_BACK[part] for part in message.parts),
         point=point,
-        ask=ask,
+        ask=_decode_ask(message),
         vectors=vectors,
         sample=_decode_sample(message),
     )
@@ -113,6 +129,30 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
     if question.vectors_digest != message.vectors_sha256:
         raise ValueError("the vectors are not those that the question names")
     return question
+
+
+def _decode_ask(message: pb.Question) -> Ask:
+    match message.WhichOneof("kind"):
+        case "gradient":
+            return Gradient()
+        case "products" if message.products.curvature in _CURVATURES_BACK:
+            return Products(_CURVATURES_BACK[message.products.curvature])
+        case "losses":
+            return Losses()
+        case "group_gradients":
+            asked = message.group_gradients
+            signs = None
+            if asked.HasField("signs"):
+                if not asked.signs.columns:
+                    raise ValueError("signed sums without columns")
+                signs = Signs(asked.signs.columns, asked.signs.seed)
+            return GroupGradients(asked.by_label, signs)
+        case "summaries" if message.summaries.curvature in _CURVATURES_BACK:
+            return Summaries(
+                _CURVATURES_BACK[message.summaries.curvature], message.summaries.by_label
+            )
+        case _:
+            raise ValueError("question of an unknown kind")
 
 
 def _decode_sample(message: pb.Question) -> Sample | None:
@@ -134,6 +174,10 @@ def encode_answer(answer: Answer) -> bytes:
         counts=[
             pb.Answer.Count(part=_PARTS[part], examples=count)
             for part, count in answer.counts.items()
+        ],
+        labels=[
+            pb.Answer.Labels(part=_PARTS[part], labels=labels)
+            for part, labels in answer.labels.items()
         ],
     ).SerializeToString()
 
@@ -163,4 +207,9 @@ def decode_answer(node: int, header: bytes, values: Mapping[Part, Tensor]) -> An
             if count.part in _PARTS_BACK
         },
         values=values,
+        labels={
+            _PARTS_BACK[rows.part]: tuple(rows.labels)
+            for rows in message.labels
+            if rows.part in _PARTS_BACK
+        },
     )

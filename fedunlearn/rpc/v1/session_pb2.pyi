@@ -26,31 +26,37 @@ CURVATURE_GGN: Curvature
 CURVATURE_HESSIAN: Curvature
 
 class ForgetSet(_message.Message):
-    __slots__ = ("nodes", "samples", "label")
+    __slots__ = ("nodes", "samples", "label", "after")
     class Nodes(_message.Message):
         __slots__ = ("nodes",)
         NODES_FIELD_NUMBER: _ClassVar[int]
         nodes: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, nodes: _Optional[_Iterable[int]] = ...) -> None: ...
     class Samples(_message.Message):
-        __slots__ = ("fraction", "seed")
+        __slots__ = ("fraction", "seed", "on_nodes")
         FRACTION_FIELD_NUMBER: _ClassVar[int]
         SEED_FIELD_NUMBER: _ClassVar[int]
+        ON_NODES_FIELD_NUMBER: _ClassVar[int]
         fraction: float
         seed: int
-        def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+        on_nodes: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
     class Label(_message.Message):
-        __slots__ = ("label",)
+        __slots__ = ("label", "on_nodes")
         LABEL_FIELD_NUMBER: _ClassVar[int]
+        ON_NODES_FIELD_NUMBER: _ClassVar[int]
         label: int
-        def __init__(self, label: _Optional[int] = ...) -> None: ...
+        on_nodes: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, label: _Optional[int] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     nodes: ForgetSet.Nodes
     samples: ForgetSet.Samples
     label: ForgetSet.Label
-    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., label: _Optional[_Union[ForgetSet.Label, _Mapping]] = ...) -> None: ...
+    after: _containers.RepeatedCompositeFieldContainer[ForgetSet]
+    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., label: _Optional[_Union[ForgetSet.Label, _Mapping]] = ..., after: _Optional[_Iterable[_Union[ForgetSet, _Mapping]]] = ...) -> None: ...
 
 class GradientQuestion(_message.Message):
     __slots__ = ()
@@ -66,6 +72,30 @@ class LossesQuestion(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GroupGradientsQuestion(_message.Message):
+    __slots__ = ("by_label", "signs")
+    BY_LABEL_FIELD_NUMBER: _ClassVar[int]
+    SIGNS_FIELD_NUMBER: _ClassVar[int]
+    by_label: bool
+    signs: Signs
+    def __init__(self, by_label: _Optional[bool] = ..., signs: _Optional[_Union[Signs, _Mapping]] = ...) -> None: ...
+
+class Signs(_message.Message):
+    __slots__ = ("columns", "seed")
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    columns: int
+    seed: int
+    def __init__(self, columns: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class SummariesQuestion(_message.Message):
+    __slots__ = ("curvature", "by_label")
+    CURVATURE_FIELD_NUMBER: _ClassVar[int]
+    BY_LABEL_FIELD_NUMBER: _ClassVar[int]
+    curvature: Curvature
+    by_label: bool
+    def __init__(self, curvature: _Optional[_Union[Curvature, str]] = ..., by_label: _Optional[bool] = ...) -> None: ...
+
 class Sample(_message.Message):
     __slots__ = ("share", "seed")
     SHARE_FIELD_NUMBER: _ClassVar[int]
@@ -75,7 +105,7 @@ class Sample(_message.Message):
     def __init__(self, share: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "sample")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "sample")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +115,8 @@ class Question(_message.Message):
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     PRODUCTS_FIELD_NUMBER: _ClassVar[int]
     LOSSES_FIELD_NUMBER: _ClassVar[int]
+    GROUP_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    SUMMARIES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     job: str
     round: int
@@ -95,11 +127,13 @@ class Question(_message.Message):
     gradient: GradientQuestion
     products: ProductsQuestion
     losses: LossesQuestion
+    group_gradients: GroupGradientsQuestion
+    summaries: SummariesQuestion
     sample: Sample
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts", "labels")
     class Count(_message.Message):
         __slots__ = ("part", "examples")
         PART_FIELD_NUMBER: _ClassVar[int]
@@ -107,14 +141,23 @@ class Answer(_message.Message):
         part: Part
         examples: int
         def __init__(self, part: _Optional[_Union[Part, str]] = ..., examples: _Optional[int] = ...) -> None: ...
+    class Labels(_message.Message):
+        __slots__ = ("part", "labels")
+        PART_FIELD_NUMBER: _ClassVar[int]
+        LABELS_FIELD_NUMBER: _ClassVar[int]
+        part: Part
+        labels: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, part: _Optional[_Union[Part, str]] = ..., labels: _Optional[_Iterable[int]] = ...) -> None: ...
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     VECTORS_SHA256_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     job: str
     round: int
     model_sha256: bytes
     vectors_sha256: bytes
     counts: _containers.RepeatedCompositeFieldContainer[Answer.Count]
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., counts: _Optional[_Iterable[_Union[Answer.Count, _Mapping]]] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[Answer.Labels]
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., counts: _Optional[_Iterable[_Union[Answer.Count, _Mapping]]] = ..., labels: _Optional[_Iterable[_Union[Answer.Labels, _Mapping]]] = ...) -> None: ...

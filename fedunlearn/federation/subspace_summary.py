@@ -1,0 +1,107 @@
+"""What a subspace sees of some examples: a few kilobytes that add up over examples and nodes.
+
+With Q (d, q) the orthonormal basis of the subspace, g the sum of the examples' gradients at a point
+and H the curvature of the sum of their losses there: Q'g and Q'HQ. Sums, not means, and without a
+regulariser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Sums over some examples, as the subspace sees them; float64.
+
+    Attributes:
+        examples: How many.
+        square: |g|^2, summed over the groups that were added up.
+        outside: The part of it that lies outside of the subspace, |g|^2 - |Q'g|^2, summed likewise.
+        gradient: Q'g, shape (q,).
+        curvature: Q'HQ, shape (q, q), symmetric.
+    """
+
+    examples: int
+    square: float
+    outside: float
+    gradient: Vector
+    curvature: Vector
+
+    @classmethod
+    def nothing(cls, size: int) -> Summary:
+        """Return the summary of no examples in a subspace of q = ``size`` dimensions."""
+        return cls(0, 0.0, 0.0, np.zeros(size), np.zeros((size, size)))
+
+    def __add__(self, other: Summary) -> Summary:
+        """Join examples."""
+        return Summary(
+            self.examples + other.examples,
+            self.square + other.square,
+            self.outside + other.outside,
+            self.gradient + other.gradient,
+            self.curvature + other.curvature,
+        )
+
+    def __sub__(self, other: Summary) -> Summary:
+        """Take examples away."""
+        return Summary(
+            self.examples - other.examples,
+            self.square - other.square,
+            self.outside - other.outside,
+            self.gradient - other.gradient,
+            self.curvature - other.curvature,
+        )
+
+    def within(self, coordinates: Vector) -> Summary:
+        """Return what a smaller subspace sees of one group, or of sums but for ``outside``.
+
+        Args:
+            coordinates: Its orthonormal basis (q, p) in coordinates of this one.
+        """
+        along = coordinates.T @ self.gradient
+        lost = float(self.gradient @ self.gradient - along @ along)
+        curvature = coordinates.T @ self.curvature @ coordinates
+        return Summary(self.examples, self.square, self.outside + lost, along, curvature)
+
+
+def packed_size(size: int) -> int:
+    """Return how many numbers a packed summary has: q (q + 3) / 2 + 2."""
+    return size * (size + 3) // 2 + 2
+
+
+def pack(examples: int, gradient: Tensor, along: Tensor, curvature: Tensor) -> Tensor:
+    """Put a summary into a row, as it travels.
+
+    Args:
+        examples: How many.
+        gradient: g, shape (d,); of it only the norm goes along.
+        along: Q'g, shape (q,).
+        curvature: Q'HQ, shape (q, q); symmetric but for rounding.
+
+    Returns:
+        Shape (q (q + 3) / 2 + 2,), in the dtype of the gradient.
+    """
+    symmetric = (curvature + curvature.T) / 2
+    rows, columns = torch.triu_indices(*curvature.shape)
+    head = gradient.new_tensor([examples, float(gradient.double().square().sum())])
+    return torch.cat([head, along, symmetric[rows, columns]])
+
+
+def unpack(row: Tensor, size: int) -> Summary:
+    """Read a packed summary of a subspace of q = ``size`` dimensions."""
+    values = row.double().numpy()
+    curvature = np.zeros((size, size))
+    rows, columns = np.triu_indices(size)
+    curvature[rows, columns] = values[2 + size :]
+    curvature[columns, rows] = values[2 + size :]
+    along, square = values[2 : 2 + size].copy(), float(values[1])
+    outside = max(0.0, square - float(along @ along))
+    return Summary(round(values[0]), square, outside, along, curvature)

@@ -1,0 +1,1 @@
+"""What is recorded as the last act of training, so that removals need no round afterwards."""

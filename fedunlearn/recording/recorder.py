@@ -1,0 +1,207 @@
+"""Records a subspace and what it sees of everybody, as the last act of training.
+
+1. Range: the leading directions of the groups' gradient sums at u, or of random signed sums of them.
+2. Block Krylov: these, multiplied by the federation's curvature at u, once or more.
+3. Every group's summary in that working space.
+4. Compression, by the server alone: of the working space the q directions are kept in which the
+   removals that may come would move the model most. Each group's own removal, each node's and each
+   label's is solved; their leading left singular vectors are the directions. Where only sums are
+   seen, the removals are those of the signed sums, with nothing taken off the curvature.
+
+Rounds: 3 where the range is half of the working space, 2 + depth at most. Source of the range: Halko, Martinsson, Tropp 2011; the rest is ours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.federation.summary import Sample, Signs
+from fedunlearn.parameters import digest
+from fedunlearn.recording.basis import MemoryBasis
+from fedunlearn.recording.recording import Group, Recording
+from fedunlearn.recording.reduced import ReducedProblem, natural_damping
+from fedunlearn.recording.settings import RecordingSettings
+from fedunlearn.solvers.range_finder import LeadingDirections, block_krylov, orthonormal
+from fedunlearn.vectors import dot
+
+T = TypeVar("T")
+
+# Signed sums beyond the size of the range, as Halko, Martinsson, Tropp advise (section 4.2).
+OVERSAMPLING = 8
+
+
+@dataclass(frozen=True)
+class SubspaceRecorder:
+    """Asks for a recording.
+
+    Attributes:
+        settings: What is recorded and what is kept.
+    """
+
+    settings: RecordingSettings
+
+    def __str__(self) -> str:
+        """Name it in a message."""
+        return "summaries with these settings"
+
+    def record(self, trained: TrainedModel, federation: Federation) -> Recording:
+        """Ask all nodes."""
+        settings = self.settings
+        decay = trained.settings.weight_decay
+        everything = federation.objective(ForgetSet.of_nodes(), weight_decay=decay)
+        point = trained.towards_start(settings.linearise_at)
+        sample = Sample.of(settings.product_share, seed=0)
+        with federation.progress.piece("recording", 3):
+            start, signed = self._range(everything, point)
+            curvature = everything.curvature(point, settings.kind, sample)
+            working = block_krylov(curvature, start, settings.depth, settings.working)
+            total, groups = self._summaries(everything, point, working, sample)
+        trial = _Trial(
+            total,
+            np.array([dot(row, point) for row in working]),
+            decay,
+            natural_damping(trained.settings.horizon(federation.examples.values())),
+            settings.absolute,
+        )
+        moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, working)
+        kept = _leading(moves, settings.columns, len(working))
+        precision = getattr(torch, settings.precision)
+        rows = torch.from_numpy(kept.T).to(working.dtype) @ working
+        if precision is torch.bfloat16:
+            rows = rows.to(precision)
+        return Recording(
+            basis=MemoryBasis(rows),
+            share=settings.linearise_at,
+            point=kept.T @ trial.point,
+            weight_decay=decay,
+            horizon=trained.settings.horizon(federation.examples.values()),
+            absolute=settings.absolute,
+            by_label=settings.groups == "classes",
+            examples=total.examples,
+            stays=total.within(kept),
+            groups={g: s.within(kept) for g, s in groups.items()}
+            if settings.policy == "stored"
+            else {},
+            left=np.zeros(kept.shape[1]),
+            coordinates=np.zeros(kept.shape[1]),
+            model=digest(trained.weights),
+        )
+
+    def _range(self, everything: FederatedObjective, point: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the range (r, d), and the signed sums it was found from, if so."""
+        settings = self.settings
+        by_label = settings.groups == "classes"
+        if settings.sums_only:
+            signs = Signs(settings.range + OVERSAMPLING, seed=0)
+            sums = everything.signed_gradients(point, by_label=by_label, signs=signs)
+            return orthonormal(sums, settings.range), sums
+        leading = LeadingDirections(settings.range)
+        answers = everything.group_gradients(point, by_label=by_label)
+        for _, _, rows in _in_turn(answers, everything.cohort.nodes):
+            leading.add(rows)
+        return leading.basis(), None
+
+    def _summaries(
+        self, everything: FederatedObjective, point: Tensor, working: Tensor, sample: Sample | None
+    ) -> tuple[Summary, dict[Group, Summary]]:
+        """Return the sum of all groups' summaries, and each of them unless only sums are seen."""
+        settings = self.settings
+        total = Summary.nothing(len(working))
+        groups: dict[Group, Summary] = {}
+        answers = everything.summaries(
+            point,
+            working,
+            settings.kind,
+            part=Part.RETAIN,
+            by_label=settings.groups == "classes" and not settings.sums_only,
+            sample=sample,
+        )
+        for node, labels, summaries in _in_turn(answers, everything.cohort.nodes):
+            for label, summary in zip(labels or (None,), summaries, strict=True):
+                total += summary
+                if not settings.sums_only:
+                    groups[Group(node, label)] = summary
+        return total, groups
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Removals in the working space, to see where they would lead."""
+
+    total: Summary
+    point: Vector
+    weight_decay: float
+    damping: float
+    absolute: bool
+
+    def moves(self, groups: dict[Group, Summary]) -> Vector:
+        """Return the steps, as columns, of every removal of a group, a node or a label."""
+        wholes: dict[tuple[str, int], list[Summary]] = defaultdict(list)
+        for group, summary in groups.items():
+            wholes["node", group.node].append(summary)
+            if group.label is not None:
+                wholes["label", group.label].append(summary)
+        nothing = Summary.nothing(len(self.point))
+        leaving = [*groups.values(), *(sum(parts, nothing) for parts in wholes.values())]
+        return np.stack(
+            [
+                self._move(self.total - one, one.gradient, one.examples)
+                for one in leaving
+                if one.examples < self.total.examples
+            ],
+            axis=1,
+        )
+
+    def moves_of_sums(self, sums: Tensor, working: Tensor) -> Vector:
+        """Return the steps, as columns, along random signed sums (m, d) of gradients."""
+        return np.stack(
+            [self._move(self.total, along, 0) for along in (sums @ working.T).double().numpy()],
+            axis=1,
+        )
+
+    def _move(self, stays: Summary, left: Vector, examples: int) -> Vector:
+        problem = ReducedProblem.of(
+            stays,
+            left,
+            examples,
+            self.point,
+            weight_decay=self.weight_decay,
+            absolute=self.absolute,
+        )
+        return problem.damped(self.damping).coordinates
+
+
+def _in_turn(
+    answers: Iterator[tuple[int, tuple[int, ...], T]], nodes: Sequence[int]
+) -> Iterator[tuple[int, tuple[int, ...], T]]:
+    """Yield answers in the order of the nodes, so that the result is the same for any arrival.
+
+    Those that come before their turn wait.
+    """
+    early: dict[int, tuple[int, tuple[int, ...], T]] = {}
+    turns = iter(nodes)
+    turn = next(turns, None)
+    for answer in answers:
+        early[answer[0]] = answer
+        while turn in early:
+            yield early.pop(turn)
+            turn = next(turns, None)
+
+
+def _leading(moves: Vector, columns: int, size: int) -> Vector:
+    """Return the leading directions (size, q) of moves (size, m); all of them where they are few."""
+    if size <= columns:
+        return np.eye(size)
+    left, _, _ = np.linalg.svd(moves, full_matrices=True)
+    return np.ascontiguousarray(left[:, :columns])

@@ -1,0 +1,105 @@
+"""A removal as algebra in q dimensions: the cubic step of what leaves, from sums alone.
+
+With Q (d, q) the recorded directions, u the point they were recorded at, g_f and H_f the sums of
+what has left so far, H_r that of what stays, n_f and n_r their examples: the influence objective of
+F_r around u (unlearning/influence.py) restricted to u + Q y is
+
+    m(y) = <g, y> + 1/2 <y, H y> + (M/6) |y|^3,
+    g = -(Q'g_f + lambda n_f Q'u) / n_r,    H = Q'H_r Q / n_r + lambda I.
+
+It knows nothing of the order in which they left, so that a sequence of removals is the same as all
+of them at once.
+
+The weight. Training for a finite time holds the weights near their start as a term (mu/2)|w - w0|^2
+with mu = 1/T would, T being the sum of the step sizes (Ali, Kolter, Tibshirani 2019): directions
+whose curvature is far below 1/T were not learned, and what left cannot have moved them far. So M is
+the weight whose damping (M/2)|y| is 1/(2T), in which one half matches 1/(h + mu) with gradient flow's
+(1 - exp(-hT))/h where h T is about 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.solvers.cubic import ReducedStep, spectrum
+from fedunlearn.solvers.secular import minimise_cubic
+from fedunlearn.solvers.solution import Status
+from fedunlearn.solvers.weight import damped_weight
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedProblem:
+    """The cubic model of a removal, but for its weight.
+
+    Attributes:
+        gradient: g, shape (q,).
+        curvature: H, shape (q, q).
+        absolute: As for ``spectrum``.
+    """
+
+    gradient: Vector
+    curvature: Vector
+    absolute: bool
+
+    @classmethod
+    def of(
+        cls,
+        stays: Summary,
+        left: Vector,
+        examples: int,
+        point: Vector,
+        *,
+        weight_decay: float,
+        absolute: bool,
+    ) -> ReducedProblem:
+        """Set up the model.
+
+        Args:
+            stays: Sums over what stays; at least one example.
+            left: Q'g_f, the gradient sum of all that left, (q,).
+            examples: n_f.
+            point: Q'u, (q,).
+            weight_decay: lambda.
+            absolute: As for ``spectrum``.
+        """
+        size = len(left)
+        return cls(
+            gradient=-(left + weight_decay * examples * point) / stays.examples,
+            curvature=stays.curvature / stays.examples + weight_decay * np.eye(size),
+            absolute=absolute,
+        )
+
+    def damped(self, damping: float) -> ReducedStep:
+        """Return the cubic step whose weight gives this damping, beyond the pole if there is one."""
+        ritz, along, _ = self._spectrum()
+        if not along.any():
+            return self.weighted(0.0)
+        return self.weighted(damped_weight(ritz, along, damping))
+
+    def weighted(self, weight: float) -> ReducedStep:
+        """Return the global minimiser for a cubic weight M >= 0."""
+        ritz, along, vectors = self._spectrum()
+        solved = minimise_cubic(ritz, along, weight)
+        coordinates = vectors @ solved.coordinates
+        return ReducedStep(
+            coordinates=coordinates,
+            weight=weight,
+            damping=solved.damping,
+            predicted=solved.value,
+            quadratic=solved.value - solved.damping * float(coordinates @ coordinates) / 3.0,
+            residual=1.0 if solved.status is Status.UNBOUNDED else 0.0,
+            ritz_values=tuple(float(value) for value in ritz),
+            products=0,
+            status=solved.status,
+        )
+
+    def _spectrum(self) -> tuple[Vector, Vector, Vector]:
+        return spectrum(self.curvature, self.gradient, absolute=self.absolute)
+
+
+def natural_damping(horizon: float) -> float:
+    """Return 1/(2T), the damping of training that went as far as gradient flow in a time T."""
+    return 0.5 / horizon

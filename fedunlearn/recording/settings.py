@@ -1,0 +1,66 @@
+"""What is recorded, and what of it is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fedunlearn.risk.products import Curvature
+from fedunlearn.scenario.settings import Settings, Share
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class RecordingSettings(Settings):
+    """Settings of a recording.
+
+    Attributes:
+        linearise_at: Where gradients and curvature are taken: the share of the way from the
+            initial to the trained weights.
+        curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
+            of its Ritz values.
+        groups: ``classes``: the examples of one label on one node are the smallest part whose
+            removal the subspace is made for; ``nodes``: all of a node's.
+        range: Leading directions of the groups' gradient sums.
+        working: Dimensions of the working space: the range, and its multiples by the curvature.
+        depth: How often it is multiplied at most to get there, a round each.
+        columns: q, the directions of the working space that are kept: those in which removals move
+            the model most.
+        product_share: The share of every group's examples that answers products.
+        policy: What the server keeps. ``stored``: each group's summary, so that whoever has vanished
+            can still be removed; ``on-departure``: only their sums, and who leaves sends a summary
+            along with the request.
+        sums_only: Nodes answer with random signed sums of gradients, and summaries are added up as
+            they come: with secure aggregation the server sees nothing else. Needs
+            ``on-departure``.
+        precision: Of the kept directions.
+    """
+
+    linearise_at: Share = 0.85
+    curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
+    groups: Literal["classes", "nodes"] = "classes"
+    range: Count = 40
+    working: Count = 80
+    depth: Annotated[int, Field(ge=0)] = 4
+    columns: Count = 40
+    product_share: Share = 1.0
+    policy: Literal["stored", "on-departure"] = "stored"
+    sums_only: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _sums_are_kept(self) -> RecordingSettings:
+        if self.sums_only and self.policy == "stored":
+            raise ValueError("sums-only: sees no single summary; it needs policy = 'on-departure'")
+        return self
+
+    @property
+    def kind(self) -> Curvature:
+        """The products that nodes are asked for."""
+        return Curvature.GGN if self.curvature == "ggn" else Curvature.HESSIAN
+
+    @property
+    def absolute(self) -> bool:
+        """Whether Ritz values are replaced by their absolute values."""
+        return self.curvature == "hessian-abs"

@@ -1,0 +1,203 @@
+"""Removal without a round: the cubic step from summaries that were recorded when training ended.
+
+The step is that of cubic-newton (Bui, Lu, Sim, Ng, Low, arXiv 2406.14507, section 4; Nesterov and
+Polyak 2006), in a subspace that was recorded once for whatever may leave: see recording/recorder.py
+for the subspace, recording/reduced.py for the model and the rule that gives its weight. The
+construction is ours. Later requests combine with all earlier ones: the step is always that of all
+that left so far, from the weights before the first.
+
+What leaves, and who is asked:
+
+============================  ===============================  ===================================
+what                          ``policy = "stored"``            ``policy = "on-departure"``
+============================  ===============================  ===================================
+nodes                         nobody                           the nodes that leave
+a class, anywhere             nobody, where groups are         all nodes, or those it is about
+                              classes; else as on the right
+records                       the nodes that hold them         the nodes that hold them
+============================  ===============================  ===================================
+
+Who is asked answers once, with a summary of q (q + 3) / 2 + 2 numbers. ``check`` adds one round to
+all who stay: the step is damped more until the influence objective does what its model foretold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.errors import ForgetSetError, NotRecordedError
+from fedunlearn.federation.federation import Federation, Recordable, Recorded, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.subspace_summary import Summary
+from fedunlearn.federation.summary import Sample
+from fedunlearn.parameters import digest
+from fedunlearn.recording.recorder import SubspaceRecorder
+from fedunlearn.recording.recording import Group, Recording
+from fedunlearn.recording.reduced import ReducedProblem, natural_damping
+from fedunlearn.recording.settings import RecordingSettings
+from fedunlearn.scenario.settings import NotNegative, Settings
+from fedunlearn.solvers.cubic import ReducedStep
+from fedunlearn.solvers.weight import Candidate
+from fedunlearn.unlearning.influence import rounding_of_losses
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.validity import Validity
+
+# Times the damping, tried where the step is checked.
+MORE_DAMPING = (4.0, 16.0, 64.0)
+
+
+class InstantCubicNewtonSettings(RecordingSettings):
+    """Settings of instant-cubic-newton.
+
+    Attributes:
+        weight: The cubic weight M, or ``auto``: that of the natural damping (recording/reduced.py).
+        check: Ask those who stay, once, whether the objective did what the step foretold.
+    """
+
+    weight: NotNegative | Literal["auto"] = "auto"
+    check: bool = False
+
+    def recording(self) -> RecordingSettings:
+        """Return the part of the settings that a recording depends on."""
+        return RecordingSettings(**{k: getattr(self, k) for k in RecordingSettings.model_fields})
+
+
+class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
+    """One cubic step in a recorded subspace, without a round."""
+
+    name: ClassVar[str] = "instant-cubic-newton"
+    settings_type: ClassVar[type[Settings]] = InstantCubicNewtonSettings
+
+    @override
+    def to_record(self) -> tuple[Recordable, ...]:
+        return (SubspaceRecorder(self.settings.recording()),)
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        (recordable,) = self.to_record()
+        recording: Recording = trained.recording(recordable, "use cubic-newton, which asks nodes")
+        if recording.model != digest(trained.weights):
+            raise NotRecordedError(
+                "the summaries belong to another model than the one given; record them anew after "
+                "training it further, or use cubic-newton, which asks nodes"
+            )
+        leaving = recording.stored(forget)
+        rounds = 0
+        if leaving is None:
+            leaving = self._ask(trained, federation, forget, recording)
+            rounds += 1
+        now = sum(leaving.values(), Summary.nothing(recording.basis.size))
+        after = recording.without(leaving, forget)
+        del leaving
+        problem = after.problem()
+        step = self._step(problem, after)
+        tried: tuple[Candidate, ...] = ()
+        if self.settings.check:
+            tried = self._check(trained, federation, forget, recording, after, step)
+            step = next((c.step for c in tried if c.acceptable), tried[-1].step)
+            rounds += 1
+        weights = recording.basis.moved(trained.weights, step.coordinates - recording.coordinates)
+        after = replace(after, coordinates=step.coordinates, model=digest(weights))
+        validity = Validity.of(now, after, step, tried)
+        if watch is not None:
+            watch(rounds, weights)
+        recorded = {
+            **trained.recorded,
+            recordable: Recorded(after, trained.recorded[recordable].spent),
+        }
+        return Unlearned(
+            weights=weights,
+            status=validity.verdict,
+            claim=Claim.EMPIRICAL,
+            details=_details(step, rounds, tried) | {"validity": validity.as_dict()},
+            trained=replace(trained, weights=weights, recorded=recorded),
+        )
+
+    def _step(self, problem: ReducedProblem, after: Recording) -> ReducedStep:
+        if self.settings.weight == "auto":
+            return problem.damped(natural_damping(after.horizon))
+        return problem.weighted(self.settings.weight)
+
+    def _ask(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        recording: Recording,
+    ) -> dict[Group, Summary]:
+        """Ask those who hold some of it for its summaries: one round."""
+        objective = federation.objective(
+            forget.following(recording.gone),
+            weight_decay=recording.weight_decay,
+            only=forget.named,
+            without=forget.following(recording.gone).leavers - forget.nodes,
+        )
+        found = {
+            Group(node, label): summary
+            for node, labels, summaries in objective.summaries(
+                recording.place(trained.weights, trained.initial),
+                recording.basis.whole(),
+                self.settings.kind,
+                part=Part.FORGET,
+                by_label=recording.by_label and bool(recording.groups),
+                sample=Sample.of(self.settings.product_share, seed=0),
+            )
+            for label, summary in zip(labels or (None,), summaries, strict=True)
+        }
+        if not found:
+            raise ForgetSetError(f"forget: no node has any example of {forget}")
+        return found
+
+    def _check(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        recording: Recording,
+        after: Recording,
+        step: ReducedStep,
+    ) -> tuple[Candidate, ...]:
+        """Ask those who stay for the objective at the step and at more damped ones: one round."""
+        problem = after.problem()
+        least = max(step.damping, natural_damping(after.horizon))
+        steps = [step, *(problem.damped(least * more) for more in MORE_DAMPING)]
+        origin = recording.place(trained.weights, trained.initial)
+        everyone = forget.following(recording.gone)
+        objective = federation.objective(
+            everyone, weight_decay=after.weight_decay, without=everyone.leavers
+        )
+        nowhere = torch.zeros_like(origin)
+        moves = torch.stack([after.basis.moved(nowhere, s.coordinates) for s in steps])
+        values = objective.losses(origin, moves)
+        linear = after.linear()
+        changes = values[1:] - values[0]
+        resolution = rounding_of_losses(values, origin.dtype)
+        return tuple(
+            Candidate(s, float(change) - float(linear @ s.coordinates), resolution)
+            for s, change in zip(steps, changes, strict=True)
+        )
+
+
+def _details(step: ReducedStep, rounds: int, tried: tuple[Candidate, ...]) -> dict[str, Any]:
+    """Describe the step."""
+    told = step.as_dict()
+    for unknown in ("residual", "products"):  # the subspace does not know what lies outside of it
+        del told[unknown]
+    return told | {
+        "rounds": rounds,
+        "step_norm": float(np.linalg.norm(step.coordinates)),
+        "candidates": [candidate.as_dict() for candidate in tried],
+    }
