@@ -5,6 +5,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     FedunlearnError
     ├── InputError                  what the user gave cannot be used (exit status 2)
     │   ├── NotRecordedError        a method needs what training did not record
+    │   ├── RecordingError          a recording's files are missing, changed or no recording
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
     │   └── TaskError               a Task's model, data or loss
@@ -40,6 +41,10 @@ class ForgetSetError(InputError):
 
 class NotRecordedError(InputError):
     """A method needs what was not recorded when training ended."""
+
+
+class RecordingError(InputError):
+    """A recording's files are missing, not in the format, of another version, or were changed."""
 
 
 class TaskError(InputError):

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from fedunlearn.evaluation import plots
 from fedunlearn.evaluation.evidence import Evidence
-from fedunlearn.evaluation.table import COLUMNS, cells, rows
+from fedunlearn.evaluation.table import COLUMNS, cells, recording_cost, rows
 
 Request = Mapping[str, Any]
 
@@ -212,8 +212,7 @@ def _finding(name: str, request: Request, recovery: int) -> str:
     rounds = _SHOW["rounds"](retrained["rounds"])
     text += f"; retraining takes {rounds}. {_verdict(before, after, request['floor'])}"
     if "recording" in entry:
-        recorded = _SHOW["rounds"](entry["recording"]["rounds"])
-        text += f" Recording when training ended took {recorded} rounds more."
+        text += f" Recording when training ended took {recording_cost(entry)} more."
     accuracy = [
         _SHOW["retain_accuracy"](model["retain_accuracy"]) for model in (entry, trained, retrained)
     ]

@@ -115,6 +115,17 @@ def cells(row: Row, columns: Sequence[Column] = COLUMNS) -> list[str]:
     return [column.show(row[column.key]) if column.key in row else "" for column in columns]
 
 
+def recording_cost(entry: Row) -> str:
+    """Say what recording for a method took when training ended."""
+    shown = {column.key: column.show for column in COLUMNS}
+    spent = entry["recording"]
+    rounds, gradients, up, down = (
+        shown[key](spent[key])
+        for key in ("rounds", "gradient_equivalents", "bytes_up", "bytes_down")
+    )
+    return f"{rounds} rounds, {gradients} gradients, {up} up, {down} down"
+
+
 def fitting_columns(request: Mapping[str, Any], width: int) -> list[Column]:
     """Return the columns that fit into so many characters; the least telling are left out."""
     listed = rows(request)
@@ -162,3 +173,9 @@ def print_tables(results: Mapping[str, Any]) -> None:
             console.print("More columns are in results.json and report.html.", style="dim")
         for name, entry in request["methods"].items():
             console.print(f"{name}: {entry['status']}", highlight=False)
+            if "recording" in entry:
+                console.print(
+                    f"{name}: recording when training ended took {recording_cost(entry)}, "
+                    "not counted above",
+                    highlight=False,
+                )

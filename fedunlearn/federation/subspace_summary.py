@@ -69,7 +69,8 @@ class Summary:
         along = coordinates.T @ self.gradient
         lost = float(self.gradient @ self.gradient - along @ along)
         curvature = coordinates.T @ self.curvature @ coordinates
-        return Summary(self.examples, self.square, self.outside + lost, along, curvature)
+        symmetric = (curvature + curvature.T) / 2
+        return Summary(self.examples, self.square, self.outside + lost, along, symmetric)
 
 
 def packed_size(size: int) -> int:

@@ -11,8 +11,10 @@ from typing_extensions import override
 
 from fedunlearn.federation.subspace_summary import Vector
 
-# Of the rows that are widened, or mapped from a file, at the same time.
+# Of the rows that are mapped from a file, or widened to be handed out, at the same time.
 AT_ONCE_BYTES = 200 * 2**20
+# Entries of a row that are widened for a sum, while they are near the processor.
+WIDENED = 2**16
 
 
 class Basis(ABC):
@@ -35,21 +37,23 @@ class Basis(ABC):
     def pieces(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield which rows, and the rows (m, d), as float32 or wider."""
         widened = torch.promote_types(self.precision, torch.float32)
-        bytes_a_row = self.dimension * (self.precision.itemsize + widened.itemsize)
-        if widened is self.precision:
-            bytes_a_row = self.dimension * widened.itemsize
-        count = max(1, AT_ONCE_BYTES // bytes_a_row)
+        for which in self._some_at_a_time(self.precision.itemsize + widened.itemsize):
+            yield which, self.rows(which.start, which.stop).to(widened)
+
+    def _some_at_a_time(self, bytes_an_entry: int) -> Iterator[slice]:
+        count = max(1, AT_ONCE_BYTES // (self.dimension * bytes_an_entry))
         for start in range(0, self.size, count):
-            stop = min(self.size, start + count)
-            yield slice(start, stop), self.rows(start, stop).to(widened)
+            yield slice(start, min(self.size, start + count))
 
     def moved(self, weights: Tensor, coordinates: Vector) -> Tensor:
         """Return weights + Q y, shape (d,), for weights (d,) and y (q,)."""
         moved = weights.clone()
-        for which, rows in self.pieces():
+        for which in self._some_at_a_time(self.precision.itemsize):
+            rows = self.rows(which.start, which.stop)
             along = torch.from_numpy(coordinates[which]).to(weights.dtype)
-            moved.addmv_(rows.to(weights.dtype).T, along)
-            del rows  # before the next come
+            for part, columns in zip(moved.split(WIDENED), rows.split(WIDENED, dim=1), strict=True):
+                part.addmv_(columns.to(weights.dtype).T, along)
+            del rows, columns  # before the next come
         return moved
 
     def whole(self) -> Tensor:

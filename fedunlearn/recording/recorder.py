@@ -1,14 +1,15 @@
 """Records a subspace and what it sees of everybody, as the last act of training.
 
-1. Range: the leading directions of the groups' gradient sums at u, or of random signed sums of them.
+1. Range: the leading directions of the groups' gradient sums at u, or of random signed sums.
 2. Block Krylov: these, multiplied by the federation's curvature at u, once or more.
 3. Every group's summary in that working space.
 4. Compression, by the server alone: of the working space the q directions are kept in which the
-   removals that may come would move the model most. Each group's own removal, each node's and each
-   label's is solved; their leading left singular vectors are the directions. Where only sums are
-   seen, the removals are those of the signed sums, with nothing taken off the curvature.
+   removals that may come would move the model most. Each group's own removal, each node's and
+   each label's is solved; their leading left singular vectors are the directions. Where only sums
+   are seen, the removals are those of the signed sums, with nothing taken off the curvature.
 
-Rounds: 3 where the range is half of the working space, 2 + depth at most. Source of the range: Halko, Martinsson, Tropp 2011; the rest is ours.
+Rounds: 3 where the range is half of the working space, 2 + depth at most. Source of the range:
+Halko, Martinsson, Tropp 2011; the rest is ours. What was tried beside it: simulations/README.md.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ def _in_turn(
 
 
 def _leading(moves: Vector, columns: int, size: int) -> Vector:
-    """Return the leading directions (size, q) of moves (size, m); all of them where they are few."""
+    """Return the leading directions (size, q) of moves (size, m); all where they are few."""
     if size <= columns:
         return np.eye(size)
     left, _, _ = np.linalg.svd(moves, full_matrices=True)

@@ -87,6 +87,8 @@ class Recording:
     def without(self, leaving: Mapping[Group, Summary], forget: ForgetSet) -> Recording:
         """Return what is kept once some examples have left; their summaries are not.
 
+        Its coordinates and its model are still those of before: whoever takes the step sets them.
+
         Args:
             leaving: Their summaries, by the groups they belong to.
             forget: The rule that names them.

@@ -13,8 +13,8 @@ of them at once.
 The weight. Training for a finite time holds the weights near their start as a term (mu/2)|w - w0|^2
 with mu = 1/T would, T being the sum of the step sizes (Ali, Kolter, Tibshirani 2019): directions
 whose curvature is far below 1/T were not learned, and what left cannot have moved them far. So M is
-the weight whose damping (M/2)|y| is 1/(2T), in which one half matches 1/(h + mu) with gradient flow's
-(1 - exp(-hT))/h where h T is about 2.
+the weight whose damping (M/2)|y| is 1/(2T); the half is measured, as good as gradient flow's own
+(1 - exp(-hT))/h in place of 1/(h + mu).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ReducedProblem:
         weight_decay: float,
         absolute: bool,
     ) -> ReducedProblem:
-        """Set up the model.
+        """Return the model.
 
         Args:
             stays: Sums over what stays; at least one example.
@@ -73,7 +73,7 @@ class ReducedProblem:
         )
 
     def damped(self, damping: float) -> ReducedStep:
-        """Return the cubic step whose weight gives this damping, beyond the pole if there is one."""
+        """Return the cubic step whose weight gives this damping, beyond a pole if there is one."""
         ritz, along, _ = self._spectrum()
         if not along.any():
             return self.weighted(0.0)

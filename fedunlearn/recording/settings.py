@@ -28,7 +28,7 @@ class RecordingSettings(Settings):
         columns: q, the directions of the working space that are kept: those in which removals move
             the model most.
         product_share: The share of every group's examples that answers products.
-        policy: What the server keeps. ``stored``: each group's summary, so that whoever has vanished
+        policy: What the server keeps. ``stored``: each group's summary, so that who has vanished
             can still be removed; ``on-departure``: only their sums, and who leaves sends a summary
             along with the request.
         sums_only: Nodes answer with random signed sums of gradients, and summaries are added up as

@@ -1,7 +1,7 @@
 """Orthonormal bases of what gradients and curvature span, from columns that come one by one.
 
-Source: Halko, Martinsson, Tropp 2011, "Finding structure with randomness", sections 4.1 and 4.5, for
-the range and for powers of the operator; Brand 2002 for singular vectors of a stream of columns.
+Source: Halko, Martinsson, Tropp 2011, "Finding structure with randomness", sections 4.1 and 4.5,
+for the range and for powers of the operator; Brand 2002 for singular vectors of a stream.
 
 Vectors are the rows of matrices (m, d), so that each is contiguous. Inner products are float64.
 """
@@ -101,7 +101,7 @@ def block_krylov(
 
 
 def _leading(rows: Tensor, size: int, *, unit: bool, scale: float = 0.0) -> Tensor:
-    """Rotate rows (m, d) to their leading directions; of length 1, or of their singular values.
+    """Return rows (m, d) rotated to their leading directions, of length 1 or as long as they are.
 
     Those below rounding of ``scale``, or of the longest where that is longer, are dropped.
     """

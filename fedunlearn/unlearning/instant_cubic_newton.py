@@ -28,7 +28,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError

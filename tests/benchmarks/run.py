@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tests.benchmarks import instant_step
 from tests.benchmarks.memory import node_memory
 from tests.benchmarks.products import product_costs
 from tests.benchmarks.server_memory import server_memory
@@ -19,9 +20,10 @@ PARTS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "products": product_costs,
     "memory": node_memory,
     "server_memory": server_memory,
+    "instant_step": instant_step.instant_step,
 }
 
-# What the figures below a key should keep to.
+# What a figure, or those below a key, should keep to.
 BOUNDS = {
     "hvp_over_gradient": "<= 1.8",
     "ggn_over_gradient": "<= 1.3",
@@ -29,6 +31,7 @@ BOUNDS = {
     "curvlinops_over_ggn": ">= 1.5",
     "memory.resnet18_product_peak_mib": "<= 3072",
     "server_memory.step_peak_mib": "<= bound_mib below",
+    **instant_step.BOUNDS,
 }
 
 
@@ -46,7 +49,8 @@ def lines(report: Mapping[str, object], above: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from lines(value, name)
         else:
-            yield f"{name:48} {value:>12}  {BOUNDS.get(above, '')}".rstrip()
+            bound = BOUNDS.get(name, BOUNDS.get(above, ""))
+            yield f"{name:48} {value:>12}  {bound}".rstrip()
 
 
 def main() -> None:

@@ -358,9 +358,14 @@ def test_wants_evidence_for_every_request(results):
 
 def test_says_what_recording_took(results, evidence):
     assert "Recording" not in Page(render_report(results, [evidence])).text
-    results["requests"][0]["methods"]["cubic-newton"]["recording"] = {"rounds": 2}
+    results["requests"][0]["methods"]["cubic-newton"]["recording"] = {
+        "rounds": 3,
+        "gradient_equivalents": 170.0,
+        "bytes_up": 2_000_000,
+        "bytes_down": 5_000,
+    }
     text = Page(render_report(results, [evidence])).text
-    assert "Recording when training ended took 2 rounds more." in text
+    assert "Recording when training ended took 3 rounds, 170.0 gradients," in text
 
 
 def test_only_what_lies_before_the_result_is_drawn_hollow(results, evidence):

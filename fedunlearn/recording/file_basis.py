@@ -1,0 +1,108 @@
+"""A basis in a file: only the rows in use are mapped, so that it may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.errors import RecordingError
+from fedunlearn.recording.basis import Basis
+
+_TENSOR = "basis"
+_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16"}
+_PRECISIONS = {name: precision for precision, name in _NAMES.items()}
+
+
+class FileBasis(Basis):
+    """A basis in a file of its own, which never changes.
+
+    The map is let go of with the rows that were taken from it: one that stayed open would let the
+    resident memory grow to the size of the file.
+
+    Attributes:
+        path: Where it is.
+        sha256: Of the file, in hex, as whoever refers to it says; not compared here.
+    """
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        """Read its size; no row yet.
+
+        Raises:
+            RecordingError: It is missing, or holds something else.
+        """
+        self.path = path
+        self.sha256 = sha256
+        try:
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                part = file.get_slice(_TENSOR)
+                shape, name = part.get_shape(), part.get_dtype()
+        except OSError as error:
+            raise RecordingError(unreadable(path, error)) from error
+        except SafetensorError as error:
+            raise RecordingError(unusable(path, "cut short, or not a recording's basis")) from error
+        if names != [_TENSOR] or len(shape) != 2 or name not in _PRECISIONS:
+            raise RecordingError(unusable(path, "not a recording's basis"))
+        self.size, self.dimension = shape
+        self.precision = _PRECISIONS[name]
+
+    @override
+    def rows(self, start: int, stop: int) -> Tensor:
+        try:
+            with safe_open(self.path, "pt") as file:
+                rows: Tensor = file.get_slice(_TENSOR)[start:stop]
+        except OSError as error:
+            raise RecordingError(unreadable(self.path, error)) from error
+        except SafetensorError as error:
+            raise RecordingError(unusable(self.path, "no longer what it was")) from error
+        return rows
+
+
+def basis_file(basis: Basis) -> Iterator[bytes | memoryview]:
+    """Yield the content of a basis's file, a row at a time, in the format of safetensors.
+
+    By hand, because the library writes only what lies in memory whole.
+    """
+    length = basis.size * basis.dimension * basis.precision.itemsize
+    tensor = {
+        "dtype": _NAMES[basis.precision],
+        "shape": [basis.size, basis.dimension],
+        "data_offsets": [0, length],
+    }
+    header = json.dumps({_TENSOR: tensor}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the numbers begin at a multiple of their size
+    yield len(header).to_bytes(8, "little") + header
+    for row in range(basis.size):
+        yield basis.rows(row, row + 1).contiguous().view(torch.uint8).numpy().reshape(-1).data
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex.
+
+    Raises:
+        RecordingError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecordingError(unreadable(path, error)) from error
+
+
+def unusable(path: Path, what: str) -> str:
+    """Say what is wrong with one of a recording's files."""
+    return f"{path}: {what}; restore the recording's folder from a copy, or record anew"
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Say that one of them is missing or cannot be read."""
+    missing = isinstance(error, FileNotFoundError)
+    reason = "no such file" if missing else (error.strerror or "cannot be read").lower()
+    return f"{path}: {reason}; give the folder in which a recording was saved"

@@ -1,0 +1,343 @@
+"""A recording in a folder: a large file that never changes, and a small one.
+
+``basis.safetensors`` holds Q' alone. ``sums.safetensors`` holds all else: what is a vector as
+float64 tensors, what is a number as one JSON document in the metadata. A removal replaces the small
+file at once, so that a summary that has left is nowhere afterwards, and whoever is interrupted
+leaves the old or the new.
+
+The sums carry the sha256 of their own file, formed with zeros in its place, and name that of the
+basis. One process at a time writes to a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors import numpy as arrays_file
+
+from fedunlearn.errors import RecordingError
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
+from fedunlearn.recording.basis import Basis
+from fedunlearn.recording.file_basis import (
+    FileBasis,
+    basis_file,
+    file_sha256,
+    unreadable,
+    unusable,
+)
+from fedunlearn.recording.recording import Group, Recording
+from fedunlearn.rpc.v1 import session_pb2 as pb
+
+BASIS = "basis.safetensors"
+SUMS = "sums.safetensors"
+VERSION: Literal[1] = 1
+
+_NO_DIGEST = "0" * 64
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants"
+    )
+
+
+class _Numbers(_Part):
+    """The numbers of a summary."""
+
+    examples: int
+    square: float
+    outside: float
+
+
+class _GroupNumbers(_Part):
+    """Those of a group's summary, and which group it is."""
+
+    node: int
+    label: int | None
+    summary: _Numbers
+
+
+class _BasisNamed(_Part):
+    """The basis that the sums belong to."""
+
+    sha256: str
+    size: int
+    dimension: int
+    precision: Literal["float32", "float64", "bfloat16"]
+
+
+class _Document(_Part):
+    """All of the sums that is not a vector; bytes in hex."""
+
+    version: Literal[1]
+    share: float
+    weight_decay: float
+    horizon: float
+    absolute: bool
+    by_label: bool
+    examples: int
+    stays: _Numbers
+    groups: tuple[_GroupNumbers, ...]
+    model: str
+    gone: tuple[str, ...]
+    basis: _BasisNamed
+
+
+class _Versioned(BaseModel):
+    """What documents of all versions share."""
+
+    version: int
+
+
+def save_recording(recording: Recording, folder: Path) -> None:
+    """Write a recording, in place of the one that the folder may hold.
+
+    The basis is written only where it is not there already. Interrupted, it leaves the old
+    recording or the new; where the basis is another, perhaps one without sums, which does not open.
+
+    Args:
+        recording: What to write.
+        folder: Where; made where it is missing.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sha256 = _put_basis(recording.basis, folder)
+    content = _content(recording, sha256)
+    with _replacing(folder / SUMS) as file:
+        file.write(content)
+
+
+def open_recording(folder: Path, *, verify: bool = True) -> Recording:
+    """Read a recording; its basis stays in the file.
+
+    Args:
+        folder: Where it was saved.
+        verify: Compare the basis with its sha256, which reads all of it: a second or more for each
+            1.8 GB. Otherwise only its size, shape and precision are.
+
+    Returns:
+        The recording, equal to the last bit to the one that was saved.
+
+    Raises:
+        RecordingError: A file is missing, cut short, changed, of another version or no recording's.
+    """
+    path = folder / SUMS
+    document, vectors = _read(path)
+    basis = FileBasis(folder / BASIS, document.basis.sha256)
+    if _named(basis, basis.sha256) != document.basis:
+        raise RecordingError(unusable(basis.path, f"not the basis that {path.name} belongs to"))
+    if verify and file_sha256(basis.path) != basis.sha256:
+        raise RecordingError(
+            unusable(basis.path, "changed: it has not the sha256 that the sums name")
+        )
+    try:
+        gone = tuple(_forget_set(rule) for rule in document.gone)
+        model = bytes.fromhex(document.model)
+    except (DecodeError, ValueError) as error:
+        raise RecordingError(unusable(path, "not a recording's sums")) from error
+    return Recording(
+        basis=basis,
+        share=document.share,
+        point=vectors["point"],
+        weight_decay=document.weight_decay,
+        horizon=document.horizon,
+        absolute=document.absolute,
+        by_label=document.by_label,
+        examples=document.examples,
+        stays=_unpacked(document.stays, vectors["stays"], basis.size),
+        groups={
+            Group(numbers.node, numbers.label): _unpacked(numbers.summary, row, basis.size)
+            for numbers, row in zip(document.groups, vectors["groups"], strict=True)
+        },
+        left=vectors["left"],
+        coordinates=vectors["coordinates"],
+        model=model,
+        gone=gone,
+    )
+
+
+def _put_basis(basis: Basis, folder: Path) -> str:
+    """Write the basis where the folder has another or none, and return the file's sha256."""
+    path = folder / BASIS
+    if isinstance(basis, FileBasis) and basis.path.resolve() == path.resolve():
+        return basis.sha256
+    digest = hashlib.sha256()
+    for part in basis_file(basis):
+        digest.update(part)
+    sha256 = digest.hexdigest()
+    if not path.exists() or file_sha256(path) != sha256:
+        with _replacing(path) as file:
+            for part in basis_file(basis):
+                file.write(part)
+            # Another basis's sums never lie beside this one.
+            (folder / SUMS).unlink(missing_ok=True)
+            _flush_folder(folder)
+    return sha256
+
+
+def _content(recording: Recording, sha256: str) -> bytes:
+    """Return the content of the file of sums."""
+    size, groups = recording.basis.size, recording.groups
+    document = _Document(
+        version=VERSION,
+        share=recording.share,
+        weight_decay=recording.weight_decay,
+        horizon=recording.horizon,
+        absolute=recording.absolute,
+        by_label=recording.by_label,
+        examples=recording.examples,
+        stays=_numbers(recording.stays),
+        groups=tuple(
+            _GroupNumbers(node=group.node, label=group.label, summary=_numbers(summary))
+            for group, summary in groups.items()
+        ),
+        model=recording.model.hex(),
+        gone=tuple(encode_forget_set(rule).SerializeToString().hex() for rule in recording.gone),
+        basis=_named(recording.basis, sha256),
+    )
+    packed = np.zeros((len(groups), _packed_size(size)))
+    for row, summary in zip(packed, groups.values(), strict=True):
+        row[:] = _packed(summary)
+    vectors = {
+        "point": np.ascontiguousarray(recording.point),
+        "left": np.ascontiguousarray(recording.left),
+        "coordinates": np.ascontiguousarray(recording.coordinates),
+        "stays": _packed(recording.stays),
+        "groups": packed,
+    }
+    metadata = {"document": document.model_dump_json(), "sha256": _NO_DIGEST}
+    content = arrays_file.save(vectors, metadata)
+    return _with_digest(content, _NO_DIGEST, hashlib.sha256(content).hexdigest())
+
+
+def _read(path: Path) -> tuple[_Document, Mapping[str, Vector]]:
+    """Return what the file of sums holds, every byte of it checked.
+
+    Raises:
+        RecordingError: It is missing, cut short, changed, of another version or something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordingError(unreadable(path, error)) from error
+    try:
+        read = arrays_file.load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        text, claimed = metadata["document"], metadata["sha256"]
+        version = _Versioned.model_validate_json(text).version
+        blank = _with_digest(content, claimed, _NO_DIGEST)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RecordingError(unusable(path, "cut short, or not a recording's sums")) from error
+    if version != VERSION:
+        raise RecordingError(
+            f"{path}: version {version} of the format, this is {VERSION}; "
+            "use the release that wrote it, or record anew"
+        )
+    if hashlib.sha256(blank).hexdigest() != claimed:
+        raise RecordingError(unusable(path, "changed: it has not the sha256 that it names"))
+    try:
+        document = _Document.model_validate_json(text)
+    except ValueError as error:
+        raise RecordingError(unusable(path, "not a recording's sums")) from error
+    size = document.basis.size
+    shapes = {
+        "point": (size,),
+        "left": (size,),
+        "coordinates": (size,),
+        "stays": (_packed_size(size),),
+        "groups": (len(document.groups), _packed_size(size)),
+    }
+    if {name: array.shape for name, array in read.items()} != shapes or any(
+        array.dtype != np.float64 for array in read.values()
+    ):
+        raise RecordingError(unusable(path, "its tensors are not those of a recording"))
+    return document, {name: array.copy() for name, array in read.items()}  # they were read-only
+
+
+def _with_digest(content: bytes, old: str, new: str) -> bytes:
+    """Put another digest in its place; quotes inside of the document are escaped."""
+    return content.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
+
+
+def _named(basis: Basis, sha256: str) -> _BasisNamed:
+    precision = str(basis.precision).removeprefix("torch.")
+    return _BasisNamed.model_validate(
+        {
+            "sha256": sha256,
+            "size": basis.size,
+            "dimension": basis.dimension,
+            "precision": precision,
+        }
+    )
+
+
+def _forget_set(rule: str) -> ForgetSet:
+    return decode_forget_set(pb.ForgetSet.FromString(bytes.fromhex(rule)))
+
+
+def _packed_size(size: int) -> int:
+    return size + size * (size + 1) // 2
+
+
+def _packed(summary: Summary) -> Vector:
+    """Return a summary's gradient and the upper half of its curvature in one row, float64."""
+    upper = summary.curvature[np.triu_indices(len(summary.gradient))]
+    return np.concatenate([summary.gradient, upper])
+
+
+def _numbers(summary: Summary) -> _Numbers:
+    return _Numbers(examples=summary.examples, square=summary.square, outside=summary.outside)
+
+
+def _unpacked(numbers: _Numbers, row: Vector, size: int) -> Summary:
+    rows, columns = np.triu_indices(size)
+    curvature = np.zeros((size, size))
+    curvature[rows, columns] = row[size:]
+    curvature[columns, rows] = row[size:]
+    return Summary(numbers.examples, numbers.square, numbers.outside, row[:size].copy(), curvature)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open what takes a file's place once it is on the disk.
+
+    Always of the same name: what a crash left there goes with the next writing, and with it the
+    summaries in it.
+
+    Yields:
+        The file to write to.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the folder's names on the disk, as ``fsync`` has a file's content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
