@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from fedunlearn.parameters import flatten as flatten
     from fedunlearn.parameters import initial_weights as initial_weights
     from fedunlearn.parameters import load as load
+    from fedunlearn.recording.storage import open_recording as open_recording
+    from fedunlearn.recording.storage import save_recording as save_recording
     from fedunlearn.risk.task import Task as Task
     from fedunlearn.scenario.settings import TrainingSettings as TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
     from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
     from fedunlearn.unlearning.fine_tune import FineTune as FineTune
+    from fedunlearn.unlearning.instant_cubic_newton import InstantCubicNewton as InstantCubicNewton
+    from fedunlearn.unlearning.instant_cubic_newton import (
+        InstantCubicNewtonSettings as InstantCubicNewtonSettings,
+    )
     from fedunlearn.unlearning.method import Unlearned as Unlearned
     from fedunlearn.unlearning.method import UnlearningMethod as UnlearningMethod
     from fedunlearn.unlearning.newton_damped import NewtonDamped as NewtonDamped
@@ -38,6 +44,8 @@ _HOME = {
     "Federation": "federation.federation",
     "FineTune": "unlearning.fine_tune",
     "ForgetSet": "federation.forget",
+    "InstantCubicNewton": "unlearning.instant_cubic_newton",
+    "InstantCubicNewtonSettings": "unlearning.instant_cubic_newton",
     "NewtonDamped": "unlearning.newton_damped",
     "NewtonPinv": "unlearning.newton_pinv",
     "Rewind": "unlearning.rewind",
@@ -51,6 +59,8 @@ _HOME = {
     "flatten": "parameters",
     "initial_weights": "parameters",
     "load": "parameters",
+    "open_recording": "recording.storage",
+    "save_recording": "recording.storage",
     "simulate": "flower.simulation",
 }
 

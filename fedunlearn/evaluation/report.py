@@ -37,6 +37,10 @@ FACTS = {
     "actual": "change of the objective as nodes measured it",
     "residual": "relative residual of the step",
     "products": "curvature products",
+    "share": "share of the data that has left",
+    "leverage": "leverage: of the curvature in some direction",
+    "inside": "share of the leaver's gradient that was recorded",
+    "gain": "gain ratio",
 }
 _SHOW = {column.key: column.show for column in COLUMNS}
 
@@ -272,7 +276,7 @@ def _ritz(entry: Request) -> Sequence[float]:
     return values
 
 
-def _step(name: str, colour: str, details: Mapping[str, Any], key: str) -> _Step:
+def _step(name: str, colour: str, details: dict[str, Any], key: str) -> _Step:
     ritz, candidates = details["ritz_values"], details.get("candidates")
     gains = None
     if candidates:
@@ -288,7 +292,9 @@ def _step(name: str, colour: str, details: Mapping[str, Any], key: str) -> _Step
         zero=sum(value == 0.0 for value in ritz),
         facts={
             FACTS.get(fact, fact.replace("_", " ")): f"{value:.4g}"
-            for fact, value in sorted(details.items(), key=lambda item: _rank(item[0]))
+            for fact, value in sorted(
+                (details | details.get("validity", {})).items(), key=lambda item: _rank(item[0])
+            )
             if isinstance(value, int | float) and not isinstance(value, bool)
         },
     )
