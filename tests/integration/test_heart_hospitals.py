@@ -1,5 +1,7 @@
 """Any hospital can leave: the model comes within 2 % of the retrained one, as trained was from it.
 
+Within 10 % without a round, from what was recorded at the minimum.
+
 On the shipped scenario, with the shared data where a machine has them and with a csv made here.
 """
 
@@ -18,6 +20,7 @@ from tests.tables import ROOT, hospitals, shared_data
 
 SCENARIO = ROOT / "simulations" / "heart_hospitals.toml"
 LAW = 0.02
+INSTANT_LAW = 0.1
 
 
 def run(*overrides: str, transport: TransportName = "inline") -> dict[str, Any]:
@@ -34,6 +37,10 @@ def require_the_law(results: dict[str, Any]) -> None:
     assert methods["cubic-newton"]["weight_distance"] <= LAW * before
     assert methods["fine-tune"]["weight_distance"] > LAW * before
     assert methods["cubic-newton"]["status"].startswith("converged")
+    instant = methods["instant-cubic-newton"]
+    assert instant["weight_distance"] <= INSTANT_LAW * before
+    assert (instant["rounds"], instant["bytes_up"], instant["bytes_down"]) == (0, 0, 0)
+    assert 3 <= instant["recording"]["rounds"] <= 6
 
 
 @pytest.mark.parametrize("hospital", range(4))
