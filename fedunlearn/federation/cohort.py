@@ -37,7 +37,8 @@ class Cohort:
 
         Raises:
             BadAnswerError: Another job, round, model or basis; a wrong shape; NaN; a part that is
-                missing; or counts that have changed.
+                missing or was not asked for; labels that do not ascend or were not asked for; or
+                counts that have changed.
         """
         who = f"node {answer.node}"
         if answer.node not in self.nodes:
@@ -60,7 +61,11 @@ class Cohort:
             if counts.get(part) and part not in answer.values:
                 raise BadAnswerError(f"{who} left out the {part} part that it holds")
         for part, values in answer.values.items():
+            if part not in question.parts:
+                raise BadAnswerError(f"{who} answered for {part}, which was not asked for")
             labels = answer.labels.get(part, ())
+            if labels and not question.by_label:
+                raise BadAnswerError(f"{who} answered with labels for {part}, asked for none")
             if list(labels) != sorted(set(labels)):
                 raise BadAnswerError(f"{who} answered with labels for {part} that do not ascend")
             wanted = question.answer_shape(len(labels) or 1)

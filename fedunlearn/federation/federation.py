@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fedunlearn.errors import NotRecordedError
+from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.objective import FederatedObjective
@@ -175,11 +175,23 @@ class Federation:
         without: Iterable[int] = (),
         only: Iterable[int] = (),
     ) -> FederatedObjective:
-        """Open a job over all nodes, over all but some, or over some only."""
-        asked = set(only) or set(self.nodes)
+        """Open a job over all nodes, over all but some, or over some only.
+
+        Returns:
+            The job; nobody is asked yet.
+
+        Raises:
+            ForgetSetError: Some that alone are to be asked are not there.
+        """
+        asked = (set(only) or set(self.nodes)) - set(without)
+        if absent := sorted(asked - set(self.nodes)):
+            raise ForgetSetError(
+                f"forget: node {', '.join(map(str, absent))} must be asked and is not enrolled; "
+                "enrol it, or record its summaries (policy = 'stored') while it is there"
+            )
         return FederatedObjective(
             self.transport,
-            tuple(sorted(asked - set(without))),
+            tuple(sorted(asked)),
             forget,
             weight_decay=weight_decay,
             meters=self.meters,

@@ -157,6 +157,15 @@ class Question:
             case _:
                 return False
 
+    @property
+    def by_label(self) -> bool:
+        """Whether these rows are of labels, where targets are labels."""
+        match self.ask:
+            case GroupGradients(by_label=by_label, signs=None) | Summaries(by_label=by_label):
+                return by_label
+            case _:
+                return False
+
     def answer_shape(self, groups: int = 1) -> tuple[int, ...]:
         """Return the shape of the values of one part, with so many groups where rows are groups."""
         count, dimension = self.vectors.shape

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedunlearn.errors import TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
@@ -57,14 +58,27 @@ class SubspaceRecorder:
         return "summaries with these settings"
 
     def record(self, trained: TrainedModel, federation: Federation) -> Recording:
-        """Ask all nodes."""
+        """Ask all nodes.
+
+        Returns:
+            What is kept.
+
+        Raises:
+            TaskError: No example has a gradient where it is to be recorded.
+        """
         settings = self.settings
         decay = trained.settings.weight_decay
+        horizon = trained.settings.horizon(federation.examples.values())
         everything = federation.objective(ForgetSet.of_nodes(), weight_decay=decay)
         point = trained.towards_start(settings.linearise_at)
         sample = Sample.of(settings.product_share, seed=0)
         with federation.progress.piece("recording", 3):
             start, signed = self._range(everything, point)
+            if not len(start):
+                raise TaskError(
+                    f"model: all gradients are zero at linearise-at = {settings.linearise_at:g}, "
+                    "so that no direction can be recorded; choose another linearise-at"
+                )
             curvature = everything.curvature(point, settings.kind, sample)
             working = block_krylov(curvature, start, settings.depth, settings.working)
             total, groups = self._summaries(everything, point, working, sample)
@@ -72,7 +86,7 @@ class SubspaceRecorder:
             total,
             np.array([dot(row, point) for row in working]),
             decay,
-            natural_damping(trained.settings.horizon(federation.examples.values())),
+            natural_damping(horizon),
             settings.absolute,
         )
         moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, working)
@@ -86,7 +100,7 @@ class SubspaceRecorder:
             share=settings.linearise_at,
             point=kept.T @ trial.point,
             weight_decay=decay,
-            horizon=trained.settings.horizon(federation.examples.values()),
+            horizon=horizon,
             absolute=settings.absolute,
             by_label=settings.groups == "classes",
             examples=total.examples,
@@ -155,14 +169,13 @@ class _Trial:
                 wholes["label", group.label].append(summary)
         nothing = Summary.nothing(len(self.point))
         leaving = [*groups.values(), *(sum(parts, nothing) for parts in wholes.values())]
-        return np.stack(
-            [
-                self._move(self.total - one, one.gradient, one.examples)
-                for one in leaving
-                if one.examples < self.total.examples
-            ],
-            axis=1,
-        )
+        moves = [
+            self._move(self.total - one, one.gradient, one.examples)
+            for one in leaving
+            if one.examples < self.total.examples
+        ]
+        # A single group cannot leave whole: no move, so that the first directions are as good.
+        return np.stack(moves, axis=1) if moves else np.zeros((len(self.point), 0))
 
     def moves_of_sums(self, sums: Tensor, working: Tensor) -> Vector:
         """Return the steps, as columns, along random signed sums (m, d) of gradients."""
@@ -189,6 +202,9 @@ def _in_turn(
     """Yield answers in the order of the nodes, so that the result is the same for any arrival.
 
     Those that come before their turn wait.
+
+    Yields:
+        Every answer.
     """
     early: dict[int, tuple[int, tuple[int, ...], T]] = {}
     turns = iter(nodes)
@@ -198,6 +214,7 @@ def _in_turn(
         while turn in early:
             yield early.pop(turn)
             turn = next(turns, None)
+    yield from (early[node] for node in sorted(early))  # behind one that had nothing to say
 
 
 def _leading(moves: Vector, columns: int, size: int) -> Vector:

@@ -77,12 +77,20 @@ class Recording:
         """
         if not self.groups or forget.kind is Kind.SAMPLES:
             return None
-        if forget.kind is Kind.CLASS and not self.by_label:
+        if forget.kind is Kind.CLASS and not self._labelled(forget.on):
             return None
         found = {group: s for group, s in self.groups.items() if _belongs(group, forget)}
         if not any(summary.examples for summary in found.values()):
             raise ForgetSetError(f"forget: no node has any example of {forget}")
         return found
+
+    def _labelled(self, on: frozenset[int]) -> bool:
+        """Return whether all groups of these nodes are labels; no nodes: of all nodes.
+
+        One with targets that are no labels has a single group, which may hold some of any class.
+        """
+        asked = (group for group in self.groups if not on or group.node in on)
+        return self.by_label and all(group.label is not None for group in asked)
 
     def without(self, leaving: Mapping[Group, Summary], forget: ForgetSet) -> Recording:
         """Return what is kept once some examples have left; their summaries are not.

@@ -34,7 +34,7 @@ class RecordingSettings(Settings):
         sums_only: Nodes answer with random signed sums of gradients, and summaries are added up as
             they come: with secure aggregation the server sees nothing else. Needs
             ``on-departure``.
-        precision: Of the kept directions.
+        precision: Of the kept directions; ``float32`` keeps that of the model's weights.
     """
 
     linearise_at: Share = 0.85

@@ -90,6 +90,11 @@ class Validity:
     def complaints(self) -> list[str]:
         """What speaks against the step, each with its remedy."""
         found = []
+        if not np.isfinite(self.predicted):
+            found.append(
+                "the model has no minimum, so that no step was taken: use a positive weight, or "
+                "curvature = 'ggn'"
+            )
         if self.share > LARGEST_SHARE:
             found.append(
                 f"{self.share:.0%} of the data have left, more than {LARGEST_SHARE:.0%}: retrain, "
@@ -121,9 +126,10 @@ class Validity:
             "share": self.share,
             "leverage": self.leverage,
             "inside": self.inside,
-            "predicted": self.predicted,
             "damping": self.damping,
         }
+        if np.isfinite(self.predicted):
+            told["predicted"] = self.predicted
         if self.gain is not None and np.isfinite(self.gain):
             told["gain"] = self.gain
         return told

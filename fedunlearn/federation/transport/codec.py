@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from fedunlearn.errors import BadAnswerError
+from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.summary import (
     Answer,
@@ -31,19 +31,29 @@ _CURVATURES_BACK = {number: curvature for curvature, number in _CURVATURES.items
 
 
 def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
-    """Return a forget set as a message."""
+    """Return a forget set as a message.
+
+    Raises:
+        ForgetSetError: A label, node or seed is negative or too large to be sent.
+    """
     message = pb.ForgetSet(after=[encode_forget_set(earlier) for earlier in forget.after])
-    match forget.kind:
-        case Kind.NODE:
-            message.nodes.SetInParent()
-            message.nodes.nodes.extend(sorted(forget.nodes))
-        case Kind.SAMPLES:
-            message.samples.fraction = forget.fraction
-            message.samples.seed = forget.seed
-            message.samples.on_nodes.extend(sorted(forget.on))
-        case Kind.CLASS:
-            message.label.label = forget.label
-            message.label.on_nodes.extend(sorted(forget.on))
+    try:
+        match forget.kind:
+            case Kind.NODE:
+                message.nodes.SetInParent()
+                message.nodes.nodes.extend(sorted(forget.nodes))
+            case Kind.SAMPLES:
+                message.samples.fraction = forget.fraction
+                message.samples.seed = forget.seed
+                message.samples.on_nodes.extend(sorted(forget.on))
+            case Kind.CLASS:
+                message.label.label = forget.label
+                message.label.on_nodes.extend(sorted(forget.on))
+    except ValueError as error:
+        raise ForgetSetError(
+            f"forget: {forget} cannot be sent to nodes; labels, nodes and seeds are whole numbers "
+            "from 0 on"
+        ) from error
     return message
 
 
