@@ -73,12 +73,13 @@ class Meter:
 
     def cost(self, retained_examples: int) -> Cost:
         """Return what was spent so far, in gradient equivalents of so many examples."""
+        ended = time.perf_counter() if self.ended is None else self.ended
         return Cost(
             rounds=self.rounds,
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
             gradient_equivalents=self.example_gradients / retained_examples,
-            seconds=(self.ended or time.perf_counter()) - self.started,
+            seconds=ended - self.started,
         )
 
 

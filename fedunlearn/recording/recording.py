@@ -82,6 +82,11 @@ class Recording:
         found = {group: s for group, s in self.groups.items() if _belongs(group, forget)}
         if not any(summary.examples for summary in found.values()):
             raise ForgetSetError(f"forget: no node has any example of {forget}")
+        if unknown := forget.nodes - {group.node for group in found}:
+            raise ForgetSetError(
+                f"forget: node {', '.join(map(str, sorted(unknown)))} has left already, or was "
+                "never recorded; leave it out"
+            )
         return found
 
     def _labelled(self, on: frozenset[int]) -> bool:

@@ -114,4 +114,4 @@ def _leading(rows: Tensor, size: int, *, unit: bool, scale: float = 0.0) -> Tens
     rotation = vectors[:, ::-1][:, :kept]
     if unit:
         rotation = rotation / lengths[:kept]
-    return torch.from_numpy(np.ascontiguousarray(rotation.T)).to(rows.dtype) @ rows
+    return torch.from_numpy(rotation.T.copy(order="C")).to(rows.dtype) @ rows

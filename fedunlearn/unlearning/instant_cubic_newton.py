@@ -42,6 +42,7 @@ from fedunlearn.recording.reduced import ReducedProblem, natural_damping
 from fedunlearn.recording.settings import RecordingSettings
 from fedunlearn.scenario.settings import NotNegative, Settings
 from fedunlearn.solvers.cubic import ReducedStep
+from fedunlearn.solvers.solution import Status
 from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.influence import rounding_of_losses
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
@@ -103,6 +104,14 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         del leaving
         problem = after.problem()
         step = self._step(problem, after)
+        if step.status is Status.UNBOUNDED:
+            return Unlearned(
+                weights=trained.weights.clone(),
+                status=step.status.value,
+                claim=Claim.EMPIRICAL,
+                details=_details(step, rounds, ()),
+                trained=trained,
+            )
         tried: tuple[Candidate, ...] = ()
         if self.settings.check:
             tried = self._check(trained, federation, forget, recording, after, step)

@@ -74,7 +74,10 @@ class Validity:
         return cls(
             share=1.0 - after.stays.examples / after.examples,
             leverage=_leverage(leaves.curvature, after.stays.curvature, floor),
-            inside=1.0 - leaves.outside / leaves.square if leaves.square > 0.0 else 1.0,
+            # What records left of a stored group's sums of squares is an estimate only.
+            inside=min(1.0, max(0.0, 1.0 - leaves.outside / leaves.square))
+            if leaves.square > 0.0
+            else 1.0,
             predicted=step.predicted,
             damping=step.damping,
             gain=checked.gain if checked else None,
@@ -90,11 +93,6 @@ class Validity:
     def complaints(self) -> list[str]:
         """What speaks against the step, each with its remedy."""
         found = []
-        if not np.isfinite(self.predicted):
-            found.append(
-                "the model has no minimum, so that no step was taken: use a positive weight, or "
-                "curvature = 'ggn'"
-            )
         if self.share > LARGEST_SHARE:
             found.append(
                 f"{self.share:.0%} of the data have left, more than {LARGEST_SHARE:.0%}: retrain, "
@@ -126,10 +124,9 @@ class Validity:
             "share": self.share,
             "leverage": self.leverage,
             "inside": self.inside,
+            "predicted": self.predicted,
             "damping": self.damping,
         }
-        if np.isfinite(self.predicted):
-            told["predicted"] = self.predicted
         if self.gain is not None and np.isfinite(self.gain):
             told["gain"] = self.gain
         return told

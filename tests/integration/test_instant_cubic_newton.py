@@ -361,3 +361,19 @@ def test_samples_of_the_examples_answer_products_only() -> None:
     np.testing.assert_allclose(
         np.trace(estimate.stays.curvature), np.trace(exact.stays.curvature), rtol=0.5
     )
+
+
+def test_a_model_without_a_minimum_moves_nothing_and_keeps_what_was_recorded() -> None:
+    method = method_of(weight=0.0, curvature="hessian", linearise_at=0.3)
+    model, federation, _ = recorded(method)
+    found = method.unlearn(model, federation, ForgetSet.of_nodes(4))
+    assert "use a positive weight" in found.status
+    assert torch.equal(found.weights, model.weights)
+    assert found.trained is model
+
+
+def test_a_node_that_is_not_there_is_named() -> None:
+    method = method_of(range=4, working=8, columns=6)
+    model, federation, _ = recorded(method)
+    with pytest.raises(ForgetSetError, match="node 9 has left already, or was never recorded"):
+        method.unlearn(model, federation, ForgetSet.of_nodes(1, 9))

@@ -10,31 +10,53 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedunlearn.errors import BadAnswerError
+from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Gradient, Losses, Products, Question, Sample
+from fedunlearn.federation.summary import (
+    Answer,
+    Ask,
+    Gradient,
+    GroupGradients,
+    Losses,
+    Products,
+    Question,
+    Sample,
+    Signs,
+    Summaries,
+)
 from fedunlearn.federation.transport.codec import (
     decode_answer,
     decode_question,
     encode_answer,
+    encode_forget_set,
     encode_question,
 )
 from fedunlearn.risk.products import Curvature
+from fedunlearn.rpc.v1 import session_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 POINT = torch.arange(5, dtype=torch.float32)
 VECTORS = torch.eye(5)[:2]
+ASKS: tuple[Ask, ...] = (
+    Gradient(),
+    Losses(),
+    *(Products(curvature) for curvature in Curvature),
+    *(
+        GroupGradients(by_label, signs)
+        for by_label in (False, True)
+        for signs in (None, Signs(1, seed=0), Signs(2**32 - 1, seed=2**64 - 1))
+    ),
+    *(Summaries(curvature, by_label) for curvature in Curvature for by_label in (False, True)),
+)
 
 
-def question_of(ask: Gradient | Products | Losses, sample: Sample | None = None) -> Question:
-    vectors = VECTORS[:0] if isinstance(ask, Gradient) else VECTORS
+def question_of(ask: Ask, sample: Sample | None = None) -> Question:
+    vectors = VECTORS[:0] if isinstance(ask, Gradient | GroupGradients) else VECTORS
     return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors, sample)
 
 
-@pytest.mark.parametrize(
-    "ask", [Gradient(), Losses(), *(Products(c) for c in Curvature)], ids=lambda ask: str(ask)
-)
-def test_questions_survive_the_wire(ask: Gradient | Products | Losses) -> None:
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+def test_questions_survive_the_wire(ask: Ask) -> None:
     question = question_of(ask)
     received = decode_question(encode_question(question), POINT.clone(), question.vectors.clone())
     for field in ("job", "round", "forget", "parts", "ask", "model_digest", "vectors_digest"):
@@ -46,8 +68,8 @@ def test_questions_survive_the_wire(ask: Gradient | Products | Losses) -> None:
     [None, Sample(1.0, seed=0), Sample(0.1, seed=2**64 - 1), Sample(5e-324, seed=3)],
     ids=str,
 )
-@pytest.mark.parametrize("ask", [Gradient(), Products(Curvature.GGN)], ids=lambda ask: str(ask))
-def test_samples_survive_the_wire(ask: Gradient | Products, sample: Sample | None) -> None:
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+def test_samples_survive_the_wire(ask: Ask, sample: Sample | None) -> None:
     question = question_of(ask, sample)
     received = decode_question(encode_question(question), POINT.clone(), question.vectors.clone())
     assert received.sample == sample
@@ -59,6 +81,47 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
     header = encode_question(question_of(Gradient(), Sample(share, seed=1)))
     with pytest.raises(ValueError, match=r"share that is not in \(0, 1\]"):
         decode_question(header, POINT, VECTORS[:0])
+
+
+NONSENSE = {
+    "products of no curvature": (pb.Question(products=pb.ProductsQuestion()), "unknown kind"),
+    "summaries of no curvature": (pb.Question(summaries=pb.SummariesQuestion()), "unknown kind"),
+    "summaries of an unknown curvature": (
+        pb.Question(summaries=pb.SummariesQuestion(curvature=17)),  # type: ignore[arg-type]
+        "unknown kind",
+    ),
+    "signs without columns": (
+        pb.Question(group_gradients=pb.GroupGradientsQuestion(signs=pb.Signs(seed=1))),
+        "signed sums without columns",
+    ),
+    "nothing": (pb.Question(), "unknown kind"),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_is_refused(what: str) -> None:
+    asked, says = NONSENSE[what]
+    header = pb.Question.FromString(encode_question(question_of(Gradient())))
+    header.ClearField("gradient")
+    header.MergeFrom(asked)
+    with pytest.raises(ValueError, match=says):
+        decode_question(header.SerializeToString(), POINT, VECTORS[:0])
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        ForgetSet.of_class(-1),
+        ForgetSet.of_class(2**32),
+        ForgetSet.of_nodes(-1),
+        ForgetSet.of_samples(0.5, seed=-1),
+        ForgetSet.of_nodes(2).following([ForgetSet.of_class(-1)]),
+    ],
+    ids=repr,
+)
+def test_forget_sets_that_cannot_travel_are_refused(forget: ForgetSet) -> None:
+    with pytest.raises(ForgetSetError, match="cannot be sent to nodes"):
+        encode_forget_set(forget)
 
 
 def test_other_tensors_than_the_header_names_are_refused() -> None:
@@ -80,6 +143,26 @@ def test_answers_survive_the_wire() -> None:
     assert decode_answer(4, encode_answer(answer), values) == answer
     with pytest.raises(BadAnswerError, match="node 4"):
         decode_answer(4, b"\xff\xff\xff", values)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {Part.RETAIN: ()},
+        {Part.RETAIN: (0, 3, 2**63 - 1), Part.FORGET: (7,)},
+    ],
+    ids=str,
+)
+def test_labels_survive_the_wire(labels: dict[Part, tuple[int, ...]]) -> None:
+    values = {part: VECTORS for part in labels}
+    answer = Answer(4, "job", 3, b"m", b"", {Part.RETAIN: 9, Part.FORGET: 7}, values, labels)
+    assert decode_answer(4, encode_answer(answer), values) == answer
+
+
+def test_labels_of_parts_that_do_not_exist_are_passed_over() -> None:
+    header = pb.Answer(labels=[pb.Answer.Labels(labels=[1])])
+    assert decode_answer(4, header.SerializeToString(), {}).labels == {}
 
 
 def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:

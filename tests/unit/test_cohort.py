@@ -13,7 +13,7 @@ from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.federation.summary import Answer, Question, Signs
 from fedunlearn.progress import Silent
 from fedunlearn.risk.products import Curvature
 from tests.federations import TinyTask, weights_of
@@ -74,6 +74,65 @@ TAMPERED = {
     "infinity": (values(lambda t: t + float("inf")), "NaN or infinity"),
     "left out": (changed(values={}), "left out the retain part"),
 }
+
+
+def labels(*chosen: int) -> Tamper:
+    """Change the labels; whose number of rows it is stays as it was."""
+    return changed(labels={Part.RETAIN: chosen})
+
+
+# Node 1 holds labels 0 to 2; the summaries are of a basis of two, so that a row has 7 numbers.
+TAMPERED_GROUPS = {
+    "labels that descend": (labels(2, 1, 0), "labels for retain that do not ascend"),
+    "a label twice": (labels(0, 1, 1), "labels for retain that do not ascend"),
+    "fewer labels than rows": (labels(0, 2), "shape .* for retain"),
+    "more labels than rows": (labels(0, 1, 2, 3), "shape .* for retain"),
+    "no labels": (changed(labels={}), "shape .* for retain"),
+    "a row less": (values(lambda t: t[:-1]), "shape .* for retain"),
+    "a row more": (values(lambda t: torch.cat([t, t[:1]])), "shape .* for retain"),
+    "shorter rows": (values(lambda t: t[:, :-1]), "shape .* for retain"),
+    "longer rows": (values(lambda t: torch.cat([t, t[:, :1]], 1)), "shape .* for retain"),
+    "flat": (values(lambda t: t.reshape(-1)), "shape .* for retain"),
+    "NaN": (values(lambda t: t * float("nan")), "NaN or infinity for retain"),
+    "infinity": (values(lambda t: t - float("inf")), "NaN or infinity for retain"),
+    "left out": (changed(values={}), "left out the retain part"),
+    "another part": (
+        lambda answer: dataclasses.replace(
+            answer, values=dict(answer.values) | {Part.FORGET: answer.values[Part.RETAIN]}
+        ),
+        "answered for forget, which was not asked for",
+    ),
+}
+
+
+@pytest.mark.parametrize("summaries", [False, True])
+@pytest.mark.parametrize("how", TAMPERED_GROUPS)
+def test_groups_that_do_not_belong_are_refused(how: str, summaries: bool) -> None:
+    tamper, says = TAMPERED_GROUPS[how]
+    with pytest.raises(BadAnswerError, match=f"^node 1 .*{says}"):
+        list(groups_of(objective_with(tamper), summaries=summaries, by_label=True))
+
+
+@pytest.mark.parametrize("summaries", [False, True])
+def test_labels_that_were_not_asked_for_are_refused(summaries: bool) -> None:
+    with pytest.raises(BadAnswerError, match="node 1 answered with labels for retain, asked for"):
+        list(groups_of(objective_with(labels(0)), summaries=summaries, by_label=False))
+
+
+def test_signed_sums_of_the_wrong_number_are_refused() -> None:
+    objective = objective_with(values(lambda t: t[:-1]))
+    with pytest.raises(BadAnswerError, match="node 1 answered with shape"):
+        objective.signed_gradients(weights_of(TinyTask()), by_label=True, signs=Signs(4, seed=0))
+
+
+def groups_of(
+    objective: FederatedObjective, *, summaries: bool, by_label: bool
+) -> Iterator[object]:
+    point = weights_of(TinyTask())
+    if not summaries:
+        return objective.group_gradients(point, by_label=by_label)
+    basis = torch.eye(len(point), dtype=torch.float64)[:2]
+    return objective.summaries(point, basis, Curvature.GGN, part=Part.RETAIN, by_label=by_label)
 
 
 @pytest.mark.parametrize("how", TAMPERED)

@@ -121,3 +121,9 @@ def test_block_krylov_ends_with_the_size_it_is_given(depth: int, size: int, rows
     basis = block_krylov(DenseOperator(square + square.T), first, depth, size)
     assert len(basis) == rows
     assert torch.equal(basis[:3], first)
+
+
+def test_zero_columns_in_number_give_no_direction() -> None:
+    finder = LeadingDirections(2)
+    finder.add(torch.zeros(7, DIMENSION))
+    assert finder.basis().shape == (0, DIMENSION)
