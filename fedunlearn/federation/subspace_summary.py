@@ -73,6 +73,15 @@ class Summary:
         return Summary(self.examples, self.square, self.outside + lost, along, symmetric)
 
 
+def from_upper(entries: Vector, size: int) -> Vector:
+    """Return the symmetric matrix (q, q) whose upper triangle, by rows, has these entries."""
+    matrix = np.zeros((size, size))
+    rows, columns = np.triu_indices(size)
+    matrix[rows, columns] = entries
+    matrix[columns, rows] = entries
+    return matrix
+
+
 def packed_size(size: int) -> int:
     """Return how many numbers a packed summary has: q (q + 3) / 2 + 2."""
     return size * (size + 3) // 2 + 2
@@ -99,10 +108,7 @@ def pack(examples: int, gradient: Tensor, along: Tensor, curvature: Tensor) -> T
 def unpack(row: Tensor, size: int) -> Summary:
     """Read a packed summary of a subspace of q = ``size`` dimensions."""
     values = row.double().numpy()
-    curvature = np.zeros((size, size))
-    rows, columns = np.triu_indices(size)
-    curvature[rows, columns] = values[2 + size :]
-    curvature[columns, rows] = values[2 + size :]
+    curvature = from_upper(values[2 + size :], size)
     along, square = values[2 : 2 + size].copy(), float(values[1])
     outside = max(0.0, square - float(along @ along))
     return Summary(round(values[0]), square, outside, along, curvature)

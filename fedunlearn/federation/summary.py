@@ -126,7 +126,8 @@ class Question:
         point: Weights (d,) at which to answer.
         ask: What is asked.
         vectors: (k, d); empty (0, d) for gradients.
-        sample: Which of the examples answer, of summaries only for the curvature; None for all.
+        sample: Which of the examples answer; None for all. Of summaries it is for the curvature
+            alone, group gradients are always of all.
     """
 
     job: str

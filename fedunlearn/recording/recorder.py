@@ -14,6 +14,7 @@ Halko, Martinsson, Tropp 2011; the rest is ours. What was tried beside it: simul
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ class SubspaceRecorder:
         everything = federation.objective(ForgetSet.of_nodes(), weight_decay=decay)
         point = trained.towards_start(settings.linearise_at)
         sample = Sample.of(settings.product_share, seed=0)
-        with federation.progress.piece("recording", 3):
+        products = min(settings.depth, math.ceil(settings.working / settings.range) - 1)
+        with federation.progress.piece("recording", 2 + products):
             start, signed = self._range(everything, point)
             if not len(start):
                 raise TaskError(

@@ -24,9 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedunlearn.federation.subspace_summary import Summary, Vector
-from fedunlearn.solvers.cubic import ReducedStep, spectrum
-from fedunlearn.solvers.secular import minimise_cubic
-from fedunlearn.solvers.solution import Status
+from fedunlearn.solvers.cubic import ReducedStep, solve_projected, spectrum
 from fedunlearn.solvers.weight import damped_weight
 
 
@@ -74,30 +72,14 @@ class ReducedProblem:
 
     def damped(self, damping: float) -> ReducedStep:
         """Return the cubic step whose weight gives this damping, beyond a pole if there is one."""
-        ritz, along, _ = self._spectrum()
+        ritz, along, _ = spectrum(self.curvature, self.gradient, absolute=self.absolute)
         if not along.any():
             return self.weighted(0.0)
         return self.weighted(damped_weight(ritz, along, damping))
 
     def weighted(self, weight: float) -> ReducedStep:
         """Return the global minimiser for a cubic weight M >= 0."""
-        ritz, along, vectors = self._spectrum()
-        solved = minimise_cubic(ritz, along, weight)
-        coordinates = vectors @ solved.coordinates
-        return ReducedStep(
-            coordinates=coordinates,
-            weight=weight,
-            damping=solved.damping,
-            predicted=solved.value,
-            quadratic=solved.value - solved.damping * float(coordinates @ coordinates) / 3.0,
-            residual=1.0 if solved.status is Status.UNBOUNDED else 0.0,
-            ritz_values=tuple(float(value) for value in ritz),
-            products=0,
-            status=solved.status,
-        )
-
-    def _spectrum(self) -> tuple[Vector, Vector, Vector]:
-        return spectrum(self.curvature, self.gradient, absolute=self.absolute)
+        return solve_projected(self.curvature, self.gradient, weight, absolute=self.absolute)
 
 
 def natural_damping(horizon: float) -> float:

@@ -55,6 +55,15 @@ class RecordingSettings(Settings):
             raise ValueError("sums-only: sees no single summary; it needs policy = 'on-departure'")
         return self
 
+    @model_validator(mode="after")
+    def _working_holds_the_range(self) -> RecordingSettings:
+        if self.working < self.range:
+            raise ValueError(
+                f"working: {self.working} is less than range = {self.range}; give at least as "
+                "many, or twice as many for a product"
+            )
+        return self
+
     @property
     def kind(self) -> Curvature:
         """The products that nodes are asked for."""

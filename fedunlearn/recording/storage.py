@@ -27,7 +27,7 @@ from safetensors import numpy as arrays_file
 
 from fedunlearn.errors import RecordingError
 from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.federation.subspace_summary import Summary, Vector, from_upper
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.file_basis import (
@@ -305,10 +305,7 @@ def _numbers(summary: Summary) -> _Numbers:
 
 
 def _unpacked(numbers: _Numbers, row: Vector, size: int) -> Summary:
-    rows, columns = np.triu_indices(size)
-    curvature = np.zeros((size, size))
-    curvature[rows, columns] = row[size:]
-    curvature[columns, rows] = row[size:]
+    curvature = from_upper(row[size:], size)
     return Summary(numbers.examples, numbers.square, numbers.outside, row[:size].copy(), curvature)
 
 

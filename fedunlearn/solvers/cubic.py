@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -87,6 +87,36 @@ def spectrum(
     return used[order], vectors.T @ gradient, vectors
 
 
+def solve_projected(
+    projection: Vector, gradient: Vector, weight: float, *, absolute: bool = False
+) -> ReducedStep:
+    """Minimise a cubic model that is at hand exactly.
+
+    Args:
+        projection: H on a subspace, (k, k), symmetric.
+        gradient: g there, (k,).
+        weight: M >= 0.
+        absolute: As for ``spectrum``.
+
+    Returns:
+        The minimiser; its residual is that in the subspace, 0.
+    """
+    ritz, along, vectors = spectrum(projection, gradient, absolute=absolute)
+    solved = minimise_cubic(ritz, along, weight)
+    coordinates = vectors @ solved.coordinates
+    return ReducedStep(
+        coordinates=coordinates,
+        weight=weight,
+        damping=solved.damping,
+        predicted=solved.value,
+        quadratic=solved.value - solved.damping * float(coordinates @ coordinates) / 3.0,
+        residual=1.0 if solved.status is Status.UNBOUNDED and gradient.any() else 0.0,
+        ritz_values=tuple(float(value) for value in ritz),
+        products=0,
+        status=solved.status,
+    )
+
+
 def solve_reduced(
     basis: KrylovBasis, weight: float, *, rtol: float = 1e-8, absolute: bool = False
 ) -> ReducedStep:
@@ -102,30 +132,16 @@ def solve_reduced(
         The minimiser over the subspace. Its status is BUDGET_SPENT where the subspace was too
         small for the tolerance.
     """
-    ritz, gradient, vectors = reduced_gradient(basis, absolute=absolute)
-    solved = minimise_cubic(ritz, gradient, weight)
-    coordinates = vectors @ solved.coordinates
-
+    gradient = basis.gradient.numpy()
+    step = solve_projected(basis.projection.numpy(), gradient, weight, absolute=absolute)
+    if step.status is Status.UNBOUNDED:
+        return replace(step, products=basis.products)
     norm = float(np.linalg.norm(gradient))
-    residual = basis.coupling * abs(float(coordinates[-1])) / norm if norm else 0.0
-    status = solved.status
-    if status is Status.UNBOUNDED:
-        residual = 1.0 if norm else 0.0
+    residual = basis.coupling * abs(float(step.coordinates[-1])) / norm if norm else 0.0
     # Without a gradient to compare with, only a basis of everything shows the leftmost curvature.
     done = basis.exhausted or (norm > 0.0 and residual <= rtol)
-    if status is not Status.UNBOUNDED and not done:
-        status = Status.BUDGET_SPENT
-    return ReducedStep(
-        coordinates=coordinates,
-        weight=weight,
-        damping=solved.damping,
-        predicted=solved.value,
-        quadratic=solved.value - solved.damping * float(coordinates @ coordinates) / 3.0,
-        residual=residual,
-        ritz_values=tuple(float(value) for value in ritz),
-        products=basis.products,
-        status=status,
-    )
+    status = step.status if done else Status.BUDGET_SPENT
+    return replace(step, residual=residual, products=basis.products, status=status)
 
 
 def solve_in_basis(

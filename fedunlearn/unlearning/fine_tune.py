@@ -8,47 +8,24 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.going_on import GoingOnSettings, sized, train_on
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.going_on import GoingOn, GoingOnSettings
 
 
 class FineTuneSettings(GoingOnSettings):
     """Settings of fine-tune."""
 
 
-class FineTune(UnlearningMethod[FineTuneSettings]):
-    """Ordinary training on the retain set."""
+class FineTune(GoingOn[FineTuneSettings]):
+    """Training on the retain set, from where training ended."""
 
     name: ClassVar[str] = "fine-tune"
     settings_type: ClassVar[type[Settings]] = FineTuneSettings
 
     @override
-    def unlearn(
-        self,
-        trained: TrainedModel,
-        federation: Federation,
-        forget: ForgetSet,
-        *,
-        watch: Watch | None = None,
-    ) -> Unlearned:
-        return train_on(
-            self.name,
-            self.settings,
-            trained,
-            federation,
-            forget,
-            start=trained.weights,
-            first_round=trained.settings.rounds + 1,
-            watch=watch,
-        )
-
-    @override
-    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> FineTune:
-        if self.settings.rounds is not None:
-            return self
-        return FineTune(sized(self.settings, gradient_equivalents, local_epochs))
+    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
+        return trained.weights, trained.settings.rounds + 1

@@ -1,17 +1,19 @@
-"""Federated training that goes on without what leaves, for the methods that do little else."""
+"""What fine-tune and rewind share: federated training that goes on without what leaves."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, TypeVar
+from abc import abstractmethod
+from typing import Annotated, Self, TypeVar
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.method import Claim, Unlearned, Watch
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 
 ALONE = 10
 
@@ -22,7 +24,7 @@ class GoingOnSettings(Settings):
     Attributes:
         rounds: How many; left out, as many as the client compute of the scenario's first method
             allows, rounded up (10 where it runs alone).
-        learning_rate: A constant one; left out, training's schedule goes on.
+        learning_rate: A constant one; left out, that of training's schedule.
     """
 
     rounds: Annotated[int, Field(gt=0)] | None = None
@@ -32,50 +34,42 @@ class GoingOnSettings(Settings):
 S = TypeVar("S", bound=GoingOnSettings)
 
 
-def sized(settings: S, gradient_equivalents: float, local_epochs: int) -> S:
-    """Return settings with the rounds that so much client compute allows, rounded up."""
-    rounds = max(1, math.ceil(gradient_equivalents / local_epochs))
-    return settings.model_copy(update={"rounds": rounds})
+class GoingOn(UnlearningMethod[S]):
+    """Ordinary training on the retain set, from weights that a method chooses."""
 
+    @abstractmethod
+    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
+        """Return the weights (d,) to start from, and the round of training's schedule."""
 
-def train_on(
-    name: str,
-    settings: GoingOnSettings,
-    trained: TrainedModel,
-    federation: Federation,
-    forget: ForgetSet,
-    *,
-    start: Tensor,
-    first_round: int,
-    watch: Watch | None = None,
-) -> Unlearned:
-    """Train on the retain set.
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        start, first = self.begin(trained)
+        plan = TrainingPlan(
+            settings=trained.settings,
+            rounds=self.settings.rounds or ALONE,
+            first_round=first,
+            seed=trained.settings.seed,
+            learning_rate=self.settings.learning_rate,
+            without=forget,
+        )
 
-    Args:
-        name: Of the method, for the progress bar.
-        settings: Rounds and rate.
-        trained: The model before, and how it was trained.
-        federation: The nodes; those that leave are asked nothing.
-        forget: What leaves.
-        start: Weights to start from, shape (d,).
-        first_round: Where in training's schedule.
-        watch: As for ``UnlearningMethod.unlearn``.
+        def on_round(number: int, weights: Tensor) -> None:
+            if watch is not None:
+                watch(number - first + 1, weights)
 
-    Returns:
-        The model after, and how many rounds it took.
-    """
-    plan = TrainingPlan(
-        settings=trained.settings,
-        rounds=settings.rounds or ALONE,
-        first_round=first_round,
-        seed=trained.settings.seed,
-        learning_rate=settings.learning_rate,
-        without=forget,
-    )
+        weights = federation.train(start, plan, label=f"{self.name}: rounds", on_round=on_round)
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": plan.rounds})
 
-    def on_round(number: int, weights: Tensor) -> None:
-        if watch is not None:
-            watch(number - first_round + 1, weights)
-
-    weights = federation.train(start, plan, label=f"{name}: rounds", on_round=on_round)
-    return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": plan.rounds})
+    @override
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
+        if self.settings.rounds is not None:
+            return self
+        rounds = max(1, math.ceil(gradient_equivalents / local_epochs))
+        return type(self)(self.settings.model_copy(update={"rounds": rounds}))

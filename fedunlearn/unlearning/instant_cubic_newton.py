@@ -101,7 +101,6 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
             rounds += 1
         now = sum(leaving.values(), Summary.nothing(recording.basis.size))
         after = recording.without(leaving, forget)
-        del leaving
         problem = after.problem()
         step = self._step(problem, after)
         if step.status is Status.UNBOUNDED:
@@ -114,7 +113,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
             )
         tried: tuple[Candidate, ...] = ()
         if self.settings.check:
-            tried = self._check(trained, federation, forget, recording, after, step)
+            tried = self._check(trained, federation, recording, after, step)
             step = next((c.step for c in tried if c.acceptable), tried[-1].step)
             rounds += 1
         weights = recording.basis.moved(trained.weights, step.coordinates - recording.coordinates)
@@ -147,11 +146,12 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         recording: Recording,
     ) -> dict[Group, Summary]:
         """Ask those who hold some of it for its summaries: one round."""
+        now = forget.following(recording.gone)
         objective = federation.objective(
-            forget.following(recording.gone),
+            now,
             weight_decay=recording.weight_decay,
             only=forget.named,
-            without=forget.following(recording.gone).leavers - forget.nodes,
+            without=now.leavers - forget.nodes,
         )
         found = {
             Group(node, label): summary
@@ -173,7 +173,6 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         self,
         trained: TrainedModel,
         federation: Federation,
-        forget: ForgetSet,
         recording: Recording,
         after: Recording,
         step: ReducedStep,
@@ -183,9 +182,9 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         least = max(step.damping, natural_damping(after.horizon))
         steps = [step, *(problem.damped(least * more) for more in MORE_DAMPING)]
         origin = recording.place(trained.weights, trained.initial)
-        everyone = forget.following(recording.gone)
+        last = after.gone[-1].following(recording.gone)
         objective = federation.objective(
-            everyone, weight_decay=after.weight_decay, without=everyone.leavers
+            last, weight_decay=after.weight_decay, without=last.leavers
         )
         nowhere = torch.zeros_like(origin)
         moves = torch.stack([after.basis.moved(nowhere, s.coordinates) for s in steps])

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.scenario.settings import Settings, Share
-from fedunlearn.unlearning.going_on import GoingOnSettings, sized, train_on
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.going_on import GoingOn, GoingOnSettings
 
 
 class RewindSettings(GoingOnSettings):
@@ -32,34 +31,12 @@ class RewindSettings(GoingOnSettings):
     share: Share = 0.5
 
 
-class Rewind(UnlearningMethod[RewindSettings]):
+class Rewind(GoingOn[RewindSettings]):
     """Training on the retain set, from part of the way that training went."""
 
     name: ClassVar[str] = "rewind"
     settings_type: ClassVar[type[Settings]] = RewindSettings
 
     @override
-    def unlearn(
-        self,
-        trained: TrainedModel,
-        federation: Federation,
-        forget: ForgetSet,
-        *,
-        watch: Watch | None = None,
-    ) -> Unlearned:
-        return train_on(
-            self.name,
-            self.settings,
-            trained,
-            federation,
-            forget,
-            start=trained.towards_start(self.settings.share),
-            first_round=1,
-            watch=watch,
-        )
-
-    @override
-    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Rewind:
-        if self.settings.rounds is not None:
-            return self
-        return Rewind(sized(self.settings, gradient_equivalents, local_epochs))
+    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
+        return trained.towards_start(self.settings.share), 1

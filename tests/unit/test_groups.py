@@ -241,3 +241,8 @@ def test_who_must_be_asked_and_is_not_there_is_named(transport: str, policy: str
         with pytest.raises(ForgetSetError, match="node 9 must be asked and is not enrolled"):
             method.unlearn(model, federation, forget)
     assert not listening.heard
+
+
+def test_a_working_space_smaller_than_the_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="working: 20 is less than range = 40"):
+        InstantCubicNewtonSettings(working=20)
