@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedunlearn.data.models import find_factory
 from fedunlearn.data.sources import Split, load_split
-from fedunlearn.scenario.settings import DataSettings, ModelSettings
+from fedunlearn.scenario.data import DataSettings, ModelSettings
 
 
 class ScenarioTask:

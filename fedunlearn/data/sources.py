@@ -17,7 +17,7 @@ from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.partition import dirichlet, iid, natural
 from fedunlearn.data.tabular import read_examples
 from fedunlearn.errors import ScenarioError
-from fedunlearn.scenario.settings import DataSettings
+from fedunlearn.scenario.data import DataSettings
 
 IDX_UINT8 = 0x08
 

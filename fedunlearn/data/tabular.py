@@ -11,7 +11,7 @@ from fedunlearn.data.features import features
 from fedunlearn.data.labels import classes, label_column, numbered
 from fedunlearn.data.table import Table, read_table
 from fedunlearn.errors import ScenarioError
-from fedunlearn.scenario.settings import DataSettings
+from fedunlearn.scenario.data import DataSettings
 
 Examples = tuple[Tensor, Tensor]
 

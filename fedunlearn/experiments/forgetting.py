@@ -8,7 +8,7 @@ from fedunlearn.data.sources import Split
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.evaluation.metrics import Parts
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
-from fedunlearn.scenario.settings import ForgetSettings
+from fedunlearn.scenario.sections import ForgetSettings
 
 
 def resolve_forget_set(settings: ForgetSettings, split: Split) -> ForgetSet:

@@ -25,7 +25,7 @@ from fedunlearn.parameters import initial_weights, load
 from fedunlearn.progress import Progress
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.scenario.loading import LoadedScenario
-from fedunlearn.scenario.settings import Scenario
+from fedunlearn.scenario.sections import Scenario
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
 from fedunlearn.unlearning.registry import make_method
 from fedunlearn.vectors import norm

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedunlearn.errors import ScenarioError
-from fedunlearn.scenario.settings import Scenario
+from fedunlearn.scenario.sections import Scenario
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from fedunlearn.scenario.settings import Scenario
+from fedunlearn.scenario.sections import Scenario
 from fedunlearn.unlearning.registry import make_method, method_names
 
 ROOT = Path(__file__).parents[2]

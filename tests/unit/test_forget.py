@@ -18,7 +18,8 @@ from fedunlearn.experiments.forgetting import resolve_forget_set, split_parts
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.rpc.v1 import session_pb2 as pb
-from fedunlearn.scenario.settings import DataSettings, ForgetSettings
+from fedunlearn.scenario.data import DataSettings
+from fedunlearn.scenario.sections import ForgetSettings
 
 numbers = st.sets(st.integers(0, 20), max_size=6)
 rules = st.one_of(

@@ -12,7 +12,7 @@ from fedunlearn.data import partition
 from fedunlearn.data.partition import ENOUGH_EXAMPLES, Indices, dirichlet, iid
 from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ScenarioError
-from fedunlearn.scenario.settings import DataSettings
+from fedunlearn.scenario.data import DataSettings
 
 LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 LABELS: NDArray[np.int64] = np.random.default_rng(0).integers(0, 10, 1000)

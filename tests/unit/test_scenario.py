@@ -8,7 +8,7 @@ import pytest
 
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.loading import load_scenario, parse_scenario
-from fedunlearn.scenario.settings import ForgetSettings, Scenario
+from fedunlearn.scenario.sections import ForgetSettings, Scenario
 from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings
 from fedunlearn.unlearning.registry import make_method, method_names
 

@@ -19,8 +19,8 @@ from fedunlearn.data.partition import natural
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.data.table import Table, as_number, read_table
 from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
-from fedunlearn.scenario.settings import DataSettings
 from tests.tables import hospitals
 
 LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
