@@ -37,7 +37,7 @@ class ForgetSet:
         nodes: For NODE: who leaves.
         fraction: For SAMPLES: the share, rounded to whole examples on each node.
         seed: For SAMPLES: of the draw.
-        label: For CLASS: the target's value.
+        labels: For CLASS: the targets' values.
         on: For SAMPLES and CLASS: the nodes it is about; empty for all.
         after: What was forgotten before: it belongs to neither part any more.
     """
@@ -46,7 +46,7 @@ class ForgetSet:
     nodes: frozenset[int] = frozenset()
     fraction: float = 0.0
     seed: int = 0
-    label: int = 0
+    labels: frozenset[int] = frozenset()
     on: frozenset[int] = frozenset()
     after: tuple[ForgetSet, ...] = ()
 
@@ -61,9 +61,9 @@ class ForgetSet:
         return cls(Kind.SAMPLES, fraction=fraction, seed=seed, on=frozenset(on))
 
     @classmethod
-    def of_class(cls, label: int, on: Iterable[int] = ()) -> ForgetSet:
-        """Forget every example whose target is this label, everywhere or on some nodes."""
-        return cls(Kind.CLASS, label=label, on=frozenset(on))
+    def of_class(cls, *labels: int, on: Iterable[int] = ()) -> ForgetSet:
+        """Forget every example whose target is one of these, everywhere or on some nodes."""
+        return cls(Kind.CLASS, labels=frozenset(labels), on=frozenset(on))
 
     def following(self, earlier: Iterable[ForgetSet]) -> ForgetSet:
         """Return the same rule for a model from which others have been removed already."""
@@ -106,7 +106,7 @@ class ForgetSet:
         if self.on and node not in self.on:
             return torch.zeros(count, dtype=torch.bool)
         if self.kind is Kind.CLASS:
-            return targets == self.label
+            return torch.isin(targets, targets.new_tensor(sorted(self.labels)))
         drawn = np.random.default_rng([self.seed, node]).permutation(count)
         forgotten = torch.zeros(count, dtype=torch.bool)
         forgotten[torch.from_numpy(drawn[: round(self.fraction * count)])] = True
@@ -119,9 +119,15 @@ class ForgetSet:
         if self.kind is Kind.SAMPLES:
             of_whom = _nodes(self.on) + "'s" if self.on else "every node's"
             return f"{self.fraction:.3g} of {of_whom} examples"
-        return f"class {self.label}" + (f" of {_nodes(self.on)}" if self.on else "")
+        return _listed("class", "classes", self.labels) + (
+            f" of {_nodes(self.on)}" if self.on else ""
+        )
 
 
 def _nodes(nodes: frozenset[int]) -> str:
-    numbers = ", ".join(str(node) for node in sorted(nodes))
-    return f"node {numbers}" if len(nodes) == 1 else f"nodes {numbers}"
+    return _listed("node", "nodes", nodes)
+
+
+def _listed(one: str, several: str, numbers: frozenset[int]) -> str:
+    listed = ", ".join(str(number) for number in sorted(numbers))
+    return f"{one if len(numbers) == 1 else several} {listed}"

@@ -148,4 +148,4 @@ class Recording:
 def _belongs(group: Group, forget: ForgetSet) -> bool:
     if forget.kind is Kind.NODE:
         return group.node in forget.nodes
-    return group.label == forget.label and (not forget.on or group.node in forget.on)
+    return group.label in forget.labels and (not forget.on or group.node in forget.on)

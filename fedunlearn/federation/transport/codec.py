@@ -47,8 +47,9 @@ def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
                 message.samples.seed = forget.seed
                 message.samples.on_nodes.extend(sorted(forget.on))
             case Kind.CLASS:
-                message.label.label = forget.label
-                message.label.on_nodes.extend(sorted(forget.on))
+                message.labels.SetInParent()
+                message.labels.labels.extend(sorted(forget.labels))
+                message.labels.on_nodes.extend(sorted(forget.on))
     except ValueError as error:
         raise ForgetSetError(
             f"forget: {forget} cannot be sent to nodes; labels, nodes and seeds are whole numbers "
@@ -72,8 +73,8 @@ def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
         case "samples":
             of = message.samples
             forget = ForgetSet.of_samples(of.fraction, of.seed, on=of.on_nodes)
-        case "label":
-            forget = ForgetSet.of_class(message.label.label, on=message.label.on_nodes)
+        case "labels":
+            forget = ForgetSet.of_class(*message.labels.labels, on=message.labels.on_nodes)
         case _:
             raise ValueError("forget set of an unknown kind")
     return forget.following(decode_forget_set(earlier) for earlier in message.after)

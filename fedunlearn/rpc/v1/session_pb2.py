@@ -24,45 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\xe2\x02\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x33\n\x05label\x18\x03 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.LabelH\x00\x12+\n\x05\x61\x66ter\x18\x04 \x03(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a;\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08on_nodes\x18\x03 \x03(\r\x1a(\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\r\x12\x10\n\x08on_nodes\x18\x02 \x03(\rB\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"S\n\x16GroupGradientsQuestion\x12\x10\n\x08\x62y_label\x18\x01 \x01(\x08\x12\'\n\x05signs\x18\x02 \x01(\x0b\x32\x18.fedunlearn.rpc.v1.Signs\"&\n\x05Signs\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"V\n\x11SummariesQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\x12\x10\n\x08\x62y_label\x18\x02 \x01(\x08\"%\n\x06Sample\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x85\x04\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x12\x44\n\x0fgroup_gradients\x18\x0b \x01(\x0b\x32).fedunlearn.rpc.v1.GroupGradientsQuestionH\x00\x12\x39\n\tsummaries\x18\x0c \x01(\x0b\x32$.fedunlearn.rpc.v1.SummariesQuestionH\x00\x12)\n\x06sample\x18\n \x01(\x0b\x32\x19.fedunlearn.rpc.v1.SampleB\x06\n\x04kind\"\xb8\x02\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .fedunlearn.rpc.v1.Answer.Labels\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x1a?\n\x06Labels\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x0e\n\x06labels\x18\x02 \x03(\x04*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\xe6\x02\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x35\n\x06labels\x18\x03 \x01(\x0b\x32#.fedunlearn.rpc.v1.ForgetSet.LabelsH\x00\x12+\n\x05\x61\x66ter\x18\x04 \x03(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a;\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08on_nodes\x18\x03 \x03(\r\x1a*\n\x06Labels\x12\x0e\n\x06labels\x18\x01 \x03(\r\x12\x10\n\x08on_nodes\x18\x02 \x03(\rB\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"S\n\x16GroupGradientsQuestion\x12\x10\n\x08\x62y_label\x18\x01 \x01(\x08\x12\'\n\x05signs\x18\x02 \x01(\x0b\x32\x18.fedunlearn.rpc.v1.Signs\"&\n\x05Signs\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"V\n\x11SummariesQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\x12\x10\n\x08\x62y_label\x18\x02 \x01(\x08\"%\n\x06Sample\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x85\x04\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x12\x44\n\x0fgroup_gradients\x18\x0b \x01(\x0b\x32).fedunlearn.rpc.v1.GroupGradientsQuestionH\x00\x12\x39\n\tsummaries\x18\x0c \x01(\x0b\x32$.fedunlearn.rpc.v1.SummariesQuestionH\x00\x12)\n\x06sample\x18\n \x01(\x0b\x32\x19.fedunlearn.rpc.v1.SampleB\x06\n\x04kind\"\xb8\x02\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .fedunlearn.rpc.v1.Answer.Labels\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x1a?\n\x06Labels\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x0e\n\x06labels\x18\x02 \x03(\x04*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedunlearn.rpc.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PART']._serialized_start=1605
-  _globals['_PART']._serialized_end=1667
-  _globals['_CURVATURE']._serialized_start=1669
-  _globals['_CURVATURE']._serialized_end=1749
+  _globals['_PART']._serialized_start=1609
+  _globals['_PART']._serialized_end=1671
+  _globals['_CURVATURE']._serialized_start=1673
+  _globals['_CURVATURE']._serialized_end=1753
   _globals['_FORGETSET']._serialized_start=55
-  _globals['_FORGETSET']._serialized_end=409
-  _globals['_FORGETSET_NODES']._serialized_start=276
-  _globals['_FORGETSET_NODES']._serialized_end=298
-  _globals['_FORGETSET_SAMPLES']._serialized_start=300
-  _globals['_FORGETSET_SAMPLES']._serialized_end=359
-  _globals['_FORGETSET_LABEL']._serialized_start=361
-  _globals['_FORGETSET_LABEL']._serialized_end=401
-  _globals['_GRADIENTQUESTION']._serialized_start=411
-  _globals['_GRADIENTQUESTION']._serialized_end=429
-  _globals['_PRODUCTSQUESTION']._serialized_start=431
-  _globals['_PRODUCTSQUESTION']._serialized_end=498
-  _globals['_LOSSESQUESTION']._serialized_start=500
-  _globals['_LOSSESQUESTION']._serialized_end=516
-  _globals['_GROUPGRADIENTSQUESTION']._serialized_start=518
-  _globals['_GROUPGRADIENTSQUESTION']._serialized_end=601
-  _globals['_SIGNS']._serialized_start=603
-  _globals['_SIGNS']._serialized_end=641
-  _globals['_SUMMARIESQUESTION']._serialized_start=643
-  _globals['_SUMMARIESQUESTION']._serialized_end=729
-  _globals['_SAMPLE']._serialized_start=731
-  _globals['_SAMPLE']._serialized_end=768
-  _globals['_QUESTION']._serialized_start=771
-  _globals['_QUESTION']._serialized_end=1288
-  _globals['_ANSWER']._serialized_start=1291
-  _globals['_ANSWER']._serialized_end=1603
-  _globals['_ANSWER_COUNT']._serialized_start=1474
-  _globals['_ANSWER_COUNT']._serialized_end=1538
-  _globals['_ANSWER_LABELS']._serialized_start=1540
-  _globals['_ANSWER_LABELS']._serialized_end=1603
+  _globals['_FORGETSET']._serialized_end=413
+  _globals['_FORGETSET_NODES']._serialized_start=278
+  _globals['_FORGETSET_NODES']._serialized_end=300
+  _globals['_FORGETSET_SAMPLES']._serialized_start=302
+  _globals['_FORGETSET_SAMPLES']._serialized_end=361
+  _globals['_FORGETSET_LABELS']._serialized_start=363
+  _globals['_FORGETSET_LABELS']._serialized_end=405
+  _globals['_GRADIENTQUESTION']._serialized_start=415
+  _globals['_GRADIENTQUESTION']._serialized_end=433
+  _globals['_PRODUCTSQUESTION']._serialized_start=435
+  _globals['_PRODUCTSQUESTION']._serialized_end=502
+  _globals['_LOSSESQUESTION']._serialized_start=504
+  _globals['_LOSSESQUESTION']._serialized_end=520
+  _globals['_GROUPGRADIENTSQUESTION']._serialized_start=522
+  _globals['_GROUPGRADIENTSQUESTION']._serialized_end=605
+  _globals['_SIGNS']._serialized_start=607
+  _globals['_SIGNS']._serialized_end=645
+  _globals['_SUMMARIESQUESTION']._serialized_start=647
+  _globals['_SUMMARIESQUESTION']._serialized_end=733
+  _globals['_SAMPLE']._serialized_start=735
+  _globals['_SAMPLE']._serialized_end=772
+  _globals['_QUESTION']._serialized_start=775
+  _globals['_QUESTION']._serialized_end=1292
+  _globals['_ANSWER']._serialized_start=1295
+  _globals['_ANSWER']._serialized_end=1607
+  _globals['_ANSWER_COUNT']._serialized_start=1478
+  _globals['_ANSWER_COUNT']._serialized_end=1542
+  _globals['_ANSWER_LABELS']._serialized_start=1544
+  _globals['_ANSWER_LABELS']._serialized_end=1607
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ CURVATURE_GGN: Curvature
 CURVATURE_HESSIAN: Curvature
 
 class ForgetSet(_message.Message):
-    __slots__ = ("nodes", "samples", "label", "after")
+    __slots__ = ("nodes", "samples", "labels", "after")
     class Nodes(_message.Message):
         __slots__ = ("nodes",)
         NODES_FIELD_NUMBER: _ClassVar[int]
@@ -41,22 +41,22 @@ class ForgetSet(_message.Message):
         seed: int
         on_nodes: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, fraction: _Optional[float] = ..., seed: _Optional[int] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
-    class Label(_message.Message):
-        __slots__ = ("label", "on_nodes")
-        LABEL_FIELD_NUMBER: _ClassVar[int]
+    class Labels(_message.Message):
+        __slots__ = ("labels", "on_nodes")
+        LABELS_FIELD_NUMBER: _ClassVar[int]
         ON_NODES_FIELD_NUMBER: _ClassVar[int]
-        label: int
+        labels: _containers.RepeatedScalarFieldContainer[int]
         on_nodes: _containers.RepeatedScalarFieldContainer[int]
-        def __init__(self, label: _Optional[int] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+        def __init__(self, labels: _Optional[_Iterable[int]] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
-    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     nodes: ForgetSet.Nodes
     samples: ForgetSet.Samples
-    label: ForgetSet.Label
+    labels: ForgetSet.Labels
     after: _containers.RepeatedCompositeFieldContainer[ForgetSet]
-    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., label: _Optional[_Union[ForgetSet.Label, _Mapping]] = ..., after: _Optional[_Iterable[_Union[ForgetSet, _Mapping]]] = ...) -> None: ...
+    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., labels: _Optional[_Union[ForgetSet.Labels, _Mapping]] = ..., after: _Optional[_Iterable[_Union[ForgetSet, _Mapping]]] = ...) -> None: ...
 
 class GradientQuestion(_message.Message):
     __slots__ = ()
