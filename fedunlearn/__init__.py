@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedunlearn.federation.federation import Federation as Federation
     from fedunlearn.federation.federation import TrainedModel as TrainedModel
-    from fedunlearn.federation.federation import TrainingPlan as TrainingPlan
     from fedunlearn.federation.forget import ForgetSet as ForgetSet
+    from fedunlearn.federation.training import TrainingPlan as TrainingPlan
     from fedunlearn.flower.simulation import simulate as simulate
     from fedunlearn.parameters import flatten as flatten
     from fedunlearn.parameters import initial_weights as initial_weights
@@ -52,7 +52,7 @@ _HOME = {
     "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",
     "Task": "risk.task",
     "TrainedModel": "federation.federation",
-    "TrainingPlan": "federation.federation",
+    "TrainingPlan": "federation.training",
     "TrainingSettings": "scenario.settings",
     "Unlearned": "unlearning.method",
     "UnlearningMethod": "unlearning.method",

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.federation.federation import Federation, OnRound, TrainedModel, TrainingPlan
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.federation.training import OnLocal, OnRound, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import initial_weights
 from fedunlearn.risk.objective import EmpiricalRisk
@@ -67,7 +68,9 @@ class Listening:
 class Untrained:
     """Stands where a trainer is needed and never used."""
 
-    def train(self, start: Tensor, plan: TrainingPlan, on_round: OnRound) -> Tensor:
+    def train(
+        self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
+    ) -> Tensor:
         raise AssertionError("nothing is to be trained here")
 
 

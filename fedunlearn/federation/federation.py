@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,11 +13,11 @@ from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
+from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.scenario.settings import TrainingSettings
-
-OnRound = Callable[[int, Tensor], None]
 
 
 class Recordable(Hashable, Protocol):
@@ -25,6 +25,27 @@ class Recordable(Hashable, Protocol):
 
     def record(self, trained: TrainedModel, federation: Federation) -> Any:
         """Ask the nodes and return what is kept."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears of every round of training and keeps something of it."""
+
+    def hear(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+        """Take a round: its number, the weights (d,) before it, each node's result."""
+        ...
+
+    def kept(self) -> Any:
+        """Return what was kept, when training has ended."""
+        ...
+
+
+@runtime_checkable
+class Listening(Recordable, Protocol):
+    """A Recordable that must listen while training runs; afterwards it is too late."""
+
+    def listen(self) -> Listener:
+        """Return a new listener."""
         ...
 
 
@@ -66,7 +87,7 @@ class TrainedModel:
         if wanted not in self.recorded:
             raise NotRecordedError(
                 f"training recorded no {wanted}; record it while all nodes are there "
-                f"(Federation.record), or {remedy}"
+                f"(Federation.fit, Federation.record), or {remedy}"
             )
         return self.recorded[wanted].value
 
@@ -75,48 +96,6 @@ class TrainedModel:
         if share == 1.0:
             return self.weights
         return self.initial + share * (self.weights - self.initial)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """A stretch of federated averaging.
-
-    Attributes:
-        settings: Epochs, batches, decay.
-        rounds: How many.
-        first_round: Number of the first; the learning rate decays from round 1 on.
-        seed: Of the order of the examples on each node.
-        learning_rate: A constant one instead of the schedule.
-        without: What no node trains on.
-    """
-
-    settings: TrainingSettings
-    rounds: int
-    first_round: int = 1
-    seed: int = 0
-    learning_rate: float | None = None
-    without: ForgetSet | None = None
-
-    def rate(self, number: int) -> float:
-        """Return the learning rate of a round, counted from 1."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        settings = self.settings
-        return float(settings.learning_rate * settings.learning_rate_decay ** (number - 1))
-
-
-class Trainer(Protocol):
-    """Runs federated averaging."""
-
-    def train(self, start: Tensor, plan: TrainingPlan, on_round: OnRound) -> Tensor:
-        """Train from weights (d,) and return the new ones.
-
-        Args:
-            start: Weights before the first round.
-            plan: What to do.
-            on_round: Called after every round with its number and the weights.
-        """
-        ...
 
 
 @dataclass
@@ -129,6 +108,7 @@ class Federation:
         trainer: Runs federated averaging.
         meters: Count what is spent.
         progress: Hears of every round.
+        layout: Where the model's tensors lie in the weights (d,); None where nobody said.
         deadline_s: Seconds within which every node must answer a round.
     """
 
@@ -137,6 +117,7 @@ class Federation:
     trainer: Trainer
     meters: MeterStack
     progress: Progress = field(default_factory=Silent)
+    layout: ParameterLayout | None = None
     deadline_s: float = 600.0
 
     @property
@@ -206,6 +187,7 @@ class Federation:
         *,
         seed: int | None = None,
         without: ForgetSet | None = None,
+        record: Iterable[Recordable] = (),
         label: str = "training",
     ) -> TrainedModel:
         """Train a model from its initial weights.
@@ -215,17 +197,35 @@ class Federation:
             settings: Rounds, rates, weight decay.
             seed: Of the order of the examples, instead of the settings' own.
             without: What no node trains on: a retrained model.
+            record: What is to be recorded, while training runs or when it ends.
             label: What the progress bar says.
 
         Returns:
-            The model, with its start and its settings.
+            The model, with its start, its settings and what was recorded.
         """
         order = settings.seed if seed is None else seed
         plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
-        return TrainedModel(self.train(initial, plan, label=label), initial, settings)
+        wanted = list(dict.fromkeys(record))
+        listeners = {item: item.listen() for item in wanted if isinstance(item, Listening)}
+
+        def on_local(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+            for listener in listeners.values():
+                listener.hear(number, before, local)
+
+        weights = self.train(initial, plan, label=label, on_local=on_local if listeners else None)
+        heard: dict[Recordable, Recorded] = {
+            item: Recorded(each.kept(), Meter().stopped()) for item, each in listeners.items()
+        }
+        return self.record(TrainedModel(weights, initial, settings, heard), wanted)
 
     def train(
-        self, start: Tensor, plan: TrainingPlan, *, label: str, on_round: OnRound | None = None
+        self,
+        start: Tensor,
+        plan: TrainingPlan,
+        *,
+        label: str,
+        on_round: OnRound | None = None,
+        on_local: OnLocal | None = None,
     ) -> Tensor:
         """Run federated averaging from weights (d,).
 
@@ -234,6 +234,7 @@ class Federation:
             plan: What to do.
             label: What the progress bar says.
             on_round: Called after every round with its number and the weights.
+            on_local: Called with the nodes' results before they are averaged.
 
         Returns:
             The weights after the last round, shape (d,).
@@ -245,7 +246,26 @@ class Federation:
                 on_round(number, weights)
 
         with self.progress.piece(label, plan.rounds):
-            return self.trainer.train(start, plan, after_round)
+            return self.trainer.train(start, plan, after_round, on_local)
+
+    def train_apart(self, start: Tensor, plan: TrainingPlan) -> dict[int, LocalResult]:
+        """Run one round of training whose results are not averaged: what each node would give.
+
+        Args:
+            start: Weights (d,) from which every node starts.
+            plan: What to do, for its first round.
+
+        Returns:
+            The results by node, ascending.
+        """
+        results: dict[int, LocalResult] = {}
+
+        def keep(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+            results.update(local)
+
+        self.trainer.train(start, replace(plan, rounds=1), lambda *_: None, keep)
+        self.progress.advance()
+        return dict(sorted(results.items()))
 
     @contextmanager
     def measure(self) -> Iterator[Meter]:

@@ -20,7 +20,8 @@ from fedunlearn.federation.summary import (
     Summaries,
 )
 from fedunlearn.parameters import require_finite
-from fedunlearn.risk.local_training import LocalPlan, train_locally
+from fedunlearn.risk.local_rules import LocalPlan, LocalRule
+from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Task
@@ -89,9 +90,23 @@ class TaskNode:
         )
 
     def train(
-        self, weights: Tensor, plan: LocalPlan, without: ForgetSet | None
+        self,
+        weights: Tensor,
+        plan: LocalPlan,
+        without: ForgetSet | None = None,
+        part: Part = Part.RETAIN,
+        rule: LocalRule = ORDINARY,
+        reference: Tensor | None = None,
     ) -> tuple[Tensor, int]:
-        """Train on what the node holds, less a forget set.
+        """Train on a part of what the node holds.
+
+        Args:
+            weights: Start, shape (d,).
+            plan: Epochs, batches and step size.
+            without: Cuts the examples in two; None for all of them.
+            part: Which of the two.
+            rule: What is done with them.
+            reference: Weights (d,) that some rules need beside the start.
 
         Returns:
             The new weights (d,) and the number of examples they were trained on; with none, the
@@ -100,10 +115,12 @@ class TaskNode:
         self._curvature = None  # its memory is better spent on training
         examples = self.examples
         if without is not None:
-            examples = self._take(self._indices(without, Part.RETAIN))
+            examples = self._take(self._indices(without, part))
         if len(examples[0]) == 0:
             return weights, 0
-        trained = train_locally(self.model, self.task.loss, examples, weights, plan)
+        trained = train_locally(
+            self.model, self.task.loss, examples, weights, plan, rule, reference
+        )
         require_finite(trained, f"training on node {self.number}")
         return trained, len(examples[0])
 

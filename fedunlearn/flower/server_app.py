@@ -12,6 +12,7 @@ from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.training import FedAvgTrainer
+from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress
 
 Body = Callable[[Federation], None]
@@ -22,6 +23,7 @@ def open_federation(
     nodes: int,
     *,
     progress: Progress,
+    layout: ParameterLayout | None = None,
     stop: threading.Event | None = None,
     deadline_s: float = 600.0,
 ) -> Federation:
@@ -31,6 +33,7 @@ def open_federation(
         grid: Flower's, of any kind.
         nodes: How many nodes must be there.
         progress: Hears of every round.
+        layout: Of the model's tensors, for methods that tell them apart.
         stop: Set from outside to end every wait.
         deadline_s: For enrolment and for each round.
 
@@ -47,12 +50,18 @@ def open_federation(
         trainer=FedAvgTrainer(metered, addresses, deadline_s=deadline_s),
         meters=meters,
         progress=progress,
+        layout=layout,
         deadline_s=deadline_s,
     )
 
 
 def make_server_app(
-    nodes: int, body: Body, *, progress: Progress, stop: threading.Event | None = None
+    nodes: int,
+    body: Body,
+    *,
+    progress: Progress,
+    layout: ParameterLayout | None = None,
+    stop: threading.Event | None = None,
 ) -> ServerApp:
     """Build a ServerApp that runs ``body`` once all nodes are enrolled."""
     app = ServerApp()
@@ -60,6 +69,6 @@ def make_server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        body(open_federation(grid, nodes, progress=progress, stop=stop))
+        body(open_federation(grid, nodes, progress=progress, layout=layout, stop=stop))
 
     return app

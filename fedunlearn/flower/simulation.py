@@ -15,6 +15,7 @@ from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.descendants import ended_on_failure
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import make_server_app, open_federation
+from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.risk.task import Task
 
@@ -47,7 +48,8 @@ def simulate(
     if transport == "inline":
         with _quiet_flower():
             grid = InlineGrid(make_client_app(task), nodes)
-            return body(open_federation(grid, nodes, progress=listener))
+            layout = ParameterLayout.of(task.model())
+            return body(open_federation(grid, nodes, progress=listener, layout=layout))
     return _on_engine(task, nodes, body, listener)
 
 
@@ -80,7 +82,13 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
 
         try:
             run_simulation(
-                make_server_app(nodes, guarded, progress=progress, stop=stop),
+                make_server_app(
+                    nodes,
+                    guarded,
+                    progress=progress,
+                    layout=ParameterLayout.of(task.model()),
+                    stop=stop,
+                ),
                 make_client_app(task),
                 num_supernodes=nodes,
                 backend_config={

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -11,9 +13,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
-from fedunlearn.federation.federation import OnRound, TrainingPlan
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.forget import Part
 from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, TrainingPlan
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.federation.transport.messages import (
     MeteredGrid,
@@ -22,10 +24,11 @@ from fedunlearn.federation.transport.messages import (
     tensors_from_record,
     tensors_to_record,
 )
-from fedunlearn.risk.local_training import LocalPlan
+from fedunlearn.risk.local_rules import RULES, LocalPlan, LocalRule
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 WEIGHTS = "weights"
+REFERENCE = "reference"
 
 
 class PinnedFedAvg(FedAvg):
@@ -35,16 +38,21 @@ class PinnedFedAvg(FedAvg):
     silence.
     """
 
-    def __init__(self, addresses: Mapping[int, int], plan: TrainingPlan) -> None:
+    def __init__(
+        self, addresses: Mapping[int, int], plan: TrainingPlan, on_local: OnLocal | None = None
+    ) -> None:
         """Name the cohort.
 
         Args:
             addresses: Flower node id of each node that trains.
             plan: Rounds, rates, what to leave out.
+            on_local: Told of the nodes' results before they are averaged.
         """
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self.addresses = addresses
         self.plan = plan
+        self.on_local = on_local
+        self.before: ArrayRecord | None = None
         self.examples_seen = 0
 
     @override
@@ -55,17 +63,23 @@ class PinnedFedAvg(FedAvg):
         settings = self.plan.settings
         config = ConfigRecord(
             {
-                "epochs": settings.local_epochs,
+                "epochs": self.plan.epochs,
                 "batch-size": settings.batch_size,
                 "learning-rate": self.plan.rate(number),
                 "weight-decay": settings.weight_decay,
                 "seed": self.plan.seed,
                 "round": number,
+                "part": str(self.plan.part),
+                "rule": self.plan.rule.name,
+                "rule-settings": json.dumps(asdict(self.plan.rule)),
             }
         )
+        self.before = arrays
         if self.plan.without is not None:
             config["without"] = encode_forget_set(self.plan.without).SerializeToString()
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        if self.plan.reference is not None:
+            record[REFERENCE] = tensors_to_record({REFERENCE: self.plan.reference})
         return self._construct_messages(record, list(self.addresses.values()), MessageType.TRAIN)
 
     @override
@@ -80,6 +94,7 @@ class PinnedFedAvg(FedAvg):
                 + ", ".join(str(number) for number in missing)
             )
         ordered = []  # by node, so that sums do not depend on who was first
+        local: dict[int, LocalResult] = {}
         for number, address in sorted(self.addresses.items()):
             reply = by_address[address]
             raise_failure(f"node {number}", reply)
@@ -88,8 +103,15 @@ class PinnedFedAvg(FedAvg):
             if examples:
                 self.examples_seen += examples
                 ordered.append(reply)
+                if self.on_local is not None:
+                    trained = tensors_from_record(reply.content.array_records["arrays"])[WEIGHTS]
+                    local[number] = LocalResult(trained, examples)
         if not ordered:
             raise ForgetSetError(f"forget: {self.plan.without} leaves nothing to train on")
+        if self.on_local is not None:
+            assert self.before is not None  # set when the round began
+            round_number = self.plan.first_round + server_round - 1
+            self.on_local(round_number, tensors_from_record(self.before)[WEIGHTS], local)
         return super().aggregate_train(server_round, ordered)
 
 
@@ -104,12 +126,14 @@ class FedAvgTrainer:
         self.addresses = addresses
         self.deadline_s = deadline_s
 
-    def train(self, start: Tensor, plan: TrainingPlan, on_round: OnRound) -> Tensor:
+    def train(
+        self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
+    ) -> Tensor:
         """See Trainer."""
-        stay = {n: a for n, a in self.addresses.items() if not _has_left(n, plan.without)}
-        if not stay:
+        working = {n: a for n, a in self.addresses.items() if plan.has_work(n)}
+        if not working:
             raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
-        strategy = PinnedFedAvg(stay, plan)
+        strategy = PinnedFedAvg(working, plan, on_local)
         latest = start
 
         def after_round(server_round: int, arrays: ArrayRecord) -> None:
@@ -127,12 +151,12 @@ class FedAvgTrainer:
                 timeout=self.deadline_s,
                 evaluate_fn=after_round,
             )
-        self.grid.meters.count_compute(plan.settings.local_epochs * strategy.examples_seen)
+        self.grid.meters.count_compute(plan.epochs * plan.rule.cost * strategy.examples_seen)
         return latest
 
 
 def reply_to_train(message: Message, node: TaskNode) -> Message:
-    """Answer ``train`` on a node: local SGD from the weights that came."""
+    """Answer ``train`` on a node: its part of a round, from the weights that came."""
     config = message.content.config_records["config"]
     plan = LocalPlan(
         epochs=int(config_number(config, "epochs")),
@@ -150,7 +174,12 @@ def reply_to_train(message: Message, node: TaskNode) -> Message:
     forget = None
     if isinstance(without, bytes):
         forget = decode_forget_set(pb.ForgetSet.FromString(without))
-    trained, examples = node.train(weights, plan, forget)
+    reference = None
+    if REFERENCE in message.content.array_records:
+        reference = tensors_from_record(message.content.array_records[REFERENCE])[REFERENCE]
+    trained, examples = node.train(
+        weights, plan, forget, Part(str(config["part"])), _rule(config), reference
+    )
     content = RecordDict(
         {
             "arrays": tensors_to_record({WEIGHTS: trained}),
@@ -160,5 +189,6 @@ def reply_to_train(message: Message, node: TaskNode) -> Message:
     return Message(content, reply_to=message)
 
 
-def _has_left(node: int, without: ForgetSet | None) -> bool:
-    return without is not None and node in without.leavers
+def _rule(config: ConfigRecord) -> LocalRule:
+    """Read the rule that the server asks for; an unknown one raises a KeyError."""
+    return RULES[str(config["rule"])](**json.loads(str(config["rule-settings"])))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fedunlearn.evaluation.metrics import js_divergence
 from fedunlearn.federation.accounting import Meter
-from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation

@@ -11,7 +11,7 @@ from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.summary import Products, Question
 from fedunlearn.parameters import flatten
 from fedunlearn.risk import objective
-from fedunlearn.risk.local_training import LocalPlan
+from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature, KeptProduct, keep_product
 from tests.cases import RISKS
@@ -86,6 +86,6 @@ def test_a_node_keeps_the_curvature_of_one_basis_and_no_longer(
     assert len(counter.made) == 2
     multiply(weights + 1, Curvature.HESSIAN)
     assert len(counter.made) == 3
-    node.train(weights, LocalPlan(1, 8, 0.1, 0.0, (0,)), None)
+    node.train(weights, LocalPlan(1, 8, 0.1, 0.0, (0,)))
     multiply(weights + 1, Curvature.HESSIAN)
     assert len(counter.made) == 4

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.parameters import flatten
-from fedunlearn.risk.local_training import LocalPlan, train_locally
+from fedunlearn.risk.local_rules import LocalPlan
+from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.objective import EmpiricalRisk
 from tests.cases import RISKS
 

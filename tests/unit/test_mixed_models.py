@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.parameters import ParameterLayout, flatten, load
-from fedunlearn.risk.local_training import LocalPlan, train_locally
+from fedunlearn.risk.local_rules import LocalPlan
+from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples

@@ -1,0 +1,99 @@
+"""Federated averaging as the server plans it, and what nodes give back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.risk.local_rules import LocalRule
+from fedunlearn.risk.local_training import ORDINARY
+from fedunlearn.scenario.settings import TrainingSettings
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPlan:
+    """A stretch of federated averaging.
+
+    Attributes:
+        settings: Epochs, batches, decay.
+        rounds: How many.
+        first_round: Number of the first; the learning rate decays from round 1 on.
+        seed: Of the order of the examples on each node.
+        learning_rate: A constant one instead of the schedule.
+        local_epochs: Instead of the settings'.
+        without: What is forgotten; None for nothing.
+        part: Which part of their examples nodes train on: what stays, or what leaves.
+        rule: What they do with them.
+        reference: Weights (d,) that are sent along, where the rule needs some.
+    """
+
+    settings: TrainingSettings
+    rounds: int
+    first_round: int = 1
+    seed: int = 0
+    learning_rate: float | None = None
+    local_epochs: int | None = None
+    without: ForgetSet | None = None
+    part: Part = Part.RETAIN
+    rule: LocalRule = ORDINARY
+    reference: Tensor | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Passes of a node over its examples in a round."""
+        return self.local_epochs or self.settings.local_epochs
+
+    def rate(self, number: int) -> float:
+        """Return the learning rate of a round, counted from 1."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        settings = self.settings
+        return float(settings.learning_rate * settings.learning_rate_decay ** (number - 1))
+
+    def has_work(self, node: int) -> bool:
+        """Whether a node may hold examples of the part."""
+        if self.without is None:
+            return self.part is Part.RETAIN
+        if self.part is Part.RETAIN:
+            return node not in self.without.leavers
+        named = self.without.named
+        return node in named if named else node not in self.without.leavers
+
+
+@dataclass(frozen=True, eq=False)
+class LocalResult:
+    """What one node's training gave in one round.
+
+    Attributes:
+        weights: Shape (d,).
+        examples: How many it trained on.
+    """
+
+    weights: Tensor
+    examples: int
+
+
+OnRound = Callable[[int, Tensor], None]
+# Number of the round, weights (d,) before it, and each node's result.
+OnLocal = Callable[[int, Tensor, Mapping[int, LocalResult]], None]
+
+
+class Trainer(Protocol):
+    """Runs federated averaging."""
+
+    def train(
+        self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
+    ) -> Tensor:
+        """Train from weights (d,) and return the new ones.
+
+        Args:
+            start: Weights before the first round.
+            plan: What to do.
+            on_round: Called after every round with its number and the weights.
+            on_local: Called with the nodes' results before they are averaged.
+        """
+        ...
