@@ -28,6 +28,7 @@ from fedunlearn.solvers.cubic import ReducedStep, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
 from fedunlearn.solvers.weight import choose_weight
 from fedunlearn.unlearning.influence import Influence
+from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.subspace import (
     RESIDUAL,
     Chosen,
@@ -52,6 +53,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
 
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
+    grid: ClassVar[Grid] = {"linearise-at": (0.7, 0.8, 0.85, 0.9), "completion": (0.0, 0.3)}
 
     @override
     def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:

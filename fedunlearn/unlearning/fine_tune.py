@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.going_on import GoingOn, GoingOnSettings
+from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.unlearning.method import Grid
 
 
 class FineTuneSettings(GoingOnSettings):
@@ -25,7 +26,9 @@ class FineTune(GoingOn[FineTuneSettings]):
 
     name: ClassVar[str] = "fine-tune"
     settings_type: ClassVar[type[Settings]] = FineTuneSettings
+    grid: ClassVar[Grid] = {"learning-rate": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9)}
 
     @override
-    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
-        return trained.weights, trained.settings.rounds + 1
+    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+        del federation, forget
+        return Beginning(trained.weights, trained.settings.rounds + 1)

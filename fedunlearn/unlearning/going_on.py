@@ -1,17 +1,22 @@
-"""What fine-tune and rewind share: federated training that goes on without what leaves."""
+"""What methods share that end in ordinary federated training without what leaves."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Self, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.risk.local_rules import LocalRule
+from fedunlearn.risk.local_training import ORDINARY
 from fedunlearn.scenario.settings import Positive, Settings
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 
@@ -31,15 +36,42 @@ class GoingOnSettings(Settings):
     learning_rate: Positive | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Where training goes on from.
+
+    Attributes:
+        weights: Shape (d,).
+        first_round: Of training's schedule.
+        rounds: Spent until here.
+        details: For the results.
+    """
+
+    weights: Tensor
+    first_round: int
+    rounds: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 S = TypeVar("S", bound=GoingOnSettings)
 
 
 class GoingOn(UnlearningMethod[S]):
-    """Ordinary training on the retain set, from weights that a method chooses."""
+    """Training on the retain set, from weights that a method chooses."""
 
     @abstractmethod
-    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
-        """Return the weights (d,) to start from, and the round of training's schedule."""
+    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+        """Do what comes before training on, and say where it starts."""
+
+    @property
+    def rule(self) -> LocalRule:
+        """What nodes do with their examples."""
+        return ORDINARY
+
+    def spent_before(self, local_epochs: int) -> float:
+        """Return the client compute that ``begin`` takes, in gradient equivalents, about."""
+        del local_epochs
+        return 0.0
 
     @override
     def unlearn(
@@ -50,26 +82,33 @@ class GoingOn(UnlearningMethod[S]):
         *,
         watch: Watch | None = None,
     ) -> Unlearned:
-        start, first = self.begin(trained)
+        start = self.begin(trained, federation, forget)
+        if start.rounds and watch is not None:
+            watch(start.rounds, start.weights)
         plan = TrainingPlan(
             settings=trained.settings,
             rounds=self.settings.rounds or ALONE,
-            first_round=first,
+            first_round=start.first_round,
             seed=trained.settings.seed,
             learning_rate=self.settings.learning_rate,
             without=forget,
+            rule=self.rule,
         )
 
         def on_round(number: int, weights: Tensor) -> None:
             if watch is not None:
-                watch(number - first + 1, weights)
+                watch(start.rounds + number - start.first_round + 1, weights)
 
-        weights = federation.train(start, plan, label=f"{self.name}: rounds", on_round=on_round)
-        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": plan.rounds})
+        weights = federation.train(
+            start.weights, plan, label=f"{self.name}: rounds", on_round=on_round
+        )
+        rounds = start.rounds + plan.rounds
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": rounds, **start.details})
 
     @override
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
         if self.settings.rounds is not None:
             return self
-        rounds = max(1, math.ceil(gradient_equivalents / local_epochs))
+        left = gradient_equivalents - self.spent_before(local_epochs)
+        rounds = max(1, math.ceil(left / (self.rule.cost * local_epochs)))
         return type(self)(self.settings.model_copy(update={"rounds": rounds}))

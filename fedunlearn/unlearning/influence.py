@@ -139,7 +139,9 @@ def open_influence(
     decay = trained.settings.weight_decay
     point = trained.towards_start(linearise_at)
     if source == "departing":
-        objective = federation.objective(forget, weight_decay=decay)
+        objective = federation.objective(
+            forget, weight_decay=decay, without=forget.leavers - forget.nodes
+        )
         told_at_end = objective.gradients(trained.weights)
         told = told_at_end if linearise_at == 1.0 else objective.gradients(point)
         slope = told.departing

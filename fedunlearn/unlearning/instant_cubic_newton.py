@@ -45,7 +45,7 @@ from fedunlearn.solvers.cubic import ReducedStep
 from fedunlearn.solvers.solution import Status
 from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.influence import rounding_of_losses
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
 from fedunlearn.unlearning.validity import Validity
 
 # Times the damping, tried where the step is checked.
@@ -73,6 +73,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
 
     name: ClassVar[str] = "instant-cubic-newton"
     settings_type: ClassVar[type[Settings]] = InstantCubicNewtonSettings
+    grid: ClassVar[Grid] = {"linearise-at": (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)}
 
     @override
     def to_record(self) -> tuple[Recordable, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from fedunlearn.scenario.settings import Settings
 
 S = TypeVar("S", bound=Settings)
 Watch = Callable[[int, Tensor], None]
+Grid = Mapping[str, Sequence[Any]]
 
 
 class Claim(enum.StrEnum):
@@ -53,6 +55,8 @@ class UnlearningMethod(ABC, Generic[S]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+    # Settings worth a trial, by their keys in a scenario, for ``fedunlearn tune``.
+    grid: ClassVar[Grid] = MappingProxyType({})
 
     def __init__(self, settings: S | None = None) -> None:
         """Take settings; without any, the defaults."""

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from fedunlearn.scenario.settings import Settings
 from fedunlearn.solvers.secular import Vector
+from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
 
@@ -37,6 +38,7 @@ class NewtonDamped(PlainNewton[NewtonDampedSettings]):
 
     name: ClassVar[str] = "newton-damped"
     settings_type: ClassVar[type[Settings]] = NewtonDampedSettings
+    grid: ClassVar[Grid] = {"damping": (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)}
 
     @property
     @override

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from fedunlearn.scenario.settings import NotNegative, Settings
 from fedunlearn.solvers.secular import Vector
+from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
 
@@ -36,6 +37,7 @@ class NewtonPinv(PlainNewton[NewtonPinvSettings]):
 
     name: ClassVar[str] = "newton-pinv"
     settings_type: ClassVar[type[Settings]] = NewtonPinvSettings
+    grid: ClassVar[Grid] = {"cutoff": (1e-3, 1e-2, 3e-2, 1e-1, 2e-1, 3e-1, 5e-1, 7e-1)}
 
     @override
     def inverse(self, ritz: Vector) -> Vector:

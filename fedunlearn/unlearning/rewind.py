@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings, Share
-from fedunlearn.unlearning.going_on import GoingOn, GoingOnSettings
+from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.unlearning.method import Grid
 
 
 class RewindSettings(GoingOnSettings):
@@ -36,7 +37,9 @@ class Rewind(GoingOn[RewindSettings]):
 
     name: ClassVar[str] = "rewind"
     settings_type: ClassVar[type[Settings]] = RewindSettings
+    grid: ClassVar[Grid] = {"share": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 
     @override
-    def begin(self, trained: TrainedModel) -> tuple[Tensor, int]:
-        return trained.towards_start(self.settings.share), 1
+    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+        del federation, forget
+        return Beginning(trained.towards_start(self.settings.share), 1)

@@ -35,7 +35,7 @@ from fedunlearn.solvers.cubic import CubicStep, CubicSubproblem
 from fedunlearn.solvers.descent import DescentCubicSolver
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.influence import require_forgotten
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
 from fedunlearn.vectors import norm
 
 
@@ -66,6 +66,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
 
     name: ClassVar[str] = "stochastic-cubic-newton"
     settings_type: ClassVar[type[Settings]] = StochasticCubicNewtonSettings
+    grid: ClassVar[Grid] = {"weight": (0.1, 1.0, 10.0, 100.0), "steps": (1, 3)}
 
     @override
     def unlearn(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedunlearn.federation.federation import Federation, TrainedModel, TrainingPlan
+from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.solvers.solution import Status
@@ -21,15 +21,19 @@ from tests.removals import Listening, federation_of, trained_on
 
 NODES = range(4)
 FORGET = ForgetSet.of_class(1)
+# Those that train are in test_training_methods.py and test_rewind.py.
+TRAIN = {
+    *{"retrain", "gradient-ascent", "fed-eraser", "rapid-retraining", "fed-osd", "not", "scrub"},
+    *{"fine-tune", "rewind"},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in method_names()},
+    **{name: {} for name in method_names() if name not in TRAIN},
     "recorded": {"method": "cubic-newton", "gradient": "recorded"},
     "retained": {"method": "cubic-newton", "gradient": "retained", "steps": 2},
     "two-pass": {"method": "cubic-newton", "basis": "two-pass", "product-share": 0.5},
     "given weight": {"method": "cubic-newton", "weight": 0.1, "curvature": "hessian-abs"},
     "unbounded": {"method": "cubic-newton", "weight": 0, "curvature": "hessian", "products": 33},
 }
-TRAINING = {"fine-tune", "rewind"}
 OF_THEIR_OWN = {"stochastic-cubic-newton", "instant-cubic-newton"}
 NEWTON = {
     *{"status", "remedy", "residual", "ritz_values", "weight", "damping", "predicted", "quadratic"},
@@ -37,29 +41,14 @@ NEWTON = {
 }
 
 
-class Standing:
-    """Trains nothing."""
-
-    def train(self, start: torch.Tensor, plan: TrainingPlan, on_round: Any) -> torch.Tensor:
-        for number in range(plan.rounds):
-            on_round(plan.first_round + number, start)
-        return start
-
-
 @cache
 def trained() -> TrainedModel:
     return trained_on(TinyTask(), NODES, stationary=False)
 
 
-def opened() -> tuple[Federation, Listening]:
-    federation, listening = federation_of(TinyTask(), NODES)
-    federation.trainer = Standing()
-    return federation, listening
-
-
 def unlearn(name: str) -> tuple[Unlearned, dict[str, Any], Listening]:
     method = make_method(name, VARIANTS[name])
-    federation, listening = opened()
+    federation, listening = federation_of(TinyTask(), NODES)
     model = federation.record(trained(), method.to_record())
     listening.heard.clear()
     found = method.unlearn(model, federation, FORGET)
@@ -74,13 +63,10 @@ def test_details_can_be_written_down(name: str) -> None:
     assert found.claim is Claim.EMPIRICAL
     assert isinstance(found.status, str) and found.status
     assert "rounds" in written
-    if name not in TRAINING:
-        assert written["rounds"] == len(listening.heard)
+    assert written["rounds"] == len(listening.heard)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in VARIANTS if name not in {*TRAINING, *OF_THEIR_OWN}]
-)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in OF_THEIR_OWN])
 def test_newton_methods_tell_how_the_step_came_about(name: str) -> None:
     found, written, listening = unlearn(name)
     status = Status[written["status"].upper()]

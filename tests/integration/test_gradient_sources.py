@@ -241,7 +241,7 @@ def test_what_was_not_recorded_is_named_with_its_remedy() -> None:
     ):
         with pytest.raises(NotRecordedError, match=says) as caught:
             method.unlearn(model, federation, FORGET["node"])
-        assert "Federation.record" in str(caught.value)
+        assert "Federation.fit" in str(caught.value)
         assert "gradient = 'departing'" in str(caught.value)
         assert "\n" not in str(caught.value)
     for other in ("departing", "retained"):

@@ -1,0 +1,175 @@
+"""FedOSD: steepest descent for whoever leaves, orthogonal to what everyone else would do.
+
+Source: Pan, Wang, Li, Zheng, Wang, Zhou, "Federated Unlearning with Gradient Descent and Conflict
+Mitigation", AAAI 2025, algorithm 1:
+
+1. Unlearning: whoever leaves descends the unlearning cross-entropy (local_rules.Unlearning). The
+   server moves by the part of that update which is orthogonal to the updates of all that stay,
+   stretched to the length of the whole (equation 9): it conflicts with nobody.
+2. Recovery: ordinary training, from each update of which the part that leads back to the trained
+   weights is taken away (equation 12).
+
+It needs the help of whoever leaves in every round of the first part, and each single update of
+those who stay, which secure aggregation would hide. Ours counts a node's training of
+``unlearning-epochs`` as its gradient, as the paper does, and serves samples and classes by letting
+everyone who holds some of them take both roles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.training import LocalResult, TrainingPlan
+from fedunlearn.risk.local_rules import Unlearning
+from fedunlearn.scenario.settings import Positive, Settings
+from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.vectors import dot, norm
+
+
+class FedOsdSettings(GoingOnSettings):
+    """Settings of fed-osd.
+
+    Attributes:
+        rounds: Of recovery; see GoingOnSettings.
+        unlearning_rounds: Of the first part; each takes two broadcasts.
+        unlearning_rate: Step size on what leaves.
+        unlearning_epochs: Of everyone, in each of these rounds.
+    """
+
+    unlearning_rounds: Annotated[int, Field(gt=0)] = 3
+    unlearning_rate: Positive = 0.1
+    unlearning_epochs: Annotated[int, Field(gt=0)] = 1
+
+
+class FedOsd(UnlearningMethod[FedOsdSettings]):
+    """Orthogonal steepest descent, then training that does not go back."""
+
+    name: ClassVar[str] = "fed-osd"
+    settings_type: ClassVar[type[Settings]] = FedOsdSettings
+    grid: ClassVar[Grid] = {"unlearning-rounds": (2, 5), "unlearning-rate": (0.03, 0.1, 0.3, 1.0)}
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        settings = self.settings
+        recovery = settings.rounds or ALONE
+        weights, spent = trained.weights, 0
+        with federation.progress.piece(
+            f"{self.name}: rounds", 2 * settings.unlearning_rounds + recovery
+        ):
+            for number in range(settings.unlearning_rounds):
+                weights = weights + self._away(weights, number, trained, federation, forget)
+                spent += 2
+                if watch is not None:
+                    watch(spent, weights)
+            for number in range(recovery):
+                plan = TrainingPlan(
+                    trained.settings,
+                    1,
+                    trained.settings.rounds + 1 + number,
+                    trained.settings.seed,
+                    learning_rate=settings.learning_rate,
+                    without=forget,
+                )
+                updates = _updates(federation.train_apart(weights, plan), weights)
+                back = trained.weights - weights
+                weights = weights + _average(
+                    {node: (not_along(u, back), n) for node, (u, n) in updates.items()}
+                )
+                spent += 1
+                if watch is not None:
+                    watch(spent, weights)
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": spent})
+
+    def _away(
+        self,
+        weights: Tensor,
+        number: int,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+    ) -> Tensor:
+        """Return the step (d,) of one round of the first part."""
+        settings = self.settings
+        staying = TrainingPlan(
+            trained.settings,
+            1,
+            trained.settings.rounds + 1 + number,
+            trained.settings.seed,
+            learning_rate=settings.learning_rate,
+            local_epochs=settings.unlearning_epochs,
+            without=forget,
+        )
+        leaving = TrainingPlan(
+            trained.settings,
+            1,
+            staying.first_round,
+            trained.settings.seed,
+            learning_rate=settings.unlearning_rate,
+            local_epochs=settings.unlearning_epochs,
+            without=forget,
+            part=Part.FORGET,
+            rule=Unlearning(),
+        )
+        wanted = _average(_updates(federation.train_apart(weights, leaving), weights))
+        others = _updates(federation.train_apart(weights, staying), weights)
+        return orthogonal(wanted, torch.stack([update for update, _ in others.values()]))
+
+    @override
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
+        if self.settings.rounds is not None:
+            return self
+        first = self.settings.unlearning_rounds * self.settings.unlearning_epochs
+        rounds = max(1, math.ceil((gradient_equivalents - first) / local_epochs))
+        return type(self)(self.settings.model_copy(update={"rounds": rounds}))
+
+
+def orthogonal(update: Tensor, others: Tensor) -> Tensor:
+    """Return the part of an update (d,) that is orthogonal to others (k, d), at its full length.
+
+    Zero where it lies in their span, up to the rounding of their dtype.
+    """
+    basis = torch.linalg.svd(others.double(), full_matrices=False)
+    kept = basis.S > basis.S[0] * max(others.shape) * torch.finfo(others.dtype).eps
+    rows = basis.Vh[kept]
+    rest = update.double() - rows.T @ (rows @ update.double())
+    length, whole = norm(rest), norm(update)
+    if length <= whole * math.sqrt(torch.finfo(others.dtype).eps):
+        return torch.zeros_like(update)
+    stretched: Tensor = (rest * (whole / length)).to(update.dtype)
+    return stretched
+
+
+def not_along(update: Tensor, direction: Tensor) -> Tensor:
+    """Return an update (d,) without what of it leads along a direction (d,)."""
+    along = dot(update, direction)
+    square = dot(direction, direction)
+    return update - (along / square) * direction if along > 0.0 and square else update
+
+
+def _updates(local: Mapping[int, LocalResult], weights: Tensor) -> dict[int, tuple[Tensor, int]]:
+    return {node: (one.weights - weights, one.examples) for node, one in local.items()}
+
+
+def _average(updates: Mapping[int, tuple[Tensor, int]]) -> Tensor:
+    examples = sum(count for _, count in updates.values())
+    total = torch.zeros_like(next(iter(updates.values()))[0])
+    for update, count in updates.values():
+        total.add_(update, alpha=count / examples)
+    return total

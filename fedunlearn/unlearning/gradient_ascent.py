@@ -1,0 +1,87 @@
+"""Projected gradient ascent on what leaves, then training on without it.
+
+Source: Halimi, Kadhe, Rawat, Baracaldo, "Federated Unlearning: How to Efficiently Erase a Client in
+FL?", 2022, algorithm 1: the client that leaves maximises its loss inside of a ball around a
+reference, the average of the other clients' models; then a few rounds of ordinary training. It
+needs the help of whoever leaves, once, and those who stay.
+
+Ours departs where the paper supposes that a whole client leaves and that everybody kept its last
+local model:
+
+- The reference is one round of training on the retain set from the trained model, the same average
+  one round later: it exists for samples and classes too, and nothing must have been kept. Everyone
+  who holds some of what leaves climbs on its own share, and the results are averaged.
+- The radius is a share of the distance between the reference and the initial weights, which stand
+  for the paper's average over ten random models.
+- Climbing stops at the loss of a uniform guess instead of at an accuracy on a validation set.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.risk.local_rules import Ascent
+from fedunlearn.scenario.settings import Positive, Settings
+from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.unlearning.method import Grid
+from fedunlearn.vectors import norm
+
+
+class GradientAscentSettings(GoingOnSettings):
+    """Settings of gradient-ascent.
+
+    Attributes:
+        ascent_epochs: Passes over what leaves, at most.
+        ascent_rate: Step size of these.
+        radius: Of the ball, as a share of the distance from the reference to the initial weights.
+        clip: Largest norm of a gradient.
+    """
+
+    ascent_epochs: Annotated[int, Field(gt=0)] = 5
+    ascent_rate: Positive = 0.01
+    radius: Positive = 1 / 3
+    clip: Positive = 5.0
+
+
+class GradientAscent(GoingOn[GradientAscentSettings]):
+    """Whoever leaves climbs, whoever stays trains on."""
+
+    name: ClassVar[str] = "gradient-ascent"
+    settings_type: ClassVar[type[Settings]] = GradientAscentSettings
+    grid: ClassVar[Grid] = {"ascent-rate": (0.01, 0.03, 0.1, 0.3), "radius": (0.15, 1 / 3)}
+
+    @override
+    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+        settings = trained.settings
+        after = settings.rounds + 1
+        staying = TrainingPlan(settings, 1, after, settings.seed, without=forget)
+        climbing = f"{self.name}: reference and ascent"
+        with federation.progress.piece(climbing, 2):
+            reference = federation.train(trained.weights, staying, label=climbing)
+            radius = self.settings.radius * norm(reference - trained.initial)
+            leaving = TrainingPlan(
+                settings,
+                1,
+                after,
+                settings.seed,
+                learning_rate=self.settings.ascent_rate,
+                local_epochs=self.settings.ascent_epochs,
+                without=forget,
+                part=Part.FORGET,
+                rule=Ascent(radius, self.settings.clip),
+                reference=reference,
+            )
+            weights = federation.train(reference, leaving, label=climbing)
+        return Beginning(
+            weights, after, 2, {"radius": radius, "climbed": norm(weights - reference)}
+        )
+
+    @override
+    def spent_before(self, local_epochs: int) -> float:
+        return float(local_epochs)

@@ -1,0 +1,50 @@
+"""Retraining: training anew, from the same initial weights, without what leaves.
+
+The only method whose result owes nothing to what left. It needs the initial weights and those who
+stay, and costs what training did.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.scenario.settings import Settings
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+
+
+class RetrainSettings(Settings):
+    """Retraining is training: it has no settings of its own."""
+
+
+class Retrain(UnlearningMethod[RetrainSettings]):
+    """Training anew on the retain set."""
+
+    name: ClassVar[str] = "retrain"
+    settings_type: ClassVar[type[Settings]] = RetrainSettings
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        settings = trained.settings
+        plan = TrainingPlan(settings, settings.rounds, seed=settings.seed, without=forget)
+
+        def on_round(number: int, weights: Tensor) -> None:
+            if watch is not None:
+                watch(number, weights)
+
+        weights = federation.train(
+            trained.initial, plan, label=f"{self.name}: rounds", on_round=on_round
+        )
+        return Unlearned(weights, "done", Claim.EXACT_RETRAIN, {"rounds": plan.rounds})

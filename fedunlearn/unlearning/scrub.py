@@ -1,0 +1,115 @@
+"""SCRUB, made federated: a student that leaves its teacher where the data leave, and only there.
+
+Source: Kurmanji, Triantafillou, Hayes, Triantafillou, "Towards Unbounded Machine Unlearning",
+NeurIPS 2023, algorithm 1 and equation 3. The teacher is the trained model. A max-step drives the
+student's predictions on the forget set away from the teacher's (KL); a min-step keeps them near it
+on the retain set and fits the labels there. The paper alternates epochs of both, then ends with
+min-steps alone. Here an epoch is a round: those who hold some of what leaves take the max-steps,
+those who stay the min-steps, and each round's results are averaged. It needs the help of whoever
+leaves in every max-step, and those who stay.
+
+Where student and teacher are the same no direction leads away, so the first max-step is idle.
+Ours leaves out the paper's SCRUB+R, which rewinds to the checkpoint whose forget error fits a
+validation set.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.risk.local_rules import Distillation
+from fedunlearn.scenario.settings import NotNegative, Positive, Settings
+from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+
+
+class ScrubSettings(GoingOnSettings):
+    """Settings of scrub.
+
+    Attributes:
+        max_rounds: How many rounds begin with a max-step.
+        max_rate: Step size of the max-steps; left out, that of the min-steps.
+        divergence: alpha: weight of the divergence on what stays.
+        loss: gamma: weight of the loss there.
+    """
+
+    max_rounds: Annotated[int, Field(ge=0)] = 2
+    max_rate: Positive | None = None
+    divergence: NotNegative = 0.5
+    loss: NotNegative = 0.5
+
+
+class Scrub(UnlearningMethod[ScrubSettings]):
+    """Max-steps on what leaves, min-steps on what stays."""
+
+    name: ClassVar[str] = "scrub"
+    settings_type: ClassVar[type[Settings]] = ScrubSettings
+    grid: ClassVar[Grid] = {"max-rounds": (1, 3), "max-rate": (0.003, 0.01, 0.03, 0.1)}
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        watch: Watch | None = None,
+    ) -> Unlearned:
+        settings = self.settings
+        rounds = settings.rounds or ALONE
+        weights, spent = trained.weights, 0
+        label = f"{self.name}: rounds"
+
+        def train(start: Tensor, plan: TrainingPlan) -> Tensor:
+            nonlocal spent
+            after = federation.train(start, plan, label=label)
+            spent += 1
+            if watch is not None:
+                watch(spent, after)
+            return after
+
+        for number in range(rounds):
+            plan = TrainingPlan(
+                trained.settings,
+                1,
+                trained.settings.rounds + 1 + number,
+                trained.settings.seed,
+                learning_rate=settings.learning_rate,
+                without=forget,
+                rule=Distillation(settings.divergence, settings.loss),
+                reference=trained.weights,
+            )
+            if number < settings.max_rounds:
+                weights = train(weights, self._away(plan))
+            weights = train(weights, plan)
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": spent})
+
+    def _away(self, plan: TrainingPlan) -> TrainingPlan:
+        """Return the max-step that goes before a min-step: one epoch on what leaves."""
+        return TrainingPlan(
+            plan.settings,
+            1,
+            plan.first_round,
+            plan.seed,
+            learning_rate=self.settings.max_rate or plan.learning_rate,
+            local_epochs=1,
+            without=plan.without,
+            part=Part.FORGET,
+            rule=Distillation(-1.0, 0.0),
+            reference=plan.reference,
+        )
+
+    @override
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
+        if self.settings.rounds is not None:
+            return self
+        rounds = max(1, math.ceil(gradient_equivalents / (Distillation.cost * local_epochs)))
+        return type(self)(self.settings.model_copy(update={"rounds": rounds}))

@@ -1,0 +1,54 @@
+"""Unlearning by weight negation (NoT): the first layer changes its sign, then training goes on.
+
+Source: Khalil, Feng, Qi, Nakov, "NoT: Federated Unlearning via Weight Negation", CVPR 2025,
+algorithm 1. Negating a layer breaks what the layers above it were fitted to, as far as one can in
+the weights while every norm stays; training on the retain set brings back what that can teach. It
+needs those who stay, no history, and nothing of whoever leaves.
+
+Ours negates the weights and biases of the layer that comes first in the model, the paper's choice
+for convolutional networks, and trains with federated averaging's own schedule, which starts anew.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from fedunlearn.errors import TaskError
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.scenario.settings import Settings
+from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.unlearning.method import Grid
+
+
+class WeightNegationSettings(GoingOnSettings):
+    """Settings of not."""
+
+
+class WeightNegation(GoingOn[WeightNegationSettings]):
+    """The first layer's sign is changed before training goes on."""
+
+    name: ClassVar[str] = "not"
+    settings_type: ClassVar[type[Settings]] = WeightNegationSettings
+    grid: ClassVar[Grid] = {"learning-rate": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9)}
+
+    @override
+    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+        del forget
+        if federation.layout is None:
+            raise TaskError(
+                "not: the federation does not know the model's layers; give it a layout"
+            )
+        weights = trained.weights.clone()
+        parts = federation.layout.unflatten(weights)
+        layer = _layer(federation.layout.names[0])
+        for name, part in parts.items():
+            if _layer(name) == layer:
+                part.neg_()  # a view of the weights
+        return Beginning(weights, 1, details={"layer": layer})
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
