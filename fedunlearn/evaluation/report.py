@@ -6,17 +6,16 @@ here decides what is good. How near the floor counts as near is said on the page
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedunlearn.evaluation import plots
 from fedunlearn.evaluation.evidence import Evidence
+from fedunlearn.evaluation.pages import render, sections, toml, unbroken
 from fedunlearn.evaluation.table import COLUMNS, cells, recording_cost, rows
 
 Request = Mapping[str, Any]
@@ -73,14 +72,6 @@ class _Step:
     facts: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Section:
-    """A table of the scenario, as TOML."""
-
-    name: str
-    lines: Sequence[str]
-
-
 def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> str:
     """Return the report of a run.
 
@@ -94,13 +85,6 @@ def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> s
     Raises:
         ValueError: There are not as many entries of evidence as requests.
     """
-    environment = Environment(
-        loader=PackageLoader("fedunlearn.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     recovery = results["scenario"].get("unlearning", {}).get("recovery-rounds", 0)
     requests = [
         _view(request, shown, recovery, f"r{number}")
@@ -108,13 +92,14 @@ def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> s
             zip(results["requests"], evidence, strict=True), start=1
         )
     ]
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         name=results["name"],
         version=results["fedunlearn"],
         requests=requests,
         columns=COLUMNS,
-        settings=list(_sections(results["scenario"])),
-        environment=[f"{key} = {_toml(value)}" for key, value in results["environment"].items()],
+        settings=list(sections(results["scenario"])),
+        environment=[f"{key} = {toml(value)}" for key, value in results["environment"].items()],
         near=NEAR,
     )
 
@@ -127,9 +112,9 @@ def _view(request: Request, evidence: Evidence, recovery: int, key: str) -> dict
     return {
         "key": key,
         "heading": f"Forgetting {request['forget']['description']}",
-        "lead": _unbroken(_lead(request)),
+        "lead": unbroken(_lead(request)),
         "findings": [
-            _Named(name, colours[name], _unbroken(_finding(name, request, recovery)))
+            _Named(name, colours[name], unbroken(_finding(name, request, recovery)))
             for name in methods
         ],
         "rows": [_Named(name, colours.get(name, ""), cells(row)) for name, row in rows(request)],
@@ -239,10 +224,6 @@ def _verdict(before: float, after: float, floors: Mapping[str, float]) -> str:
     return f"That is {times}: {'near it' if after <= NEAR * floor else 'not near it'}."
 
 
-def _unbroken(text: str) -> str:
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
 def _js(value: float) -> str:
     return _SHOW["forget_js"](value)
 
@@ -302,19 +283,3 @@ def _step(name: str, colour: str, details: dict[str, Any], key: str) -> _Step:
 
 def _rank(fact: str) -> tuple[int, str]:
     return (list(FACTS).index(fact) if fact in FACTS else len(FACTS), fact)
-
-
-def _sections(tables: Mapping[str, Any], above: str = "") -> Iterator[_Section]:
-    """Yield tables as TOML would have them."""
-    for key, table in tables.items():
-        name = f"{above}.{key}".lstrip(".")
-        values = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-        if values:
-            yield _Section(name, [f"{k} = {_toml(v)}" for k, v in values.items()])
-        yield from _sections({k: v for k, v in table.items() if k not in values}, name)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return json.dumps(value, ensure_ascii=False)

@@ -38,12 +38,19 @@ def _divergence(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _bytes(value: float) -> str:
+def byte_unit(value: float) -> tuple[float, str]:
+    """Return the unit in which a number of bytes is written, and its size in bytes."""
+    size = 1.0
     for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"
+        if value < 1000 * size:
+            return size, unit
+        size *= 1000
+    return size, "GB"
+
+
+def _bytes(value: float) -> str:
+    size, unit = byte_unit(value)
+    return f"{value / size:.3g} {unit}"
 
 
 COLUMNS = (
@@ -96,7 +103,7 @@ GAP = 3  # between columns: a space on both sides of the divider
 
 
 def rows(request: Mapping[str, Any]) -> list[tuple[str, Row]]:
-    """Return the rows of one request, in reading order."""
+    """Return the rows of one request, in reading order; their values may be of any kind."""
     methods = [
         (name, entry)
         for method, measured in request["methods"].items()
@@ -128,22 +135,47 @@ def recording_cost(entry: Row) -> str:
 
 def fitting_columns(request: Mapping[str, Any], width: int) -> list[Column]:
     """Return the columns that fit into so many characters; the least telling are left out."""
-    listed = rows(request)
+    return fit(COLUMNS, [(name, cells(row)) for name, row in rows(request)], width, EXPENDABLE)
+
+
+def fit(
+    columns: Sequence[Column],
+    listed: Sequence[tuple[str, Sequence[str]]],
+    width: int,
+    expendable: Sequence[str],
+) -> list[Column]:
+    """Leave out columns until a table fits.
+
+    Args:
+        columns: All there are.
+        listed: Each row's name and its cells in these columns.
+        width: Of the terminal, in characters.
+        expendable: Keys of the columns that may go, the first first.
+
+    Returns:
+        Those that stay, in order.
+    """
     names = max(len(part) for name, _ in listed for part in name.split(", "))
-
-    def needed(columns: Sequence[Column]) -> int:
-        texts = [
-            [column.heading for column in columns],
-            *(cells(row, columns) for _, row in listed),
-        ]
-        return names + sum(max(map(len, column)) for column in zip(*texts, strict=True))
-
-    columns = list(COLUMNS)
-    for key in EXPENDABLE:
-        if needed(columns) + GAP * (len(columns) + 1) < width:
+    needed = {
+        column.key: max(len(column.heading), *(len(row[place]) for _, row in listed))
+        for place, column in enumerate(columns)
+    }
+    for key in expendable:
+        if names + sum(needed.values()) + GAP * (len(needed) + 1) < width:
             break
-        columns = [column for column in columns if column.key != key]
-    return columns
+        needed.pop(key, None)
+    return [column for column in columns if column.key in needed]
+
+
+def new_table(title: str, columns: Sequence[Column]) -> Table:
+    """Return a table without rows; its first column takes the model's name."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    return table
 
 
 def print_tables(results: Mapping[str, Any]) -> None:
@@ -154,17 +186,11 @@ def print_tables(results: Mapping[str, Any]) -> None:
     for request in results["requests"]:
         forget = request["forget"]
         columns = fitting_columns(request, console.width)
-        table = Table(
-            title=f"{results['name']}: {forget['description']} leaves, "
+        table = new_table(
+            f"{results['name']}: {forget['description']} leaves, "
             f"{forget['forgotten_examples']} examples; {forget['retained_examples']} stay",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            padding=(0, 1),
-            pad_edge=False,
+            columns,
         )
-        table.add_column("model")
-        for column in columns:
-            table.add_column(column.heading, justify="right", no_wrap=True)
         for name, row in rows(request):
             style = "bold" if name in request["methods"] else None
             table.add_row(name, *cells(row, columns), style=style)
