@@ -7,7 +7,9 @@ import sys
 
 import click
 
+from fedunlearn.cli.compare import compare
 from fedunlearn.cli.scenarios import demo, run
+from fedunlearn.cli.tune import tune
 from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
 
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(demo)
 cli.add_command(run)
+cli.add_command(compare)
+cli.add_command(tune)
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.echo("fedunlearn: interrupted; nothing was written", err=True)
+        click.echo("fedunlearn: interrupted; no result was written", err=True)
         # Flower's engine is shut down by now, but threads of it wait for workers that are gone,
         # and an ordinary exit would wait for those threads.
         os._exit(INTERRUPTED)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fedunlearn.errors import InputError
+from fedunlearn.cli.files import require_writable, write_whole
 
 if TYPE_CHECKING:
     from fedunlearn.scenario.loading import LoadedScenario
@@ -69,7 +68,7 @@ def run(
 
 
 def _execute(loaded: LoadedScenario, transport: Transport, out: Path, as_json: bool) -> None:
-    _require_writable(out)
+    require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
     from fedunlearn.evaluation.report import render_report
     from fedunlearn.evaluation.results import to_json
@@ -81,29 +80,10 @@ def _execute(loaded: LoadedScenario, transport: Transport, out: Path, as_json: b
     document = to_json(outcome.results)
     report = render_report(outcome.results, outcome.evidence)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "results.json", document)
-    _write(out / "report.html", report)
+    write_whole(out / "results.json", document)
+    write_whole(out / "report.html", report)
     if as_json:
         click.echo(document, nl=False)
     else:
         print_tables(outcome.results)
         click.echo(f"\n{out / 'results.json'}\n{out / 'report.html'}")
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written, before the work and not after it."""
-    existing = out
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: {existing} is not a folder that can be written to")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

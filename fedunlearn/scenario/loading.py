@@ -54,6 +54,27 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
     return LoadedScenario(path.stem, path.parent, parse_scenario(table, overrides, str(path)))
 
 
+def load_scenarios(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[LoadedScenario]:
+    """Read several scenario files, whose names must tell them apart.
+
+    Args:
+        paths: TOML files.
+        overrides: As for ``load_scenario``, for each of them.
+
+    Returns:
+        The scenarios, in the order given.
+
+    Raises:
+        ScenarioError: As for ``load_scenario``, or two have the same name.
+    """
+    loaded = [load_scenario(path, overrides) for path in paths]
+    names = [one.name for one in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise ScenarioError(f"two scenarios are named {name}; rename one, or compare it alone")
+    return loaded
+
+
 def parse_scenario(
     table: dict[str, Any], overrides: Sequence[str] = (), source: str = "scenario"
 ) -> Scenario:
@@ -153,4 +174,4 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
 def _wish(message: str) -> str:
     if "pathlib" in message:
         return "must be a path"
-    return message.replace("Input should", "must")
+    return message.replace("Input should", "must").replace("a valid tuple", "a list")

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from fedunlearn.scenario.data import DataSettings, ModelSettings
 from fedunlearn.scenario.settings import NodeNumbers, Seed, Settings, TrainingSettings
 
+Label = Annotated[int, Field(ge=0)]
+Labels = Annotated[tuple[Label, ...], Field(strict=False, min_length=1)]
+
 
 class ForgetSettings(Settings):
     """What is to be forgotten.
@@ -16,18 +19,21 @@ class ForgetSettings(Settings):
     Attributes:
         kind: Whole nodes, a share of the examples, or a class.
         nodes: Who leaves, or whose examples do; None for everyone's (samples, class).
-        count: How many of the largest nodes; None for one.
+        count: How many of the largest nodes; samples in sequence: how many draws. None for one.
         fraction: samples: the share of the examples of each node.
-        class_: class: a label, or the one with most examples on these nodes.
+        class_: class: a label, several, or the one with most examples on these nodes.
         seed: samples: of the draw.
+        sequential: One request after the other, in the order given, each evaluated: the nodes (the
+            largest first), the classes, or ``count`` draws of samples with seeds that ascend.
     """
 
     kind: Literal["node", "samples", "class"] = "node"
     nodes: NodeNumbers | Literal["largest"] | None = None
     count: Annotated[int, Field(gt=0)] | None = None
     fraction: Annotated[float, Field(gt=0, lt=1, strict=False)] = 0.1
-    class_: Annotated[int, Field(ge=0)] | Literal["commonest"] | None = Field(None, alias="class")
+    class_: Label | Labels | Literal["commonest"] | None = Field(None, alias="class")
     seed: Seed = 0
+    sequential: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -38,15 +44,41 @@ class ForgetSettings(Settings):
         return data if data.get("nodes") is not None else data | {"nodes": "largest"}
 
     @model_validator(mode="after")
-    def _count_of_the_largest(self) -> ForgetSettings:
-        if self.count is not None and self.nodes != "largest":
-            raise ValueError("count: is for nodes = 'largest'; set that, or leave count out")
+    def _count_where_it_counts(self) -> ForgetSettings:
+        draws = self.kind == "samples" and self.sequential
+        if self.count is not None and self.nodes != "largest" and not draws:
+            raise ValueError(
+                "count: is for nodes = 'largest', or for samples with sequential = true; leave it "
+                "out"
+            )
+        if draws and self.nodes == "largest" and self.count is not None:
+            raise ValueError(
+                "count: could mean nodes or draws here; name the nodes by their numbers"
+            )
         return self
 
     @model_validator(mode="after")
     def _class_where_needed(self) -> ForgetSettings:
         if self.kind == "class" and self.class_ is None:
             raise ValueError("class: is required for kind = 'class'; give a label, or 'commonest'")
+        return self
+
+    @model_validator(mode="after")
+    def _several_in_sequence(self) -> ForgetSettings:
+        several = {
+            "node": self.count or (len(self.nodes) if isinstance(self.nodes, tuple) else 1),
+            "samples": self.count or 1,
+            "class": len(self.class_) if isinstance(self.class_, tuple) else 1,
+        }
+        if self.sequential and several[self.kind] < 2:
+            remedy = {
+                "node": "nodes = [...], or nodes = 'largest' with count",
+                "samples": "count, the number of draws",
+                "class": "class = [...]",
+            }
+            raise ValueError(
+                f"sequential: there is one request only; give several by {remedy[self.kind]}"
+            )
         return self
 
 
@@ -69,7 +101,11 @@ class UnlearningSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What the results are held against."""
+    """What the results are held against.
+
+    Attributes:
+        oracles: How many retrained models; the first shares initialisation and order with training.
+    """
 
     oracles: Annotated[int, Field(ge=1)] = 3
 

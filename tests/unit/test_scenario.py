@@ -61,7 +61,10 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("training.rounds=2.5", "training.rounds: must be a valid integer, not 2.5"),
         ("training.rounds=true", "training.rounds: must be a valid integer, not True"),
         ("training.learning-rate=nan", "training.learning-rate: must be"),
-        ("data.partition=dirichlett", "data.partition: must be 'iid', 'dirichlet' or 'natural'"),
+        (
+            "data.partition=dirichlett",
+            "data.partition: must be 'iid', 'dirichlet', 'pathological' or",
+        ),
         ("data.path=5", "data.path: must be a path, not 5"),
         ("data.name=idx", "data.path: is required for name = 'idx'"),
         ("data.nodes=1", "data.nodes: must be greater than or equal to 2"),
@@ -70,7 +73,7 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("forget.count=0", "forget.count: must be greater than 0, not 0"),
         ("forget.kind=class", "forget.class: is required for kind = 'class'; give a label, or"),
         ("forget.class=-1", "forget.class: must be greater than or equal to 0"),
-        ("forget.class=comonest", "forget.class: must be a valid integer or must be 'commonest'"),
+        ("forget.class=comonest", "forget.class: must be a valid integer or must be a list or"),
         ("forget.fraction=1", "forget.fraction: must be less than 1"),
         ("unlearning.methods=[]", "unlearning.methods:"),
         ("rounds=5", "use section.key=value"),
@@ -97,7 +100,8 @@ def test_a_count_is_of_the_largest_nodes(forget: dict[str, object]) -> None:
     with pytest.raises(ScenarioError) as caught:
         parse_scenario({"forget": forget})
     assert str(caught.value) == (
-        "scenario: forget.count: is for nodes = 'largest'; set that, or leave count out"
+        "scenario: forget.count: is for nodes = 'largest', or for samples with sequential = true; "
+        "leave it out"
     )
 
 

@@ -1,0 +1,98 @@
+"""``fedunlearn tune``: the same budget of trials for every method of a scenario."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from fedunlearn.cli.compare import cache_option, jobs_option, processes, seeds_option
+from fedunlearn.cli.files import require_writable, write_whole
+from fedunlearn.cli.scenarios import overrides_option
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path), metavar="SCENARIO.toml")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="K",
+    help="Points of its grid that each method may try.",
+)
+@seeds_option
+@click.option(
+    "--first",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="S",
+    help="Number of the first run: not one that is reported.",
+)
+@overrides_option
+@jobs_option
+@cache_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("tuning"),
+    show_default=True,
+    metavar="DIR",
+    help="Where tuning.json and the cache go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print tuning.json instead of tables.")
+def tune(
+    scenario: Path,
+    trials: int,
+    seeds: int,
+    first: int,
+    overrides: tuple[str, ...],
+    jobs: int | None,
+    cache: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Search the settings of every method of a scenario, and print the best as TOML.
+
+    The scenario's first method, as it is, sets the client compute of those that adapt to it. The
+    score is forget JS plus retain JS, mean over seeds and requests.
+    """
+    require_writable(out)
+    from fedunlearn.cli.progress import terminal_progress
+    from fedunlearn.evaluation.pages import toml
+    from fedunlearn.experiments.store import Store
+    from fedunlearn.experiments.tuning import tune_methods
+    from fedunlearn.scenario.loading import load_scenario
+
+    with terminal_progress() as progress:
+        tried = tune_methods(
+            load_scenario(scenario, overrides),
+            range(first, first + seeds),
+            trials=trials,
+            store=Store(cache or out / "cache"),
+            processes=processes(jobs),
+            progress=progress,
+        )
+    listed = [
+        {
+            "method": trial.method,
+            "settings": dict(trial.settings),
+            "score": trial.score,
+            "scores": trial.scores,
+        }
+        for trial in tried
+    ]
+    document = json.dumps({"trials": listed}, indent=2) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "tuning.json", document)
+    if as_json:
+        click.echo(document, nl=False)
+        return
+    for name in dict.fromkeys(trial.method for trial in tried):
+        best, *others = [trial for trial in tried if trial.method == name]
+        click.echo(f"[unlearning.{name}]  # score {best.score:.4f}, best of {1 + len(others)}")
+        for key, value in best.settings.items():
+            click.echo(f"{key} = {toml(value)}")
+    click.echo(f"\n{out / 'tuning.json'}")
