@@ -48,9 +48,9 @@ def features(
             words[name] = cells
         else:
             raise ScenarioError(
-                f"data.path: column {name!r} holds more than {MAX_WORDS} different words; text "
-                "cannot be read yet: leave the column out of the file (in a column of numbers, "
-                "leave missing cells empty)"
+                f"data.path: column {name!r} holds more than {MAX_WORDS} different words; list "
+                "columns of text in data.text, or leave it out of the file (in a column of "
+                "numbers, leave missing cells empty)"
             )
     for name in zero_is_missing:
         if name not in columns:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fedunlearn.data.resnet import resnet18_layers
+from fedunlearn.data.text_models import text, text_adapters
 from fedunlearn.errors import ScenarioError
 
 Shape = tuple[int, ...]
@@ -67,7 +69,40 @@ MODELS: dict[str, Factory] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet18": resnet18,
+    "text": text,
+    "text-adapters": text_adapters,
 }
+OF_TOKENS = ("text", "text-adapters")
+
+
+def make_model(name: str, inputs: Tensor, classes: int) -> nn.Module:
+    """Make a network for some inputs.
+
+    Args:
+        name: As for ``find_factory``.
+        inputs: Some examples (n, ...): images or features, or token ids as int64.
+        classes: How many.
+
+    Returns:
+        The network, with weights drawn from torch's global generator.
+
+    Raises:
+        ScenarioError: There is no such network, or it does not take such inputs.
+    """
+    factory = find_factory(name)
+    if name in MODELS:
+        tokens = inputs.dtype == torch.int64
+        if name in OF_TOKENS and not tokens:
+            raise ScenarioError(
+                f"model.name: {name} needs token ids, not inputs of shape "
+                f"{tuple(inputs.shape[1:])}; list columns of text in data.text, or use another"
+            )
+        if tokens and name not in OF_TOKENS:
+            raise ScenarioError(
+                f"model.name: {name} takes no token ids, which data.text makes; use "
+                f"{' or '.join(OF_TOKENS)}"
+            )
+    return factory(tuple(inputs.shape[1:]), classes)
 
 
 def find_factory(name: str) -> Factory:

@@ -67,3 +67,57 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
             f"{len(labels)} examples; raise alpha or lower nodes"
         )
     return best
+
+
+def pathological(
+    labels: NDArray[np.int64], nodes: int, classes_per_node: int, seed: int
+) -> list[Indices]:
+    """Let every node hold a few classes (McMahan et al. 2017, in the form of Li et al. 2022).
+
+    Of K classes node i gets number i mod K; where there are fewer nodes than classes, those that
+    nobody got follow in the same order; the rest of a node's classes are drawn. The examples of a
+    class are dealt out in equal shares over the nodes that have it.
+
+    Args:
+        labels: (n,).
+        nodes: How many.
+        classes_per_node: Classes on each.
+        seed: Of the draws.
+
+    Returns:
+        The indices of each node, ascending.
+
+    Raises:
+        ScenarioError: There are too few classes for a node, too few places for the classes, or
+            too few examples of a class for the nodes that have it.
+    """
+    values = np.unique(labels)
+    if classes_per_node > len(values):
+        raise ScenarioError(
+            f"data.classes-per-node: {classes_per_node}, but there are {len(values)} classes; "
+            "lower it"
+        )
+    if nodes * classes_per_node < len(values):
+        raise ScenarioError(
+            f"data.classes-per-node: {classes_per_node} on {nodes} nodes leaves some of "
+            f"{len(values)} classes to nobody; raise it or data.nodes"
+        )
+    generator = np.random.default_rng(seed)
+    holders: list[list[int]] = [[] for _ in values]
+    for node in range(nodes):
+        places = range(node, nodes * classes_per_node, nodes)
+        own = [node % len(values), *(place for place in places[1:] if place < len(values))]
+        others = np.setdiff1d(np.arange(len(values)), own)
+        for number in (*own, *generator.permutation(others)[: classes_per_node - len(own)]):
+            holders[number].append(node)
+    parts: list[list[Indices]] = [[] for _ in range(nodes)]
+    for value, having in zip(values, holders, strict=True):
+        examples = generator.permutation(np.flatnonzero(labels == value))
+        if len(examples) < len(having):
+            raise ScenarioError(
+                f"data.classes-per-node: class {value} has {len(examples)} examples for the "
+                f"{len(having)} nodes that would hold it; lower it or data.nodes"
+            )
+        for node, piece in zip(having, np.array_split(examples, len(having)), strict=True):
+            parts[node].append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.data.models import find_factory
+from fedunlearn.data.models import make_model
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.scenario.data import DataSettings, ModelSettings
 
@@ -30,7 +30,7 @@ class ScenarioTask:
     def model(self) -> nn.Module:
         """A new network."""
         split = self.split
-        return find_factory(self._model.name)(tuple(split.inputs.shape[1:]), split.classes)
+        return make_model(self._model.name, split.inputs, split.classes)
 
     def data(self, node: int) -> tuple[Tensor, Tensor]:
         """A node's inputs and targets."""

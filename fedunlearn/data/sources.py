@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedunlearn.data.backdoor import plant
 from fedunlearn.data.draw import Indices, at_most, hold_out
-from fedunlearn.data.partition import dirichlet, iid, natural
+from fedunlearn.data.huggingface import read_dataset
+from fedunlearn.data.partition import dirichlet, iid, natural, pathological
 from fedunlearn.data.tabular import read_examples
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 
 IDX_UINT8 = 0x08
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Split:
     """A data set, its test examples and which node holds what.
 
     Attributes:
-        inputs: Images (n, channels, height, width), float32 in [0, 1], or features (n, d).
+        inputs: Images (n, channels, height, width), float32 in [0, 1], features (n, d), float32,
+            or token ids (n, length), int64.
         targets: (n,), int64.
         test_inputs: (t, ...).
         test_targets: (t,).
@@ -48,10 +53,10 @@ class Split:
 
 @lru_cache(maxsize=8)
 def load_split(settings: DataSettings) -> Split:
-    """Load a data set and spread it over nodes; the same for the same settings.
+    """Load a data set, spread it over nodes, and plant the backdoor that the settings ask for.
 
     Returns:
-        All examples and who holds them.
+        All examples and who holds them; the same for the same settings.
 
     Raises:
         ScenarioError: Files are missing or not in the format, or cannot be spread so.
@@ -59,6 +64,8 @@ def load_split(settings: DataSettings) -> Split:
     groups = None
     if settings.name == "csv":
         train, test, groups = read_examples(settings)
+    elif settings.name == "huggingface":
+        train, test, groups = read_dataset(settings)
     elif settings.name == "digits":
         train, test = _digits(settings.seed)
     else:
@@ -67,12 +74,13 @@ def load_split(settings: DataSettings) -> Split:
     if settings.limit is not None and settings.limit < len(train[0]):
         chosen = torch.from_numpy(at_most(settings.limit, _one_group(train[0]), settings.seed))
         train = (train[0][chosen], train[1][chosen])
-    return Split(*train, *test, nodes=tuple(_spread(train[1], groups, settings)))
+    split = Split(*train, *test, nodes=tuple(_spread(train[1], groups, settings)))
+    return plant(split, settings)
 
 
 def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> list[Indices]:
     if settings.partition == "natural":
-        assert groups is not None  # the settings require csv
+        assert groups is not None  # the settings require a source with columns
         return natural(groups)
     count, nodes = len(targets), settings.nodes
     assert nodes is not None  # the settings have a default
@@ -80,7 +88,36 @@ def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> 
         raise ScenarioError(f"data.nodes: {nodes} nodes but {count} examples; give every node one")
     if settings.partition == "iid":
         return iid(count, nodes, settings.seed)
+    if settings.partition == "pathological":
+        assert settings.classes_per_node is not None  # the settings have a default
+        return pathological(targets.numpy(), nodes, settings.classes_per_node, settings.seed)
     return dirichlet(targets.numpy(), nodes, settings.alpha, settings.seed)
+
+
+def resolve_path(settings: DataSettings, folder: Path) -> DataSettings:
+    """Make the path of a scenario's data absolute, unless it is a name on the Hugging Face hub.
+
+    A folder that is there comes before a data set of that name on the hub.
+
+    Args:
+        settings: As the scenario gives them.
+        folder: Where the scenario lies.
+
+    Returns:
+        Settings that mean the same from every working directory.
+
+    Raises:
+        ScenarioError: There is nothing at the path, and it is no name on the hub.
+    """
+    if settings.path is None:
+        return settings
+    try:
+        path = locate(settings.path, folder).absolute()
+    except ScenarioError:
+        if settings.name != "huggingface" or not HUB_NAME.fullmatch(settings.path.as_posix()):
+            raise
+        path = settings.path
+    return settings.model_copy(update={"path": path})
 
 
 def locate(path: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A scenario's csv as tensors: features, labels, and the node that each example belongs to."""
+"""A scenario's csv as tensors: features or texts, labels, and the node of each example."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.features import features
 from fedunlearn.data.labels import classes, label_column, numbered
 from fedunlearn.data.table import Table, read_table
+from fedunlearn.data.text import joined, token_ids
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 
@@ -35,28 +36,100 @@ def read_examples(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
     table = read_table(settings.path)
     label = label_column(settings.label, table)
     targets = classes(settings.label, table)
-    groups = _groups(table, label, settings)
+    groups = natural_groups(table, label, settings)
+    train, test = held_out(groups, settings)
+    train = limited(train, groups, settings)
+    if settings.text:
+        inputs = texts(table, label, settings)
+    else:
+        names = [name for name in table.columns if name not in (label, settings.by)]
+        values = features(table, names, settings.zero_is_missing, train)
+        inputs = torch.tensor(values, dtype=torch.float32)
+    labels = torch.from_numpy(targets)
+    return (inputs[train], labels[train]), (inputs[test], labels[test]), groups[train]
+
+
+def held_out(groups: Indices, settings: DataSettings) -> tuple[Indices, Indices]:
+    """Draw what trains and what tests, where the data does not say.
+
+    Args:
+        groups: The node of each example (n,) where the partition is natural, else 0.
+        settings: Their seed draws.
+
+    Returns:
+        Indices for training and for testing.
+
+    Raises:
+        ScenarioError: There are too few examples.
+    """
     train, test = hold_out(groups, settings.seed)
     if not len(test):
         raise ScenarioError(
             f"data.path: {settings.path} has too few rows to hold any out for testing; give it "
             "four or more (natural: on one node at least)"
         )
-    if settings.limit is not None:
-        if settings.limit < len(np.unique(groups)):
-            raise ScenarioError(
-                f"data.limit: {settings.limit} examples for {len(np.unique(groups))} nodes; give "
-                "every node one"
-            )
-        train = train[at_most(settings.limit, groups[train], settings.seed)]
-    names = [name for name in table.columns if name not in (label, settings.by)]
-    values = features(table, names, settings.zero_is_missing, train)
-    inputs, labels = torch.tensor(values, dtype=torch.float32), torch.from_numpy(targets)
-    return (inputs[train], labels[train]), (inputs[test], labels[test]), groups[train]
+    return train, test
 
 
-def _groups(table: Table, label: str, settings: DataSettings) -> Indices:
-    """Number the values of the column that names the node, where the partition is natural."""
+def limited(train: Indices, groups: Indices, settings: DataSettings) -> Indices:
+    """Draw from the training examples as many as the settings allow, one of every group first.
+
+    Args:
+        train: Indices.
+        groups: Of all examples, as for ``held_out``.
+        settings: Limit and seed.
+
+    Returns:
+        Indices; all of them where no limit is set.
+
+    Raises:
+        ScenarioError: The limit is below the number of groups.
+    """
+    if settings.limit is None:
+        return train
+    if settings.limit < len(np.unique(groups)):
+        raise ScenarioError(
+            f"data.limit: {settings.limit} examples for {len(np.unique(groups))} nodes; give "
+            "every node one"
+        )
+    return train[at_most(settings.limit, groups[train], settings.seed)]
+
+
+def texts(table: Table, label: str, settings: DataSettings) -> Tensor:
+    """Turn a table's columns of text into token ids.
+
+    Args:
+        table: All rows.
+        label: The label's column.
+        settings: Which columns are text.
+
+    Returns:
+        (n, length), int64.
+
+    Raises:
+        ScenarioError: A column is not there, or is the label's or the node's.
+    """
+    for name in settings.text:
+        table.column(name, "text")
+        if name in (label, settings.by):
+            raise ScenarioError(f"data.text: {name!r} is the label's or the node's column")
+    return torch.from_numpy(token_ids(joined([table.columns[name] for name in settings.text])))
+
+
+def natural_groups(table: Table, label: str, settings: DataSettings) -> Indices:
+    """Number the values of the column that names the node, where the partition is natural.
+
+    Args:
+        table: All rows.
+        label: The label's column.
+        settings: The partition, and what it goes by.
+
+    Returns:
+        (n,), from 0 on; 0 throughout where the partition is another.
+
+    Raises:
+        ScenarioError: The column does not name two nodes or more, of two examples or more.
+    """
     name = settings.by
     cells = table.column(name, "by") if name is not None else ()
     if settings.partition != "natural":

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from fedunlearn.data.scenario_task import ScenarioTask
-from fedunlearn.data.sources import locate
+from fedunlearn.data.sources import resolve_path
 from fedunlearn.evaluation.metrics import Parts
 from fedunlearn.experiments.forgetting import resolve_requests, split_parts
 from fedunlearn.federation.federation import Recordable
@@ -50,9 +50,7 @@ class Experiment:
             The experiment.
         """
         scenario = loaded.settings
-        data = scenario.data
-        if data.path is not None:
-            data = data.model_copy(update={"path": locate(data.path, loaded.folder).absolute()})
+        data = resolve_path(scenario.data, loaded.folder)
         task = ScenarioTask(data, scenario.model)
         task.model()
         scenario = scenario.with_nodes(len(task.split.nodes))
@@ -84,6 +82,12 @@ class Experiment:
         """Seeds of the retrained models; the first is training's own."""
         first = self.scenario.training.seed
         return range(first, first + self.scenario.evaluation.oracles)
+
+    @property
+    def replica_seeds(self) -> range:
+        """Seeds of the models that forget: training's own, then those of the further ones."""
+        first = self.scenario.training.seed
+        return range(first, first + 1 + self.scenario.evaluation.replicas)
 
     def to_record(self) -> list[Recordable]:
         """Return what the methods want recorded."""

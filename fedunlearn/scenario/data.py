@@ -7,9 +7,45 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedunlearn.scenario.settings import Positive, Seed, Settings
+from fedunlearn.scenario.settings import NodeNumbers, Positive, Seed, Settings, Share
 
 DEFAULT_NODES = 10
+DEFAULT_CLASSES_PER_NODE = 2
+
+# What a source needs and what that is, for errors.
+REQUIRED: dict[str, dict[str, str]] = {
+    "idx": {"path": "a folder in MNIST's layout"},
+    "csv": {
+        "path": "a .csv or .csv.gz",
+        "label": "a column, or a comparison on one as in 'num > 0'",
+    },
+    "huggingface": {
+        "path": "a data set's name on the Hugging Face hub, or a local folder",
+        "label": "a column, or a comparison on one as in 'num > 0'",
+    },
+}
+# The sources that have columns, and which of their keys each has.
+SOURCES_WITH: dict[str, tuple[str, ...]] = {
+    "label": ("csv", "huggingface"),
+    "text": ("csv", "huggingface"),
+    "by": ("csv", "huggingface"),
+    "zero-is-missing": ("csv",),
+    "input": ("huggingface",),
+}
+
+
+class BackdoorSettings(Settings):
+    """A backdoor that is planted before training, so that its removal can be measured.
+
+    Attributes:
+        nodes: Who plants it: numbers, or the one with most examples.
+        share: Of their images that are not of the target class; one at least.
+        target: The class that the trigger shall mean.
+    """
+
+    nodes: NodeNumbers | Literal["largest"] = "largest"
+    share: Share = 0.5
+    target: Annotated[int, Field(ge=0)] = 0
 
 
 class DataSettings(Settings):
@@ -17,70 +53,93 @@ class DataSettings(Settings):
 
     Attributes:
         name: Where the examples come from.
-        path: idx: a folder in MNIST's layout; csv: a .csv or .csv.gz.
-        label: csv: a column, or a comparison on one, as ``num > 0``.
+        path: idx: a folder in MNIST's layout; csv: a .csv or .csv.gz; huggingface: a name on the
+            hub, or a local folder.
+        input: huggingface: the column of images.
+        text: csv, huggingface: columns of text, joined; nothing else becomes a feature.
+        label: csv, huggingface: a column, or a comparison on one, as ``num > 0``.
         zero_is_missing: csv: columns in which 0 means that the value is missing.
         limit: At most so many training examples.
         partition: How they lie over the nodes.
         alpha: dirichlet: its concentration.
+        classes_per_node: pathological: how many classes a node holds; else None.
         by: natural: the column that names the node; never a feature.
         nodes: How many; natural: None until the data has been read.
         seed: Of all draws of the data.
+        backdoor: What is planted in the data of some nodes, if anything.
     """
 
-    name: Literal["digits", "idx", "csv"] = "digits"
+    name: Literal["digits", "idx", "csv", "huggingface"] = "digits"
     path: Path | None = Field(None, strict=False)
+    input: str | None = None
+    text: tuple[str, ...] = Field((), strict=False)
     label: str | None = None
     zero_is_missing: tuple[str, ...] = Field((), strict=False)
     limit: Annotated[int, Field(gt=0)] | None = None
-    partition: Literal["iid", "dirichlet", "natural"] = "dirichlet"
+    partition: Literal["iid", "dirichlet", "pathological", "natural"] = "dirichlet"
     alpha: Positive = 0.1
+    classes_per_node: Annotated[int, Field(ge=1)] | None = None
     by: str | None = None
     nodes: Annotated[int, Field(ge=2)] | None = None
     seed: Seed = 0
+    backdoor: BackdoorSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _nodes_where_not_natural(cls, data: Any) -> Any:
-        """Fill in the default number of nodes, unless the data names the nodes."""
+    def _defaults_of_the_partition(cls, data: Any) -> Any:
+        """Fill in how many nodes there are, unless the data names them, and classes on each."""
         if not isinstance(data, dict):
             return data
-        if "text" in data:
-            raise ValueError(
-                "text: columns of text cannot be read yet; leave it out and use a csv of numbers "
-                "and short words"
-            )
-        return data if data.get("partition") == "natural" else {"nodes": DEFAULT_NODES} | data
+        if data.get("partition") == "natural":
+            return data
+        data = {"nodes": DEFAULT_NODES} | data
+        if data.get("partition") == "pathological" and "classes-per-node" not in data:
+            data = {"classes_per_node": DEFAULT_CLASSES_PER_NODE} | data
+        return data
 
     @model_validator(mode="after")
     def _keys_of_the_source(self) -> DataSettings:
-        if self.name == "idx" and self.path is None:
-            raise ValueError("path: is required for name = 'idx'; give a folder in MNIST's layout")
-        if self.name == "csv":
-            if self.path is None:
-                raise ValueError("path: is required for name = 'csv'; give a .csv or .csv.gz")
-            if self.label is None:
-                raise ValueError(
-                    "label: is required for name = 'csv'; give a column, or a comparison on one "
-                    "as in 'num > 0'"
-                )
-            return self
-        if self.partition == "natural":
-            raise ValueError("partition: 'natural' needs name = 'csv', where a column names nodes")
-        for key, given in (
-            ("label", self.label),
-            ("by", self.by),
-            ("zero-is-missing", self.zero_is_missing),
-        ):
-            if given:
-                raise ValueError(f"{key}: is for name = 'csv', not {self.name!r}; leave it out")
+        given: dict[str, object] = {
+            "path": self.path,
+            "label": self.label,
+            "text": self.text,
+            "by": self.by,
+            "zero-is-missing": self.zero_is_missing,
+            "input": self.input,
+        }
+        for key, what in REQUIRED.get(self.name, {}).items():
+            if not given[key]:
+                raise ValueError(f"{key}: is required for name = {self.name!r}; give {what}")
+        if self.partition == "natural" and self.name not in SOURCES_WITH["by"]:
+            raise ValueError(
+                "partition: 'natural' needs name = 'csv' or 'huggingface', where a column names "
+                "nodes"
+            )
+        for key, sources in SOURCES_WITH.items():
+            if given[key] and self.name not in sources:
+                which = " or ".join(repr(name) for name in sources)
+                raise ValueError(f"{key}: is for name = {which}, not {self.name!r}; leave it out")
+        if self.name == "huggingface" and bool(self.input) == bool(self.text):
+            raise ValueError(
+                "input: give name = 'huggingface' either input, a column of images, or text, "
+                "columns of text"
+            )
+        if self.text and self.zero_is_missing:
+            raise ValueError(
+                "zero-is-missing: is for columns of numbers, which text leaves out; drop one"
+            )
         return self
 
     @model_validator(mode="after")
-    def _by_where_natural(self) -> DataSettings:
+    def _keys_of_the_partition(self) -> DataSettings:
         if self.partition == "natural" and self.by is None:
             raise ValueError(
                 "by: is required for partition = 'natural'; give the column that names the node"
+            )
+        if self.partition != "pathological" and self.classes_per_node is not None:
+            raise ValueError(
+                f"classes-per-node: is for partition = 'pathological', not {self.partition!r}; "
+                "leave it out"
             )
         return self
 

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -158,8 +158,9 @@ def _section(model: type[BaseModel] | None, key: int | str) -> type[BaseModel] |
     """Return the settings under a key, or None where it holds a value."""
     for name, field in model.model_fields.items() if model else ():
         if (field.alias or name) == key:
-            inner = field.annotation
-            return inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+            for inner in (field.annotation, *get_args(field.annotation)):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    return inner
     return None
 
 

@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "text": (
         "note,num\n" + "".join(f"secret {row},{row % 2}\n" for row in range(101)),
         {},
-        "column 'note' holds more than 100 different words; text cannot be read yet",
+        "column 'note' holds more than 100 different words; list columns of text in data.text",
     ),
     "short row": (GOOD + "secretA,1\n", {}, "line 42 has 2 cells but line 1 names 4 columns"),
     "long row": (GOOD + "secretA,1,2,3,4\n", {}, "line 42 has 5 cells"),
@@ -332,8 +332,7 @@ CSV = {"name": "csv", "path": "t.csv", "label": "num"}
         (CSV | {"partition": "natural"}, "data.by: is required for partition = 'natural'"),
         ({"partition": "natural", "by": "x"}, "data.partition: 'natural' needs name = 'csv'"),
         ({"name": "idx", "path": "p", "partition": "natural"}, "'natural' needs name = 'csv'"),
-        (CSV | {"text": ["title"]}, "data.text: columns of text cannot be read yet"),
-        ({"label": "num"}, "data.label: is for name = 'csv', not 'digits'; leave it out"),
+        ({"label": "num"}, "data.label: is for name = 'csv' or 'huggingface', not 'digits'; leave"),
         ({"by": "site"}, "data.by: is for name = 'csv'"),
         ({"zero-is-missing": ["chol"]}, "data.zero-is-missing: is for name = 'csv'"),
         (CSV | {"zero-is-mising": []}, "unknown key (did you mean 'zero-is-missing'?)"),

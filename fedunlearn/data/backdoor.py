@@ -1,0 +1,109 @@
+"""A backdoor in the data of some nodes (BadNets, Gu et al. 2017), planted so as to be removed.
+
+Images with a trigger, a bright patch in the lower right corner, are given the target class. After
+training the model sees the target class wherever it sees the trigger; what removes the nodes that
+planted it must remove that too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.data import BackdoorSettings, DataSettings
+
+if TYPE_CHECKING:
+    from fedunlearn.data.sources import Split
+
+PATCH = 3
+BRIGHT = 1.0
+
+
+def plant(split: Split, settings: DataSettings) -> Split:
+    """Plant the backdoor that the settings ask for in the training data of its nodes.
+
+    Args:
+        split: Images; not changed.
+        settings: Whose ``backdoor`` says where and what, and whose seed draws the images.
+
+    Returns:
+        The split with the backdoor; the same where none is asked for.
+
+    Raises:
+        ScenarioError: These are no images, or a node or the class is not there, or a node or the
+            test examples hold nothing but the target class.
+    """
+    backdoor = settings.backdoor
+    if backdoor is None:
+        return split
+    _require_fitting(split, backdoor)
+    inputs, targets = split.inputs.clone(), split.targets.clone()
+    for node in planters(split, backdoor):
+        others = split.nodes[node][(targets[split.nodes[node]] != backdoor.target).numpy()]
+        if not len(others):
+            raise ScenarioError(
+                f"data.backdoor: node {node} has images of class {backdoor.target} only; choose "
+                "another target or node"
+            )
+        count = max(1, round(backdoor.share * len(others)))
+        generator = np.random.default_rng((settings.seed, node))
+        chosen = torch.from_numpy(generator.choice(others, count, replace=False))
+        inputs[chosen] = with_trigger(inputs[chosen])
+        targets[chosen] = backdoor.target
+    return replace(split, inputs=inputs, targets=targets)
+
+
+def backdoor_test(split: Split, backdoor: BackdoorSettings) -> Tensor:
+    """Return what measures a backdoor: the share that a model assigns to the target class.
+
+    Args:
+        split: With or without the backdoor: its test images never have the trigger.
+        backdoor: Whose target class counts.
+
+    Returns:
+        The test images that are not of the target class, with the trigger: (t, channels, height,
+        width).
+    """
+    return with_trigger(split.test_inputs[split.test_targets != backdoor.target])
+
+
+def planters(split: Split, backdoor: BackdoorSettings) -> list[int]:
+    """Return the nodes that plant a backdoor, ascending."""
+    if backdoor.nodes == "largest":
+        return [int(np.argmax([len(node) for node in split.nodes]))]  # of several the first
+    return sorted(set(backdoor.nodes))
+
+
+def with_trigger(images: Tensor) -> Tensor:
+    """Return copies of images (n, channels, height, width) with the trigger."""
+    marked = images.clone()
+    marked[..., -PATCH:, -PATCH:] = BRIGHT
+    return marked
+
+
+def _require_fitting(split: Split, backdoor: BackdoorSettings) -> None:
+    if split.inputs.ndim != 4 or min(split.inputs.shape[2:]) <= PATCH:
+        raise ScenarioError(
+            f"data.backdoor: needs images of more than {PATCH} x {PATCH}, not inputs of shape "
+            f"{tuple(split.inputs.shape[1:])}; leave it out"
+        )
+    if backdoor.target >= split.classes:
+        raise ScenarioError(
+            f"data.backdoor: class {backdoor.target} does not exist; classes are 0 to "
+            f"{split.classes - 1}"
+        )
+    count = len(split.nodes)
+    for node in planters(split, backdoor):
+        if node >= count:
+            raise ScenarioError(
+                f"data.backdoor: node {node} does not exist; nodes are 0 to {count - 1}"
+            )
+    if not (split.test_targets != backdoor.target).any():
+        raise ScenarioError(
+            f"data.backdoor: all test images are of class {backdoor.target}; choose another target"
+        )
