@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from fedunlearn.evaluation.columns import byte_unit
 from fedunlearn.evaluation.labels import Box, leader, place_labels
 from fedunlearn.evaluation.pareto import pareto_front
 from fedunlearn.evaluation.spread import BYTES, Comparison, Figure, RequestSummary
@@ -30,7 +31,6 @@ from fedunlearn.evaluation.svg import (
     note,
     to_svg,
 )
-from fedunlearn.evaluation.table import byte_unit
 
 OURS = ("cubic-newton", "instant-cubic-newton")
 GLYPH = 6.7  # pixels; the width of a character of a label, generously

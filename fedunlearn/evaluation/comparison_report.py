@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedunlearn.evaluation import comparison_plots as plots
+from fedunlearn.evaluation.columns import COLUMNS, Column
 from fedunlearn.evaluation.comparison_table import (
     FLOORS,
     columns_of,
@@ -19,7 +20,7 @@ from fedunlearn.evaluation.comparison_table import (
 from fedunlearn.evaluation.comparison_words import findings, front_said, lead, statuses
 from fedunlearn.evaluation.pages import render, sections, toml, unbroken
 from fedunlearn.evaluation.spread import IN_FLOORS, Comparison, Figure, Figures, RequestSummary
-from fedunlearn.evaluation.table import COLUMNS, Column, rows
+from fedunlearn.evaluation.table import rows
 
 OVERVIEW = (FLOORS, *(column for column in COLUMNS if column.key == "tow"))
 

@@ -14,6 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fedunlearn.evaluation import table
+from fedunlearn.evaluation.columns import (
+    ASKED_FOR,
+    COSTS,
+    LEAST_TELLING,
+    QUALITY,
+    SECONDS,
+    Column,
+    byte_unit,
+    having_values,
+)
 from fedunlearn.evaluation.spread import (
     IN_FLOORS,
     Comparison,
@@ -21,7 +31,6 @@ from fedunlearn.evaluation.spread import (
     Figures,
     RequestSummary,
 )
-from fedunlearn.evaluation.table import Column
 
 FLOORS = Column(
     IN_FLOORS,
@@ -29,45 +38,9 @@ FLOORS = Column(
     "Forget JS over the floor: the mean of one over the mean of the other.",
     "{:.2f}".format,
 )
-# Metrics that only some scenarios measure; the single run's table takes precedence.
-SPECIAL = (
-    Column(
-        "ulira_auc",
-        "U-LiRA AUC",
-        "How well an attack fitted to models of both kinds tells forgotten from held-out examples; "
-        "0.5 is best.",
-        "{:.3f}".format,
-    ),
-    Column(
-        "klom",
-        "KLoM",
-        "Divergence between the margins of unlearned and of retrained models; 0 is best.",
-        "{:.3f}".format,
-    ),
-    Column(
-        "relearn_epochs",
-        "relearn",
-        "Epochs until what left is learned again; the aim is the retrained model's.",
-        "{:.1f}".format,
-    ),
-    Column(
-        "backdoor_success",
-        "backdoor %",
-        "How often the trigger that left still decides; the aim is the retrained model's.",
-        lambda value: f"{100 * value:.1f}",
-    ),
-    Column(
-        "worst_node_accuracy",
-        "worst node %",
-        "Accuracy on the node that stays and is served worst.",
-        lambda value: f"{100 * value:.1f}",
-    ),
-)
-UNTIMED = "seconds"
-COSTS = ("rounds", "bytes_up", "bytes_down", "gradient_equivalents")
 # Left out of a narrow terminal in this order.
 EXPENDABLE = (
-    *("bytes_down", "bytes_up", "retain_js", "mia_auc", *(column.key for column in SPECIAL)),
+    *(*LEAST_TELLING, "bytes_down", "bytes_up", "retain_js", "mia_auc", *ASKED_FOR),
     *("gradient_equivalents", "forget_accuracy", "test_accuracy", "retain_accuracy", "forget_js"),
 )
 COURSE = (IN_FLOORS, "tow")
@@ -77,20 +50,10 @@ UNBOUNDED = 10_000
 
 def columns_of(requests: Sequence[RequestSummary]) -> list[Column]:
     """Return the columns that some row has a value for: quality first, cost last."""
-    single = [column for column in table.COLUMNS if column.key != UNTIMED]
-    known = {column.key for column in single}
-    quality = [column for column in single if column.key not in COSTS]
-    after_js = 1 + [column.key for column in quality].index("forget_js")
-    quality.insert(after_js, FLOORS)
-    special = [column for column in SPECIAL if column.key not in known]
-    costs = [column for column in single if column.key in COSTS]
-    present = {
-        key
-        for request in requests
-        for _, figures in table.rows(request.as_request())
-        for key in figures
-    }
-    return [column for column in (*quality, *special, *costs) if column.key in present]
+    after_js = 1 + [column.key for column in QUALITY].index("forget_js")
+    columns = (*QUALITY[:after_js], FLOORS, *QUALITY[after_js:], *COSTS)
+    listed = [row for request in requests for row in table.rows(request.as_request())]
+    return having_values(columns, listed)
 
 
 def written(column: Column, figure: Figure | None, seeds: int) -> tuple[str, str]:
@@ -110,7 +73,7 @@ def written(column: Column, figure: Figure | None, seeds: int) -> tuple[str, str
     mean, spread = column.show(figure.mean), ""
     if figure.spread:
         if column.key.startswith("bytes"):
-            size, _ = table.byte_unit(figure.mean)
+            size, _ = byte_unit(figure.mean)
             digits = len(f"{figure.mean / size:.3g}".partition(".")[2])
             spread = f"{figure.spread / size:.{digits}f}"
         elif column.key == "rounds":
@@ -285,7 +248,7 @@ def _timeless(figures: Figures) -> dict[str, Figure]:
     return {
         key: figure
         for key, figure in figures.items()
-        if isinstance(figure, Figure) and key.rpartition(".")[2] != UNTIMED
+        if isinstance(figure, Figure) and key.rpartition(".")[2] != SECONDS.key
     }
 
 

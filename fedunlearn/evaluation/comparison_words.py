@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedunlearn.evaluation.columns import COLUMNS, Column
 from fedunlearn.evaluation.comparison_plots import Cost, cost_front
 from fedunlearn.evaluation.comparison_table import FLOORS, described, one_line
 from fedunlearn.evaluation.spread import (
@@ -13,7 +14,7 @@ from fedunlearn.evaluation.spread import (
     MethodSummary,
     RequestSummary,
 )
-from fedunlearn.evaluation.table import COLUMNS, Column, recording_cost
+from fedunlearn.evaluation.table import recording_cost
 
 COUNT = Column("examples", "", "", "{:.0f}".format)
 _COLUMN = {column.key: column for column in (*COLUMNS, FLOORS)}

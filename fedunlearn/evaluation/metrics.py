@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from fedunlearn.evaluation.attacks import membership_auc
+from fedunlearn.evaluation.fairness import fairness
+from fedunlearn.evaluation.margins import TINY, margins
 from fedunlearn.risk.task import Examples
-
-TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Parts:
         forget: What leaves.
         retain: What stays.
         test: What no node trains on; for the removal of a class, without that class.
+        owners: Number of the node that holds each example that stays (n,).
     """
 
     forget: Examples
     retain: Examples
     test: Examples
+    owners: Tensor
 
     def named(self) -> dict[str, Examples]:
         """Return the parts by name."""
@@ -48,6 +50,12 @@ class Predictions:
                 for name, examples in parts.named().items()
             }
         )
+
+
+def margins_of(models: Sequence[Predictions], parts: Parts, name: str) -> Tensor:
+    """Return several models' margins (models, n) on the part of a name."""
+    targets = parts.named()[name][1]
+    return torch.stack([margins(model.of_part[name], targets) for model in models])
 
 
 def js_divergence(left: Tensor, right: Tensor) -> float:
@@ -74,25 +82,12 @@ def losses(probabilities: Tensor, targets: Tensor) -> Tensor:
     return -probabilities.gather(1, targets[:, None])[:, 0].clamp_min(TINY).log()
 
 
-def membership_auc(members: Tensor, strangers: Tensor) -> float:
-    """Return how well a loss threshold tells members from strangers (Yeom et al. 2018).
-
-    Args:
-        members: Losses of examples that were, or are suspected to have been, trained on: (n,).
-        strangers: Losses of examples that never were: (m,).
-
-    Returns:
-        The area under the ROC curve; .5 where losses tell nothing.
-    """
-    is_member = torch.cat([torch.ones(len(members)), torch.zeros(len(strangers))])
-    return float(roc_auc_score(is_member.numpy(), -torch.cat([members, strangers]).numpy()))
-
-
 def compare(model: Predictions, oracle: Predictions, parts: Parts) -> dict[str, float]:
     """Hold a model's predictions against the retrained model's.
 
     Returns:
-        Accuracies, divergences, forget loss, tow and mia_auc, as in results.json.
+        Accuracies, also those of the nodes, divergences, forget loss, tow and mia_auc, as in
+        results.json.
     """
     result: dict[str, float] = {}
     tow = 1.0
@@ -107,10 +102,11 @@ def compare(model: Predictions, oracle: Predictions, parts: Parts) -> dict[str, 
         "forget_loss": float(forget_losses.mean()),
         "tow": tow,
         "mia_auc": membership_auc(forget_losses, test_losses),
+        **fairness(model.of_part["retain"].argmax(1), parts.retain[1], parts.owners),
     }
 
 
-def floor(oracles: list[Predictions]) -> dict[str, float]:
+def floor(oracles: Sequence[Predictions]) -> dict[str, float]:
     """Return the mean divergence over pairs of independently retrained models.
 
     Args:

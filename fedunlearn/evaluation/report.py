@@ -14,9 +14,10 @@ from typing import Any
 from markupsafe import Markup
 
 from fedunlearn.evaluation import plots
+from fedunlearn.evaluation.columns import COLUMNS, Column
 from fedunlearn.evaluation.evidence import Evidence
 from fedunlearn.evaluation.pages import render, sections, toml, unbroken
-from fedunlearn.evaluation.table import COLUMNS, cells, recording_cost, rows
+from fedunlearn.evaluation.table import cells, columns_of, recording_cost, rows
 
 Request = Mapping[str, Any]
 
@@ -86,8 +87,9 @@ def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> s
         ValueError: There are not as many entries of evidence as requests.
     """
     recovery = results["scenario"].get("unlearning", {}).get("recovery-rounds", 0)
+    columns = columns_of(results["requests"])
     requests = [
-        _view(request, shown, recovery, f"r{number}")
+        _view(request, shown, recovery, columns, f"r{number}")
         for number, (request, shown) in enumerate(
             zip(results["requests"], evidence, strict=True), start=1
         )
@@ -97,14 +99,16 @@ def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> s
         name=results["name"],
         version=results["fedunlearn"],
         requests=requests,
-        columns=COLUMNS,
+        columns=columns,
         settings=list(sections(results["scenario"])),
         environment=[f"{key} = {toml(value)}" for key, value in results["environment"].items()],
         near=NEAR,
     )
 
 
-def _view(request: Request, evidence: Evidence, recovery: int, key: str) -> dict[str, Any]:
+def _view(
+    request: Request, evidence: Evidence, recovery: int, columns: Sequence[Column], key: str
+) -> dict[str, Any]:
     """Return what the template shows of one request."""
     methods = request["methods"]
     colours = plots.colour_names(methods)
@@ -117,7 +121,9 @@ def _view(request: Request, evidence: Evidence, recovery: int, key: str) -> dict
             _Named(name, colours[name], unbroken(_finding(name, request, recovery)))
             for name in methods
         ],
-        "rows": [_Named(name, colours.get(name, ""), cells(row)) for name, row in rows(request)],
+        "rows": [
+            _Named(name, colours.get(name, ""), cells(row, columns)) for name, row in rows(request)
+        ],
         "has_recovery": any("before_recovery" in entry for entry in methods.values()),
         "has_floor": bool(request["floor"]),
         "methods": [

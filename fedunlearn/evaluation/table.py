@@ -2,102 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fedunlearn.evaluation.columns import (
+    ASKED_FOR,
+    COLUMNS,
+    LEAST_TELLING,
+    Column,
+    having_values,
+)
+
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the table.
-
-    Attributes:
-        key: In results.json.
-        heading: Over the column.
-        meaning: One sentence for the report.
-        show: How a value is written.
-    """
-
-    key: str
-    heading: str
-    meaning: str
-    show: Callable[[float], str]
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _divergence(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def byte_unit(value: float) -> tuple[float, str]:
-    """Return the unit in which a number of bytes is written, and its size in bytes."""
-    size = 1.0
-    for unit in ("B", "kB", "MB"):
-        if value < 1000 * size:
-            return size, unit
-        size *= 1000
-    return size, "GB"
-
-
-def _bytes(value: float) -> str:
-    size, unit = byte_unit(value)
-    return f"{value / size:.3g} {unit}"
-
-
-COLUMNS = (
-    Column(
-        "forget_js",
-        "forget JS",
-        "Jensen-Shannon divergence (nats) to the retrained model on the forget set; "
-        "the closer to the floor the better.",
-        _divergence,
-    ),
-    Column("retain_js", "retain JS", "The same on what stays.", _divergence),
-    Column(
-        "forget_accuracy",
-        "forget %",
-        "Accuracy on the forget set; the aim is the retrained model's, not 0.",
-        _share,
-    ),
-    Column("retain_accuracy", "retain %", "Accuracy on what stays.", _share),
-    Column("test_accuracy", "test %", "Accuracy on held-out examples.", _share),
-    Column(
-        "tow",
-        "ToW",
-        "Product over forget, retain and test of 1 - |accuracy - retrained accuracy|; 1 is best.",
-        lambda value: f"{value:.3f}",
-    ),
-    Column(
-        "mia_auc",
-        "MIA AUC",
-        "How well a loss threshold tells forgotten from held-out examples; the aim is the "
-        "retrained model's.",
-        lambda value: f"{value:.3f}",
-    ),
-    Column("rounds", "rounds", "Broadcasts with their answers.", lambda value: f"{value:.0f}"),
-    Column("bytes_up", "up", "Payload from nodes to server.", _bytes),
-    Column("bytes_down", "down", "Payload from server to nodes.", _bytes),
-    Column(
-        "gradient_equivalents",
-        "gradients",
-        "Client compute; 1 is one gradient over all retained examples.",
-        lambda value: f"{value:.1f}",
-    ),
-    Column("seconds", "s", "Wall time on this machine.", lambda value: f"{value:.1f}"),
-)
-
-
 # Left out of a narrow terminal in this order.
-EXPENDABLE = ("seconds", "bytes_down", "bytes_up", "mia_auc", "retain_js", "gradient_equivalents")
+EXPENDABLE = (
+    *(*LEAST_TELLING, "seconds", "bytes_down", "bytes_up", "mia_auc", "retain_js"),
+    *(*ASKED_FOR, "gradient_equivalents"),
+)
 WIDTH_OF_PIPES = 140
 GAP = 3  # between columns: a space on both sides of the divider
 
@@ -117,7 +44,12 @@ def rows(request: Mapping[str, Any]) -> list[tuple[str, Row]]:
     return [*listed, ("floor", request["floor"])] if request["floor"] else listed
 
 
-def cells(row: Row, columns: Sequence[Column] = COLUMNS) -> list[str]:
+def columns_of(requests: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns that some row of some request has a value for."""
+    return having_values(COLUMNS, [row for request in requests for row in rows(request)])
+
+
+def cells(row: Row, columns: Sequence[Column]) -> list[str]:
     """Return a row's values as text; empty where nothing was measured."""
     return [column.show(row[column.key]) if column.key in row else "" for column in columns]
 
@@ -135,7 +67,9 @@ def recording_cost(entry: Row) -> str:
 
 def fitting_columns(request: Mapping[str, Any], width: int) -> list[Column]:
     """Return the columns that fit into so many characters; the least telling are left out."""
-    return fit(COLUMNS, [(name, cells(row)) for name, row in rows(request)], width, EXPENDABLE)
+    columns = columns_of([request])
+    listed = [(name, cells(row, columns)) for name, row in rows(request)]
+    return fit(columns, listed, width, EXPENDABLE)
 
 
 def fit(
@@ -195,7 +129,7 @@ def print_tables(results: Mapping[str, Any]) -> None:
             style = "bold" if name in request["methods"] else None
             table.add_row(name, *cells(row, columns), style=style)
         console.print(table)
-        if len(columns) < len(COLUMNS):
+        if len(columns) < len(columns_of([request])):
             console.print("More columns are in results.json and report.html.", style="dim")
         for name, entry in request["methods"].items():
             console.print(f"{name}: {entry['status']}", highlight=False)

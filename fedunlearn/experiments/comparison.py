@@ -101,37 +101,43 @@ class _Cell:
     def __post_init__(self) -> None:
         experiment = Experiment.prepare(self.loaded)
         self._methods = list(experiment.methods)
-        self._seed = experiment.scenario.training.seed
+        self._seeds = experiment.replica_seeds
+        self._trained: list[int] = []
         self._oracles = [
             Oracle(self.loaded, request, seed)
             for request in range(len(experiment.requests))
             for seed in experiment.oracle_seeds
         ]
         self._budgets: tuple[float, ...] | None = None
-        self.jobs = 1 + len(self._methods) + len(self._oracles) + 1
+        self.jobs = len(self._seeds) * (1 + len(self._methods)) + len(self._oracles) + 1
         self._left = self.jobs - 1
 
     def first(self) -> list[Job]:
-        return [Train(self.loaded, self._seed), *self._oracles]
+        return [*(Train(self.loaded, seed) for seed in self._seeds), *self._oracles]
 
     def after(self, job: Job, result: Any) -> list[Job]:
         self._left -= 1
         following: list[Job] = []
         match job:
-            case Train():
-                following = [Remove(self.loaded, self._seed, self._methods[0], None)]
-            case Remove(budgets=None):
+            case Train(seed=seed):
+                self._trained.append(seed)
+                first = Remove(self.loaded, seed, self._methods[0], None)
+                following = [first, *self._others(seed)]
+            case Remove(seed=seed, budgets=None) if seed == self._seeds[0]:
                 self._budgets = result
-                following = [
-                    Remove(self.loaded, self._seed, name, self._budgets)
-                    for name in self._methods[1:]
-                ]
+                following = [more for ready in self._trained for more in self._others(ready)]
             case Measure():
                 self.document = result
         if self._left == 0:
             assert self._budgets is not None  # the first method is done
             following = [Measure(self.loaded, self._budgets)]
         return following
+
+    def _others(self, seed: int) -> list[Job]:
+        """Return what the methods but the first do, once it has set their client compute."""
+        if self._budgets is None:
+            return []
+        return [Remove(self.loaded, seed, name, self._budgets) for name in self._methods[1:]]
 
 
 def _result(future: Future[Any]) -> Any:

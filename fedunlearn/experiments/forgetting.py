@@ -111,11 +111,13 @@ def split_parts(forget: ForgetSet, split: Split) -> Parts:
     """
     gone: list[torch.Tensor] = []
     stays: list[torch.Tensor] = []
+    owners: list[torch.Tensor] = []
     for node, array in enumerate(split.nodes):
         indices = torch.from_numpy(array)
         left = forget.forgotten_by_now(node, split.targets[indices])
         gone.append(indices[left])
         stays.append(indices[~left])
+        owners.append(torch.full_like(stays[-1], node))
     forgotten, retained = torch.cat(gone), torch.cat(stays)
     removed = _removed_labels(forget) - set(split.targets[retained].unique().tolist())
     test = ~torch.isin(split.test_targets, split.test_targets.new_tensor(sorted(removed)))
@@ -123,6 +125,7 @@ def split_parts(forget: ForgetSet, split: Split) -> Parts:
         forget=(split.inputs[forgotten], split.targets[forgotten]),
         retain=(split.inputs[retained], split.targets[retained]),
         test=(split.test_inputs[test], split.test_targets[test]),
+        owners=torch.cat(owners),
     )
 
 

@@ -17,7 +17,14 @@ import torch
 from fedunlearn.errors import FederationError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.measuring import Measuring
-from fedunlearn.experiments.removal import Removal, Retrained, remove, retrain, train
+from fedunlearn.experiments.removal import (
+    Removal,
+    Replica,
+    Retrained,
+    remove,
+    retrain,
+    train,
+)
 from fedunlearn.experiments.runner import document
 from fedunlearn.experiments.store import Store, model_key, removals_key
 from fedunlearn.federation.federation import Federation, Listening, Recordable, TrainedModel
@@ -159,14 +166,7 @@ class Measure(Job):
     def run(self, store: Store) -> dict[str, Any]:
         """Return results as in results.json; see Job."""
         experiment = self.experiment
-        seed = experiment.scenario.training.seed
-        trained = _found(store.load_models(model_key(experiment, seed, None)))[0].weights
-        removals: dict[str, tuple[Removal, ...]] = {}
-        for name in experiment.methods:
-            budgets = self.budgets if removals else None
-            removals[name] = _found(
-                store.load_removals(removals_key(experiment, seed, name, budgets))
-            )
+        replicas = [self._replica(store, seed) for seed in experiment.replica_seeds]
         measuring = Measuring(experiment)
         requests = []
         for index, forget in enumerate(experiment.requests):
@@ -174,10 +174,18 @@ class Measure(Job):
                 _found(store.load_models(model_key(experiment, other, forget)))[0]
                 for other in experiment.oracle_seeds
             ]
-            of_request = {name: made[index] for name, made in removals.items()}
-            result, _ = measuring.request(index, trained, of_request, oracles)
+            result, _ = measuring.request(index, replicas, oracles)
             requests.append(result)
         return document(experiment, requests, "inline")
+
+    def _replica(self, store: Store, seed: int) -> Replica:
+        trained = _found(store.load_models(model_key(self.experiment, seed, None)))[0].weights
+        removals: dict[str, tuple[Removal, ...]] = {}
+        for name in self.experiment.methods:
+            budgets = self.budgets if removals else None
+            key = removals_key(self.experiment, seed, name, budgets)
+            removals[name] = _found(store.load_removals(key))
+        return Replica(trained, removals)
 
 
 def _found(kept: T | None) -> T:

@@ -64,6 +64,19 @@ class Retrained:
     cost: Cost
 
 
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """A model and what every method made of it; the scenario's own, or one of another seed.
+
+    Attributes:
+        trained: Weights (d,) before the first request.
+        removals: By method, one for each request.
+    """
+
+    trained: Tensor
+    removals: Mapping[str, tuple[Removal, ...]]
+
+
 def train(
     experiment: Experiment, federation: Federation, record: Sequence[Recordable], seed: int
 ) -> TrainedModel:
@@ -210,20 +223,21 @@ def _into(path: list[tuple[int, Tensor]]) -> Watch:
 Unlearner = Callable[[str, Sequence[float] | None], tuple[Removal, ...]]
 
 
-def remove_by_all(methods: Sequence[str], unlearn: Unlearner) -> dict[str, tuple[Removal, ...]]:
+def remove_by_all(
+    methods: Sequence[str], unlearn: Unlearner, budgets: Sequence[float] | None = None
+) -> dict[str, tuple[Removal, ...]]:
     """Let every method answer; the first sets the client compute of those that adapt to it.
 
     Args:
         methods: Their names.
         unlearn: Runs one of them, with the budgets of the requests.
+        budgets: That the first method set on another model, and that hold here too.
 
     Returns:
         The removals of each method.
     """
-    removals: dict[str, tuple[Removal, ...]] = {}
-    budgets: list[float] | None = None
-    for name in methods:
-        removals[name] = unlearn(name, budgets)
-        if budgets is None:
-            budgets = [removal.compute for removal in removals[name]]
-    return removals
+    first, *others = methods
+    removals = {first: unlearn(first, None)}
+    if budgets is None:
+        budgets = [removal.compute for removal in removals[first]]
+    return removals | {name: unlearn(name, budgets) for name in others}

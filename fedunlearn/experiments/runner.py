@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,14 @@ import torch
 from fedunlearn.evaluation.evidence import Evidence
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.measuring import Measuring
-from fedunlearn.experiments.removal import Retrained, remove, remove_by_all, retrain, train
+from fedunlearn.experiments.removal import (
+    Replica,
+    Retrained,
+    remove,
+    remove_by_all,
+    retrain,
+    train,
+)
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.progress import Progress
@@ -79,22 +87,29 @@ def document(
 def _run(
     experiment: Experiment, federation: Federation
 ) -> tuple[list[dict[str, Any]], list[Evidence]]:
-    seed = experiment.scenario.training.seed
-    trained = train(experiment, federation, experiment.to_record(), seed)
-    removals = remove_by_all(
-        list(experiment.methods),
-        lambda name, budgets: remove(experiment, federation, trained, name, budgets),
-    )
+    replicas = _replicas(experiment, federation)
     measuring = Measuring(experiment)
     results: list[dict[str, Any]] = []
     evidence: list[Evidence] = []
     for index in range(len(experiment.requests)):
-        of_request = {name: made[index] for name, made in removals.items()}
         oracles = _oracles(experiment, federation, index)
-        result, shown = measuring.request(index, trained.weights, of_request, oracles)
+        result, shown = measuring.request(index, replicas, oracles)
         results.append(result)
         evidence.append(shown)
     return results, evidence
+
+
+def _replicas(experiment: Experiment, federation: Federation) -> list[Replica]:
+    replicas: list[Replica] = []
+    budgets: list[float] | None = None
+    for seed in experiment.replica_seeds:
+        trained = train(experiment, federation, experiment.to_record(), seed)
+        unlearn = partial(remove, experiment, federation, trained)
+        removals = remove_by_all(list(experiment.methods), unlearn, budgets)
+        if budgets is None:
+            budgets = [removal.compute for removal in next(iter(removals.values()))]
+        replicas.append(Replica(trained.weights, removals))
+    return replicas
 
 
 def _oracles(experiment: Experiment, federation: Federation, index: int) -> list[Retrained]:

@@ -101,13 +101,33 @@ class UnlearningSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What the results are held against.
+    """What the results are held against, and what is measured that costs more than a prediction.
 
     Attributes:
         oracles: How many retrained models; the first shares initialisation and order with training.
+        replicas: How many further models are trained with other seeds, each sharing initialisation
+            and order with an oracle, so that every method can be seen as a distribution of models.
+            2 at least, or 0 for none.
+        relearn: Whether models are trained on the forget set until they know it again.
     """
 
     oracles: Annotated[int, Field(ge=1)] = 3
+    replicas: Annotated[int, Field(ge=0)] = 0
+    relearn: bool = False
+
+    @model_validator(mode="after")
+    def _an_oracle_for_each(self) -> EvaluationSettings:
+        if self.replicas == 1:
+            raise ValueError(
+                "replicas: one further model is too few for a distribution; give at least 2, or 0 "
+                "for none"
+            )
+        if self.replicas and self.oracles <= self.replicas:
+            raise ValueError(
+                f"replicas: {self.replicas} further models need as many oracles and one more; "
+                f"raise evaluation.oracles from {self.oracles} to {self.replicas + 1}"
+            )
+        return self
 
 
 class Scenario(Settings):

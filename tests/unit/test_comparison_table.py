@@ -116,7 +116,16 @@ def test_says_how_many_seeds_have_a_number(capsys):
 
 @pytest.mark.parametrize(
     ("key", "heading", "shown"),
-    [("ulira_auc", "U-LiRA AUC", "0.250"), ("backdoor_success", "backdoor %", "25.0")],
+    [
+        ("ulira_auc", "U-LiRA AUC", "0.250"),
+        ("backdoor_success", "backdoor %", "25.0"),
+        ("klom", "KLoM", "0.25"),
+        ("klom_test", "test KLoM", "0.25"),
+        ("ulira_told_apart", "told apart", "0.250"),
+        ("relearn_epochs", "relearn", "0.25"),
+        ("worst_node_accuracy", "worst node %", "25.0"),
+        ("node_accuracy_spread", "± nodes", "25.0"),
+    ],
 )
 def test_metrics_that_some_scenarios_measure_have_columns_only_there(capsys, key, heading, shown):
     def measure(seed, request):

@@ -275,6 +275,16 @@ def test_the_largest_node_is_found_and_split_off() -> None:
     assert len(parts.forget[0]) + len(parts.retain[0]) == len(split.targets)
 
 
+def test_what_stays_is_known_to_lie_on_its_node() -> None:
+    split = load_split(DataSettings())
+    for forget in (ForgetSet.of_nodes(2), ForgetSet.of_samples(0.3, 1), ForgetSet.of_class(4)):
+        parts = split_parts(forget, split)
+        for node, indices in enumerate(split.nodes):
+            stays = ~forget.forgotten_by_now(node, split.targets[indices])
+            held = parts.retain[0][parts.owners == node]
+            assert torch.equal(held, split.inputs[indices][stays])
+
+
 def test_a_removed_class_is_not_tested() -> None:
     split = load_split(DataSettings())
     parts = split_parts(ForgetSet.of_class(4), split)

@@ -20,7 +20,6 @@ from fedunlearn.evaluation.metrics import (
     floor,
     js_divergence,
     losses,
-    membership_auc,
 )
 from fedunlearn.evaluation.results import to_json
 
@@ -55,13 +54,6 @@ def test_losses_and_accuracy() -> None:
     )
 
 
-def test_membership_auc() -> None:
-    low, high = torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0, 3.0])
-    assert membership_auc(low, high) == 1.0
-    assert membership_auc(high, low) == 0.0
-    assert membership_auc(low, low) == 0.5
-
-
 def parts(seed: int = 0) -> Parts:
     generator = torch.Generator().manual_seed(seed)
 
@@ -69,7 +61,7 @@ def parts(seed: int = 0) -> Parts:
         inputs = torch.randn(count, 4, generator=generator)
         return inputs, torch.randint(0, 3, (count,), generator=generator)
 
-    return Parts(some(20), some(50), some(30))
+    return Parts(some(20), some(50), some(30), owners=torch.arange(50) % 4)
 
 
 def model(seed: int, examples: Parts) -> Predictions:
@@ -94,6 +86,16 @@ def test_tow_multiplies_the_gaps() -> None:
         wanted *= 1 - abs(result[f"{part}_accuracy"] - own[f"{part}_accuracy"])
     assert result["tow"] == pytest.approx(wanted)
     assert 0 < wanted < 1
+
+
+def test_the_nodes_are_served_as_their_own_examples_are() -> None:
+    examples = parts()
+    predicted = model(1, examples)
+    right = (predicted.of_part["retain"].argmax(1) == examples.retain[1]).double()
+    of_node = [float(right[node::4].mean()) for node in range(4)]
+    result = compare(predicted, predicted, examples)
+    assert result["worst_node_accuracy"] == min(of_node)
+    assert result["node_accuracy_spread"] == pytest.approx(np.std(of_node), rel=1e-6)
 
 
 def test_floor_is_the_mean_over_all_pairs() -> None:

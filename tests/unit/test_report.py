@@ -7,7 +7,7 @@ import torch
 
 from fedunlearn.evaluation.evidence import Evidence, ForgottenExample
 from fedunlearn.evaluation.report import render_report
-from fedunlearn.evaluation.table import cells, rows
+from fedunlearn.evaluation.table import cells, columns_of, rows
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 MODELS = ("trained", "cubic-newton", "fine-tune", "retrained")
@@ -196,7 +196,9 @@ def test_is_accessible(results, evidence):
 def test_shows_every_number_of_the_table(results, evidence):
     page = Page(render_report(results, [evidence]))
     for name, row in rows(results["requests"][0]):
-        line = " ".join(cell or "\N{EN DASH}" for cell in cells(row))
+        line = " ".join(
+            cell or "\N{EN DASH}" for cell in cells(row, columns_of(results["requests"]))
+        )
         assert f"{name} {line}" in page.text
 
 

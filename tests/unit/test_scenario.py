@@ -76,6 +76,8 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("forget.class=comonest", "forget.class: must be a valid integer or must be a list or"),
         ("forget.fraction=1", "forget.fraction: must be less than 1"),
         ("unlearning.methods=[]", "unlearning.methods:"),
+        ("evaluation.replicas=1", "evaluation.replicas: one further model is too few"),
+        ("evaluation.replicas=3", "raise evaluation.oracles from 3 to 4"),
         ("rounds=5", "use section.key=value"),
         ("training.rounds", "use section.key=value"),
         ("data.seed.x=1", "data.seed: must be a valid integer"),
