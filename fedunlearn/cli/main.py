@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import click
 
@@ -44,9 +45,11 @@ def main() -> None:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt):
         click.echo("fedunlearn: interrupted; no result was written", err=True)
-        # Flower's engine is shut down by now, but threads of it wait for workers that are gone,
-        # and an ordinary exit would wait for those threads.
-        os._exit(INTERRUPTED)
+        # Threads of Flower's engine may wait for workers that are gone, others still compute, and
+        # an ordinary exit would wait for them.
+        if any(not thread.daemon for thread in threading.enumerate()[1:]):
+            os._exit(INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except (InputError, NonFiniteError) as error:
         fail(UNUSABLE, str(error))
     except FedunlearnError as error:

@@ -169,7 +169,7 @@ def _workers(processes: int, store: Store) -> Iterator[Submit]:
         for child in multiprocessing.active_children():
             if child not in before:
                 child.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=processes > 1, cancel_futures=True)
         raise
     finally:
         torch.set_num_threads(threads)

@@ -81,7 +81,10 @@ def tune_methods(
     unlearning = loaded.settings.unlearning.model_copy(
         update={"methods": tuple(wide), "of_method": wide}
     )
-    settings = loaded.settings.model_copy(update={"unlearning": unlearning})
+    evaluation = loaded.settings.evaluation.model_copy(update={"replicas": 0, "relearn": False})
+    settings = loaded.settings.model_copy(
+        update={"unlearning": unlearning, "evaluation": evaluation}
+    )
     (documents,) = compare_scenarios(
         [replace(loaded, settings=settings)],
         numbers,

@@ -12,19 +12,14 @@ from pathlib import Path
 
 import pytest
 
-FEDUNLEARN = Path(sys.executable).with_name("fedunlearn")
+from tests.acceptance.commands import FEDUNLEARN, fedunlearn
+
 SMALL = [
     *("--set", "training.rounds=3"),
     *("--set", "evaluation.oracles=2"),
     *("--set", "data.nodes=4"),
     *("--set", "data.alpha=1"),
 ]
-
-
-def fedunlearn(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FEDUNLEARN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200
-    )
 
 
 def children_of_ray() -> set[str]:
@@ -102,7 +97,7 @@ def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, seconds:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
-    assert errors.strip() == "fedunlearn: interrupted; nothing was written"
+    assert errors.strip() == "fedunlearn: interrupted; no result was written"
     assert gone(before)
     assert list(tmp_path.iterdir()) == []
 
