@@ -53,7 +53,11 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
 
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
-    grid: ClassVar[Grid] = {"linearise-at": (0.7, 0.8, 0.85, 0.9), "completion": (0.0, 0.3)}
+    grid: ClassVar[Grid] = {
+        "linearise-at": (0.7, 0.85),
+        "completion": (0.0, 0.3),
+        "weight": ("auto", 0.01),
+    }
 
     @override
     def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
