@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fedunlearn.cli.files import require_writable, write_whole
-from fedunlearn.cli.scenarios import json_option, overrides_option
+from fedunlearn.cli.scenarios import overrides_option
 
 seeds_option = click.option(
     "--seeds",
@@ -68,7 +68,7 @@ def processes(jobs: int | None) -> int:
     metavar="DIR",
     help="Where comparison.html, .json and .csv go, and every run's results.json.",
 )
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print comparison.json instead of tables.")
 def compare(
     scenarios: tuple[Path, ...],
     seeds: int,
