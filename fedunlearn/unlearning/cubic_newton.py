@@ -55,7 +55,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
     grid: ClassVar[Grid] = {
         "linearise-at": (0.7, 0.85),
-        "completion": (0.0, 0.3),
+        "completion": (0.0, 0.15),
         "weight": ("auto", 0.01),
     }
 

@@ -41,7 +41,7 @@ class ScrubSettings(GoingOnSettings):
         loss: gamma: weight of the loss there.
     """
 
-    max_rounds: Annotated[int, Field(ge=0)] = 2
+    max_rounds: Annotated[int, Field(ge=0)] = 3
     max_rate: Positive | None = None
     divergence: NotNegative = 0.5
     loss: NotNegative = 0.5
@@ -52,7 +52,7 @@ class Scrub(UnlearningMethod[ScrubSettings]):
 
     name: ClassVar[str] = "scrub"
     settings_type: ClassVar[type[Settings]] = ScrubSettings
-    grid: ClassVar[Grid] = {"max-rounds": (1, 3), "max-rate": (0.003, 0.01, 0.03, 0.1)}
+    grid: ClassVar[Grid] = {"max-rounds": (2, 5), "max-rate": (0.01, 0.03, 0.1, 0.3)}
 
     @override
     def unlearn(
