@@ -36,7 +36,7 @@ $(PEERS): tests/benchmarks/requirements.txt $(STAMP)
 	touch $@
 
 protos: install
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. \
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. \
 		protos/fedunlearn/rpc/v1/session.proto
 
 clean:

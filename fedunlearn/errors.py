@@ -17,10 +17,15 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
         ├── MissingAnswerError      a node did not answer before the deadline
         ├── NodeFailedError         a node answered with an error
         ├── BadAnswerError          an answer of another job, round, model, basis, shape or count
+        ├── UnreachableError        a node could not connect to the server's endpoint in time
         └── StoppedError            the run was asked to stop
 
 Messages say what, where and what would be right, on one line, and hold nothing of a node's data.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class FedunlearnError(Exception):
@@ -68,7 +73,16 @@ class NonFiniteError(FedunlearnError):
 
 
 class FederationError(FedunlearnError):
-    """A round could not be completed with the cohort it was pinned to."""
+    """A round could not be completed with the cohort it was pinned to.
+
+    Attributes:
+        nodes: Who is to blame, as far as is known.
+    """
+
+    def __init__(self, message: str, *, nodes: Iterable[int] = ()) -> None:
+        """Say what happened, and because of whom."""
+        super().__init__(message)
+        self.nodes = tuple(nodes)
 
 
 class MissingAnswerError(FederationError):
@@ -77,6 +91,14 @@ class MissingAnswerError(FederationError):
 
 class NodeFailedError(FederationError):
     """A node of the cohort answered with an error."""
+
+
+class NodeLostError(FederationError):
+    """A node's session ended before the job did: it died, or the network between."""
+
+
+class UnreachableError(FederationError):
+    """A node could not connect to the server's endpoint in time."""
 
 
 class BadAnswerError(FederationError):

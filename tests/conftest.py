@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 # As in the worker processes of Flower's engine: results depend on the number of threads in their
 # last bits, and several processes with all threads each slow one another down.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_federation_stays_open() -> Iterator[None]:
+    """End the sessions that a test opened, also where it failed."""
+    yield
+    from tests.federations import close_federations
+
+    close_federations()

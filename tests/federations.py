@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.errors import EmptyNodeError
+from fedunlearn.errors import EmptyNodeError, FederationError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Node
+from fedunlearn.federation.summary import Answer, Node, Question
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
+from fedunlearn.federation.transport.session import SessionTransport
+from fedunlearn.federation.transport.session_client import attend
+from fedunlearn.federation.transport.session_server import Invitation, SessionServer
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.risk.task import Examples, Loss, Task
@@ -96,7 +101,57 @@ def by_messages(task: Task, nodes: int) -> Reach:
     return Reach(MessageTransport(grid, addresses), meters, tuple(range(nodes)))
 
 
-TRANSPORTS = {"inline": by_call, "messages": by_messages}
+_OPEN: list[Callable[[], None]] = []
+
+
+def close_federations() -> None:
+    """End the sessions that are open, and what waits in them."""
+    while _OPEN:
+        _OPEN.pop()()
+
+
+class InTurn:
+    """Nodes that share a process, as worker processes do not: torch's generator is one for all."""
+
+    lock = threading.Lock()
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def answer(self, question: Question) -> Answer:
+        with self.lock:
+            return self.node.answer(question)
+
+
+def join(invitation: Invitation, node: Node) -> threading.Thread:
+    """Let a thread be a node of a session, to the end."""
+
+    def serve() -> None:
+        with suppress(FederationError):  # the test looks at the server's side
+            attend(node, invitation, connect_s=30.0)
+
+    thread = threading.Thread(target=serve, name=f"node-{invitation.node}")
+    thread.start()
+    return thread
+
+
+def by_session(task: Task, nodes: int) -> Reach:
+    meters = MeterStack()
+    server = SessionServer(range(nodes))
+    threads = [join(server.invite(n), InTurn(TaskNode(task, n))) for n in range(nodes)]
+
+    def close() -> None:
+        server.close()
+        for thread in threads:
+            thread.join(30.0)
+            assert not thread.is_alive()
+
+    _OPEN.append(close)
+    assert server.wait(30.0) == ()
+    return Reach(SessionTransport(server, meters), meters, tuple(range(nodes)))
+
+
+TRANSPORTS = {"inline": by_call, "messages": by_messages, "session": by_session}
 
 
 def weights_of(task: TinyTask, seed: int = 0) -> Tensor:

@@ -40,9 +40,11 @@ class Cohort:
                 missing or was not asked for; labels that do not ascend or were not asked for; or
                 counts that have changed.
         """
-        who = f"node {answer.node}"
+        who, blamed = f"node {answer.node}", (answer.node,)
         if answer.node not in self.nodes:
-            raise BadAnswerError(f"{who} answered but is not of the cohort {list(self.nodes)}")
+            raise BadAnswerError(
+                f"{who} answered but is not of the cohort {list(self.nodes)}", nodes=blamed
+            )
         for what, got, want in (
             ("job", answer.job, question.job),
             ("round", answer.round, question.round),
@@ -50,30 +52,49 @@ class Cohort:
             ("vectors digest", answer.vectors_digest, question.vectors_digest),
         ):
             if got != want:
-                raise BadAnswerError(f"{who} answered with another {what} than asked")
+                raise BadAnswerError(f"{who} answered with another {what} than asked", nodes=blamed)
         counts = dict(answer.counts)
         known = self._counts.setdefault(answer.node, counts)
         if known != counts:
             raise BadAnswerError(
-                f"{who} holds other numbers of examples than in the first round; start the job anew"
+                f"{who} holds other numbers of examples than in the first round; start anew",
+                nodes=blamed,
             )
         for part in question.parts:
             if counts.get(part) and part not in answer.values:
-                raise BadAnswerError(f"{who} left out the {part} part that it holds")
+                raise BadAnswerError(f"{who} left out the {part} part that it holds", nodes=blamed)
         for part, values in answer.values.items():
             if part not in question.parts:
-                raise BadAnswerError(f"{who} answered for {part}, which was not asked for")
+                raise BadAnswerError(
+                    f"{who} answered for {part}, which was not asked for", nodes=blamed
+                )
             labels = answer.labels.get(part, ())
             if labels and not question.by_label:
-                raise BadAnswerError(f"{who} answered with labels for {part}, asked for none")
-            if list(labels) != sorted(set(labels)):
-                raise BadAnswerError(f"{who} answered with labels for {part} that do not ascend")
-            wanted = question.answer_shape(len(labels) or 1)
-            if tuple(values.shape) != wanted:
                 raise BadAnswerError(
-                    f"{who} answered with shape {tuple(values.shape)} for {part}, "
-                    f"asked for {wanted}"
+                    f"{who} answered with labels for {part}, asked for none", nodes=blamed
                 )
+            if list(labels) != sorted(set(labels)):
+                raise BadAnswerError(
+                    f"{who} answered with labels for {part} that do not ascend", nodes=blamed
+                )
+            require_shape(question, answer.node, part, tuple(values.shape), len(labels))
             # A candidate step may go so far that losses overflow; that is for the server to judge.
             if not isinstance(question.ask, Losses) and not_finite(values):
-                raise BadAnswerError(f"{who} answered with NaN or infinity for {part}")
+                raise BadAnswerError(
+                    f"{who} answered with NaN or infinity for {part}", nodes=blamed
+                )
+
+
+def require_shape(
+    question: Question, node: int, part: Part, shape: tuple[int, ...], labels: int
+) -> None:
+    """Check the shape of what a node answered for a part, with so many labels of its rows.
+
+    Raises:
+        BadAnswerError: It is another than was asked for.
+    """
+    wanted = question.answer_shape(labels or 1)
+    if shape != wanted:
+        raise BadAnswerError(
+            f"node {node} answered with shape {shape} for {part}, asked for {wanted}", nodes=(node,)
+        )

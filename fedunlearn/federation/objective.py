@@ -300,7 +300,8 @@ class FederatedObjective:
         if missing:
             raise MissingAnswerError(
                 f"round {question.round}: no answer within {self._deadline_s:g} s from node "
-                + ", ".join(str(node) for node in sorted(missing))
+                + ", ".join(str(node) for node in sorted(missing)),
+                nodes=sorted(missing),
             )
         self._meters.count_compute(compute_of(question) * examples)
         self._progress.advance()

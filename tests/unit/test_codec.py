@@ -170,11 +170,12 @@ def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
     subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"),
-            *(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"protos/{proto}"),
+            *(f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")),
+            f"protos/{proto}",
         ],
         cwd=ROOT,
         check=True,
     )
-    for suffix in ("_pb2.py", "_pb2.pyi"):
+    for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"):
         name = proto.replace(".proto", suffix)
         assert (ROOT / name).read_text() == (tmp_path / name).read_text(), "run 'make protos'"

@@ -44,6 +44,8 @@ def node_failure(node: int, kind: str, message: str) -> errors.FedunlearnError:
         The same class where it is one of ours that blames the input, else NodeFailedError.
     """
     known = getattr(errors, kind, errors.NodeFailedError)
-    blames_input = issubclass(known, errors.InputError | errors.NonFiniteError)
-    chosen: type[errors.FedunlearnError] = known if blames_input else errors.NodeFailedError
-    return chosen(f"node {node}: {message}")
+    said = f"node {node}: {message}"
+    if issubclass(known, errors.InputError | errors.NonFiniteError):
+        error: errors.FedunlearnError = known(said)
+        return error
+    return errors.NodeFailedError(said, nodes=(node,))

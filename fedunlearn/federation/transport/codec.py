@@ -82,6 +82,11 @@ def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
 
 def encode_question(question: Question) -> bytes:
     """Return a question's header."""
+    return question_message(question).SerializeToString()
+
+
+def question_message(question: Question) -> pb.Question:
+    """Return a question's header as a message."""
     header = pb.Question(
         job=question.job,
         round=question.round,
@@ -108,7 +113,7 @@ def encode_question(question: Question) -> bytes:
     if question.sample is not None:
         header.sample.share = question.sample.share
         header.sample.seed = question.sample.seed
-    return header.SerializeToString()
+    return header
 
 
 def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
@@ -125,6 +130,21 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
         message = pb.Question.FromString(header)
     except DecodeError as error:
         raise ValueError("question header does not parse") from error
+    return read_question(message, point, vectors)
+
+
+def read_question(message: pb.Question, point: Tensor, vectors: Tensor) -> Question:
+    """Put a question together from its header as a message and the tensors beside it.
+
+    Returns:
+        The question, its digests checked.
+
+    Raises:
+        ValueError: The header asks for something unknown, or the tensors are not those that it
+            names.
+    """
+    if not set(message.parts) <= set(_PARTS_BACK):
+        raise ValueError("question about a part that does not exist")
     question = Question(
         job=message.job,
         round=message.round,
@@ -177,6 +197,11 @@ def _decode_sample(message: pb.Question) -> Sample | None:
 
 def encode_answer(answer: Answer) -> bytes:
     """Return an answer's header."""
+    return answer_message(answer).SerializeToString()
+
+
+def answer_message(answer: Answer) -> pb.Answer:
+    """Return an answer's header as a message."""
     return pb.Answer(
         job=answer.job,
         round=answer.round,
@@ -190,7 +215,7 @@ def encode_answer(answer: Answer) -> bytes:
             pb.Answer.Labels(part=_PARTS[part], labels=labels)
             for part, labels in answer.labels.items()
         ],
-    ).SerializeToString()
+    )
 
 
 def decode_answer(node: int, header: bytes, values: Mapping[Part, Tensor]) -> Answer:
@@ -206,6 +231,15 @@ def decode_answer(node: int, header: bytes, values: Mapping[Part, Tensor]) -> An
         message = pb.Answer.FromString(header)
     except DecodeError as error:
         raise BadAnswerError(f"node {node} answered with a header that does not parse") from error
+    return read_answer(node, message, values)
+
+
+def read_answer(node: int, message: pb.Answer, values: Mapping[Part, Tensor]) -> Answer:
+    """Put an answer together from its header as a message and the tensors beside it.
+
+    Returns:
+        The answer, still to be checked against its question.
+    """
     return Answer(
         node=node,
         job=message.job,

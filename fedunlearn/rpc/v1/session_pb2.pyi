@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Dtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DTYPE_UNSPECIFIED: _ClassVar[Dtype]
+    DTYPE_FLOAT32: _ClassVar[Dtype]
+    DTYPE_FLOAT64: _ClassVar[Dtype]
+    DTYPE_BFLOAT16: _ClassVar[Dtype]
+
 class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PART_UNSPECIFIED: _ClassVar[Part]
@@ -18,12 +25,78 @@ class Curvature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CURVATURE_UNSPECIFIED: _ClassVar[Curvature]
     CURVATURE_GGN: _ClassVar[Curvature]
     CURVATURE_HESSIAN: _ClassVar[Curvature]
+DTYPE_UNSPECIFIED: Dtype
+DTYPE_FLOAT32: Dtype
+DTYPE_FLOAT64: Dtype
+DTYPE_BFLOAT16: Dtype
 PART_UNSPECIFIED: Part
 PART_RETAIN: Part
 PART_FORGET: Part
 CURVATURE_UNSPECIFIED: Curvature
 CURVATURE_GGN: Curvature
 CURVATURE_HESSIAN: Curvature
+
+class AttendRequest(_message.Message):
+    __slots__ = ("answer", "chunk", "failure")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    answer: AnswerHeader
+    chunk: bytes
+    failure: Failure
+    def __init__(self, answer: _Optional[_Union[AnswerHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class AttendResponse(_message.Message):
+    __slots__ = ("question", "chunk")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    question: QuestionHeader
+    chunk: bytes
+    def __init__(self, question: _Optional[_Union[QuestionHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class TensorHeader(_message.Message):
+    __slots__ = ("name", "shape", "dtype", "payload")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: Dtype
+    payload: Dtype
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., payload: _Optional[_Union[Dtype, str]] = ...) -> None: ...
+
+class QuestionHeader(_message.Message):
+    __slots__ = ("number", "question", "tensors", "deadline_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    question: Question
+    tensors: _containers.RepeatedCompositeFieldContainer[TensorHeader]
+    deadline_s: float
+    def __init__(self, number: _Optional[int] = ..., question: _Optional[_Union[Question, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class AnswerHeader(_message.Message):
+    __slots__ = ("number", "answer", "tensors")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    answer: Answer
+    tensors: _containers.RepeatedCompositeFieldContainer[TensorHeader]
+    def __init__(self, number: _Optional[int] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("number", "kind", "message")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: str
+    message: str
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ForgetSet(_message.Message):
     __slots__ = ("nodes", "samples", "labels", "after")

@@ -1,0 +1,101 @@
+"""Rounds over one gRPC stream a node, for nodes in other processes and on other machines.
+
+What a round costs is what its bytes cost: no polling, no process start, no second copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty
+
+import torch
+
+from fedunlearn.errors import NodeLostError, StoppedError
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.federation.transport.session_round import Arrived, Faulted, Joined, Lost, Round
+from fedunlearn.federation.transport.session_server import SessionServer
+
+# How often a wait looks whether the run was asked to stop.
+LOOK_S = 0.2
+
+
+class SessionTransport:
+    """Asks the nodes that have joined a session."""
+
+    def __init__(
+        self,
+        server: SessionServer,
+        meters: MeterStack,
+        *,
+        payload: torch.dtype | None = None,
+        again: Callable[[int], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Take a session's server.
+
+        Args:
+            server: Nodes have joined it, or are about to.
+            meters: Told of rounds and bytes.
+            payload: bfloat16 to halve the bytes of questions; None for the tensors' own dtype.
+            again: Asks a node whose stream ended to open another; the round waits for it, within
+                its deadline. None: the round fails.
+            stop: Set from outside to end every wait.
+        """
+        self.server = server
+        self.meters = meters
+        self._payload = payload
+        self._again = again
+        self._stop = stop or threading.Event()
+        self._numbers = itertools.count(1)
+
+    def ask(
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        """See Transport; a NodeLostError where a node's stream ended and nobody waits for it."""
+        self.meters.count_round()
+        asked = Round(next(self._numbers), question, payload=self._payload, deadline_s=deadline_s)
+        self.server.on_join = lambda node: asked.events.put(Joined(node))
+        waiting, lost = set(nodes), set[int]()
+        try:
+            for node in nodes:
+                self._send(asked, node)
+            while waiting and (left := asked.ends - time.monotonic()) > 0:
+                if self._stop.is_set():
+                    raise StoppedError("stopped while waiting for nodes")
+                try:
+                    event = asked.events.get(timeout=min(left, LOOK_S))
+                except Empty:
+                    continue
+                match event:
+                    case Arrived(answer, nbytes):
+                        self.meters.count_bytes(up=nbytes)
+                        waiting.discard(answer.node)
+                        yield answer
+                        del answer, event  # before there is room for the next one
+                        asked.done_with_one()
+                    case Faulted(error=error):
+                        raise error
+                    case Lost(node, reason) if node in waiting:
+                        lost.add(node)
+                        self._lost(question, node, reason)
+                    case Joined(node) if node in waiting & lost:
+                        lost.discard(node)
+                        self._send(asked, node)
+        finally:
+            self.server.on_join = lambda node: None
+            asked.close()
+
+    def _send(self, asked: Round, node: int) -> None:
+        self.meters.count_bytes(down=asked.nbytes)
+        self.server.link(node).ask(asked)
+
+    def _lost(self, question: Question, node: int, reason: str) -> None:
+        if self._again is None:
+            raise NodeLostError(
+                f"round {question.round}: node {node} was lost: {reason}", nodes=(node,)
+            )
+        self._again(node)

@@ -1,0 +1,179 @@
+"""One node's stream, as the server sees it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+from google.protobuf.message import DecodeError
+
+from fedunlearn.errors import BadAnswerError, FedunlearnError
+from fedunlearn.federation.transport.base import node_failure
+from fedunlearn.federation.transport.chunks import Assembly, chunk_of, wire_bytes
+from fedunlearn.federation.transport.session_round import Faulted, Lost, Round
+from fedunlearn.rpc.v1 import session_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """Sends questions to one node and takes its answers; two threads of gRPC's, no buffer.
+
+    The sending thread asks for the next frame only when gRPC has taken the one before, and the
+    reading thread reads an answer only when the round has room for it: whoever is faster waits.
+    """
+
+    def __init__(self, node: int) -> None:
+        """Serve a node."""
+        self.node = node
+        self._lock = threading.Lock()
+        self._outbox: SimpleQueue[Round | None] = SimpleQueue()
+        self._asked: Round | None = None
+        self._answered = False  # whether a header answered it
+        self._settled = True  # whether the round heard what became of it
+        self._gone: str | None = None
+        self._fault: FedunlearnError | None = None
+
+    def ask(self, asked: Round) -> None:
+        """Send a question; what becomes of it is put into the round's queue."""
+        with self._lock:
+            if self._fault is not None:
+                asked.events.put(Faulted(self.node, self._fault))
+            elif self._gone is not None:
+                asked.events.put(Lost(self.node, self._gone))
+            else:
+                self._asked, self._answered, self._settled = asked, False, False
+                self._outbox.put(asked)
+
+    @property
+    def fault(self) -> FedunlearnError | None:
+        """What the node did against the protocol, so that the stream was ended."""
+        return self._fault
+
+    @property
+    def alive(self) -> bool:
+        """Whether the stream is open."""
+        return self._gone is None
+
+    def close(self) -> None:
+        """End the stream: the node's part in the job is over."""
+        self._outbox.put(None)
+
+    def frames(self) -> Iterator[bytes]:
+        """Yield what is sent, as it is there to be sent, until the link is closed."""
+        while (asked := self._outbox.get()) is not None:
+            yield from asked.frames()
+            del asked  # its tensors are not this thread's to keep
+
+    def read(self, requests: Iterator[bytes]) -> None:
+        """Take what the node sends until its stream ends."""
+        reason = "its stream ended"
+        try:
+            for frame in requests:
+                self._take(frame, requests)
+        except FedunlearnError as error:
+            reason = str(error)
+            self._fault = error
+            self._report(error)
+        except Exception as error:  # gRPC: cancelled, or the connection broke
+            reason = "its connection broke"
+            log.info("node %d: %s", self.node, type(error).__name__)
+        with self._lock:
+            self._gone = reason
+            if self._asked is not None and not self._settled:
+                self._asked.events.put(Lost(self.node, reason))
+            self._asked = None
+        self._outbox.put(None)
+
+    def _take(self, frame: bytes, requests: Iterator[bytes]) -> None:
+        message = self._parse(frame)
+        match message.WhichOneof("frame"):
+            case "answer":
+                self._take_answer(message.answer, requests)
+            case "failure":
+                failure = message.failure
+                if self._answer(failure.number) is not None:
+                    self._report(node_failure(self.node, failure.kind, failure.message))
+            case _:
+                raise self._bad("sent bytes that belong to nothing")
+
+    def _parse(self, frame: bytes) -> pb.AttendRequest:
+        try:
+            if chunk_of(frame) is None:
+                return pb.AttendRequest.FromString(frame)
+        except (DecodeError, ValueError):
+            raise self._bad("sent a frame that does not parse") from None
+        raise self._bad("sent bytes that belong to nothing")
+
+    def _take_answer(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
+        asked = self._answer(header.number)
+        if asked is None:
+            log.warning("node %d: an answer came late and is not used", self.node)
+            self._pass_over(header, requests)
+            return
+        size = asked.check(self.node, header)
+        if not asked.admit_one():
+            self._pass_over(header, requests)
+            return
+        try:
+            assembly = Assembly(list(header.tensors))
+            while not assembly.complete:
+                assembly.take(self._chunk(requests))
+            asked.put(self.node, header, dict(assembly.tensors()), size + header.ByteSize())
+            self._settled = True
+        except ValueError:
+            asked.done_with_one()
+            raise self._bad("sent more bytes than it announced") from None
+        except BaseException:
+            asked.done_with_one()
+            raise
+
+    def _answer(self, number: int) -> Round | None:
+        """Mark the open question as answered.
+
+        Returns:
+            Its round; None where another is open by now.
+
+        Raises:
+            BadAnswerError: It was answered before, or never asked.
+        """
+        with self._lock:
+            if self._asked is None or number > self._asked.number:
+                raise self._bad("answered what it was not asked")
+            if number < self._asked.number:
+                return None
+            if self._answered:
+                raise self._bad(f"answered round {self._asked.question.round} twice")
+            self._answered = True
+            return self._asked
+
+    def _pass_over(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
+        try:
+            left = sum(wire_bytes(tensor) for tensor in header.tensors)
+        except ValueError as error:
+            raise self._bad(f"announced a {error}") from None
+        while left > 0:
+            left -= len(self._chunk(requests))
+
+    def _chunk(self, requests: Iterator[bytes]) -> memoryview:
+        frame = next(requests, None)
+        if frame is None:
+            raise EOFError("the stream ended within an answer")
+        try:
+            chunk = chunk_of(frame)
+        except ValueError:
+            chunk = None
+        if not chunk:
+            raise self._bad("broke off within an answer")
+        return chunk
+
+    def _report(self, error: FedunlearnError) -> None:
+        with self._lock:
+            if self._asked is not None:
+                self._asked.events.put(Faulted(self.node, error))
+                self._settled = True
+
+    def _bad(self, what: str) -> BadAnswerError:
+        return BadAnswerError(f"node {self.node} {what}", nodes=(self.node,))

@@ -1,0 +1,170 @@
+"""One question on its way to all nodes of a session, and what comes back for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+import torch
+from torch import Tensor
+
+from fedunlearn.errors import BadAnswerError, FedunlearnError
+from fedunlearn.federation.cohort import require_shape
+from fedunlearn.federation.forget import Part
+from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.federation.transport.chunks import announce, as_payload, cut, wire_bytes
+from fedunlearn.federation.transport.codec import question_message, read_answer
+from fedunlearn.rpc.v1 import session_pb2 as pb
+
+# Answers that the server holds at once: one is summed while others arrive.
+AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A whole answer; whoever takes it calls ``Round.done_with_one`` when it is summed.
+
+    Attributes:
+        answer: Still to be checked by the cohort.
+        nbytes: That it took on the stream.
+    """
+
+    answer: Answer
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Faulted:
+    """A node said that it failed, or what it said cannot be used."""
+
+    node: int
+    error: FedunlearnError
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A node's stream ended before its answer."""
+
+    node: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A node opened a stream while the round runs."""
+
+    node: int
+
+
+Event = Arrived | Faulted | Lost | Joined
+
+
+class Round:
+    """A question as it crosses, and the queue of what nodes say to it.
+
+    Question and answers exist once each, however many nodes there are: frames are cut from the
+    question's tensors as each stream takes them, and only ``AT_ONCE`` answers are let in.
+    """
+
+    def __init__(
+        self, number: int, question: Question, *, payload: torch.dtype | None, deadline_s: float
+    ) -> None:
+        """Make it ready to be sent.
+
+        Args:
+            number: Counts the session's questions.
+            question: As the job asks it.
+            payload: bfloat16 to halve the bytes of float32; None for the tensors' own dtype.
+            deadline_s: Seconds until answers count as missing.
+        """
+        self.number = number
+        self.question = question
+        self.ends = time.monotonic() + deadline_s
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self._deadline_s = deadline_s
+        named = {"point": question.point}
+        if len(question.vectors):
+            named["vectors"] = question.vectors
+        self._sent = {name: as_payload(tensor, payload) for name, tensor in named.items()}
+        if payload is not None:
+            rounded = {name: self._sent[name].to(named[name].dtype) for name in named}
+            question = replace(
+                question,
+                point=rounded["point"],
+                vectors=rounded.get("vectors", question.vectors),
+            )
+        # What a node finds when it looks at what it received, and what the job calls it.
+        self._echoes = (question.model_digest, question.vectors_digest)
+        header = pb.QuestionHeader(
+            number=number,
+            question=question_message(question),
+            tensors=[announce(n, t, self._sent[n].dtype) for n, t in named.items()],
+            deadline_s=deadline_s,
+        )
+        self._head = pb.AttendResponse(question=header).SerializeToString()
+        self._slots = threading.Semaphore(AT_ONCE)
+        self._closed = threading.Event()
+
+    @property
+    def nbytes(self) -> int:
+        """What one node is sent, headers of chunks apart."""
+        return len(self._head) + sum(tensor.nbytes for tensor in self._sent.values())
+
+    def frames(self) -> Iterator[bytes]:
+        """Return the frames for one node, each made when it is taken."""
+        yield self._head
+        for tensor in self._sent.values():
+            yield from cut(tensor)
+
+    def check(self, node: int, header: pb.AnswerHeader) -> int:
+        """Refuse what an answer announces before memory is spent on it.
+
+        Returns:
+            The bytes of its tensors.
+
+        Raises:
+            BadAnswerError: Parts that do not exist or come twice, unknown dtypes, wrong shapes.
+        """
+        who = f"node {node}"
+        names = [tensor.name for tensor in header.tensors]
+        if len(set(names)) < len(names) or not set(names) <= set(Part):
+            raise BadAnswerError(f"{who} answered for parts that do not exist", nodes=(node,))
+        labels = read_answer(node, header.answer, {}).labels
+        for tensor in header.tensors:
+            part = Part(tensor.name)
+            require_shape(self.question, node, part, tuple(tensor.shape), len(labels.get(part, ())))
+        try:
+            return sum(wire_bytes(tensor) for tensor in header.tensors)
+        except ValueError as error:
+            raise BadAnswerError(f"{who} answered with a {error}", nodes=(node,)) from None
+
+    def admit_one(self) -> bool:
+        """Wait until there is room for an answer; false where the round is over."""
+        self._slots.acquire()
+        if self._closed.is_set():
+            self._slots.release()
+            return False
+        return True
+
+    def done_with_one(self) -> None:
+        """Make room for another answer."""
+        self._slots.release()
+
+    def put(self, node: int, header: pb.AnswerHeader, values: dict[str, Tensor], size: int) -> None:
+        """Hand over an answer that arrived whole."""
+        answer = read_answer(node, header.answer, {Part(n): t for n, t in values.items()})
+        if (answer.model_digest, answer.vectors_digest) == self._echoes:
+            answer = replace(
+                answer,
+                model_digest=self.question.model_digest,
+                vectors_digest=self.question.vectors_digest,
+            )
+        self.events.put(Arrived(answer, size))
+
+    def close(self) -> None:
+        """Let nobody wait for room in a round that is over."""
+        self._closed.set()
+        self._slots.release()  # each that wakes lets the next one go

@@ -1,0 +1,204 @@
+"""The server's endpoint, to which nodes connect out, each with a token for one job.
+
+TLS always, with a certificate of the session's own. A token is good for one node and one stream;
+the server keeps its digest alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from fedunlearn.errors import FederationError, NodeLostError
+from fedunlearn.federation.transport.chunks import MAX_MESSAGE
+from fedunlearn.federation.transport.session_certificate import SessionCertificate
+from fedunlearn.federation.transport.session_link import Link
+from fedunlearn.rpc.v1 import session_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["SessionService"]
+ATTEND = SERVICE.methods_by_name["Attend"]
+TOKEN_KEY = "authorization"
+BEARER = "Bearer "
+
+KEEPALIVE_MS = 20_000  # a peer that does not even answer pings is lost after twice as long
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    # A second server on the port would take half of the nodes.
+    ("grpc.so_reuseport", 0),
+)
+# Streams that are refused, or whose end nobody has noticed yet, need threads too.
+SPARE_THREADS = 8
+STOP_S = 2.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server listens and how nodes reach it.
+
+    Attributes:
+        listen: IP address of the interface; the loopback one unless told otherwise.
+        port: 0 for any that is free.
+        reach: Host name or address that nodes connect to; left out, ``listen``.
+    """
+
+    listen: str = "127.0.0.1"
+    port: int = 0
+    reach: str | None = None
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a node needs to open its stream.
+
+    Attributes:
+        node: Its number.
+        address: ``host:port``.
+        token: Good once.
+        certificate: PEM, the only one that is to be trusted.
+    """
+
+    node: int
+    address: str
+    token: str = field(repr=False)
+    certificate: bytes = field(repr=False)
+
+
+class SessionServer:
+    """Listens for the streams of one job."""
+
+    def __init__(self, nodes: Iterable[int], endpoint: Endpoint | None = None) -> None:
+        """Start to listen.
+
+        Args:
+            nodes: Who may be invited.
+            endpoint: Where.
+
+        Raises:
+            FederationError: The port cannot be had.
+        """
+        where = endpoint or Endpoint()
+        self.nodes = tuple(sorted(nodes))
+        self.on_join: Callable[[int], None] = lambda node: None
+        self._changed = threading.Condition()
+        self._tokens: dict[bytes, int] = {}
+        self._links: dict[int, Link] = {}
+        host = where.reach or where.listen
+        self._certificate = SessionCertificate.for_host(host)
+        threads = 2 * len(self.nodes) + SPARE_THREADS
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="session"),
+            options=OPTIONS,
+            maximum_concurrent_rpcs=threads,
+            compression=grpc.Compression.NoCompression,
+        )
+        handler = grpc.stream_stream_rpc_method_handler(self._attend)  # frames as raw bytes
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE.full_name, {ATTEND.name: handler}),)
+        )
+        listen = f"{_in_url(where.listen)}:{where.port}"
+        credentials = grpc.ssl_server_credentials(
+            [(self._certificate.key, self._certificate.certificate)]
+        )
+        try:
+            port = self._server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise FederationError(
+                f"session: {listen} cannot be listened on; is another server there?"
+            ) from error
+        self.address = f"{_in_url(host)}:{port}"
+        self._server.start()
+
+    def invite(self, node: int) -> Invitation:
+        """Make a token for a node; one that it was given before is worthless from now on."""
+        token = secrets.token_urlsafe(32)
+        with self._changed:
+            self._tokens = {key: of for key, of in self._tokens.items() if of != node}
+            self._tokens[_digest(token)] = node
+        return Invitation(node, self.address, token, self._certificate.certificate)
+
+    def link(self, node: int) -> Link:
+        """Return the stream of a node.
+
+        Raises:
+            NodeLostError: It never opened one.
+        """
+        with self._changed:
+            if node not in self._links:
+                raise NodeLostError(f"node {node} has no session", nodes=(node,))
+            return self._links[node]
+
+    def missing(self) -> tuple[int, ...]:
+        """Return the nodes that have no open stream."""
+        with self._changed:
+            return tuple(n for n in self.nodes if n not in self._links or not self._links[n].alive)
+
+    def wait(self, seconds: float) -> tuple[int, ...]:
+        """Wait until every node has opened its stream or the time is up; return who has not."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self.missing() and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+        return self.missing()
+
+    def close(self) -> None:
+        """End every stream, which tells the nodes that the job is over, and stop listening."""
+        with self._changed:
+            self._tokens.clear()
+            links = list(self._links.values())
+        for link in links:
+            link.close()
+        self._server.stop(STOP_S).wait()
+
+    def _attend(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        node = self._redeem(context)
+        if node is None:
+            context.abort(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "the session token is unknown or was used; ask the server for another",
+            )
+            return
+        link = Link(node)
+        with self._changed:
+            before = self._links.get(node)
+            self._links[node] = link
+            self._changed.notify_all()
+        if before is not None:
+            before.close()
+        reader = threading.Thread(
+            target=link.read, args=(requests,), name=f"session-node-{node}", daemon=True
+        )
+        reader.start()
+        self.on_join(node)
+        yield from link.frames()
+        if link.fault is not None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(link.fault))
+
+    def _redeem(self, context: Any) -> int | None:
+        """Return whose token the call carries, which is used up by that."""
+        metadata = dict(context.invocation_metadata())
+        given = str(metadata.get(TOKEN_KEY, ""))
+        with self._changed:
+            return self._tokens.pop(_digest(given.removeprefix(BEARER)), None)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
