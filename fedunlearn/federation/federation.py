@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -110,6 +110,7 @@ class Federation:
         progress: Hears of every round.
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
         deadline_s: Seconds within which every node must answer a round.
+        close: Lets the nodes go; as a context the federation does so at the end.
     """
 
     examples: Mapping[int, int]
@@ -119,6 +120,15 @@ class Federation:
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
     deadline_s: float = 600.0
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Federation:
+        """Use the federation; see close."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Let the nodes go."""
+        self.close()
 
     @property
     def nodes(self) -> tuple[int, ...]:

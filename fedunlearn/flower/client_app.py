@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import cloudpickle
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -17,6 +18,8 @@ from fedunlearn.federation.transport.messages import (
     reply_to_question,
     reply_with_failure,
 )
+from fedunlearn.flower.node_settings import NodeSettings
+from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
 from fedunlearn.risk.task import Task
 
@@ -47,19 +50,19 @@ class TaskCarrier:
                 "and connections out of its attributes"
             ) from error
 
-    def node(self, number: int, *, of: int) -> TaskNode:
-        """Return the node of this number, made at the first call in each process.
+    def node(self, settings: NodeSettings) -> TaskNode:
+        """Return the node with these settings, made at the first call in each process.
 
         Args:
-            number: The node's number.
-            of: How many nodes may share this process and so its memory.
+            settings: Its number and its memory; nodes that do not say how much they may hold share
+                that of the process.
 
         Returns:
             The node; the same at the next call.
         """
+        number, memory = settings.number, settings.memory or PROCESS_MEMORY // settings.together
         key = (self._packed, number)
         if key not in _NODES:
-            memory = PROCESS_MEMORY // of
             _NODES[key] = TaskNode(cloudpickle.loads(self._packed), number, memory=memory)
             while len(_NODES) > _KEPT:
                 _NODES.popitem(last=False)
@@ -76,15 +79,18 @@ def make_client_app(task: Task) -> ClientApp:
         task: What every node computes on.
 
     Returns:
-        An app that answers ``train``, ``query.enrol`` and ``query.ask``.
+        An app that answers ``train``, ``query.enrol``, ``query.ask`` and ``query.session``.
     """
     carrier = TaskCarrier(task)
 
     def answer(reply: Reply, message: Message, context: Context) -> Message:
-        number = int(context.node_config["partition-id"])
-        together = int(context.node_config.get("num-partitions", 1))
+        number = -1
         try:
-            return reply(message, carrier.node(number, of=together))
+            settings = NodeSettings.of(context.node_config)
+            number = settings.number
+            if settings.threads is not None:
+                torch.set_num_threads(settings.threads)
+            return reply(message, carrier.node(settings))
         except Exception as error:
             if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
                 log.exception("a %s message failed", message.metadata.message_type)
@@ -103,5 +109,13 @@ def make_client_app(task: Task) -> ClientApp:
     @app.query("ask")
     def ask(message: Message, context: Context) -> Message:
         return answer(reply_to_question, message, context)
+
+    @app.query("session")
+    def session(message: Message, context: Context) -> Message:
+        def reply(message: Message, node: TaskNode) -> Message:
+            payload = NodeSettings.of(context.node_config).payload
+            return reply_to_session(message, node, payload)
+
+        return answer(reply, message, context)
 
     return app

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
+from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress
@@ -26,6 +27,7 @@ def open_federation(
     layout: ParameterLayout | None = None,
     stop: threading.Event | None = None,
     deadline_s: float = 600.0,
+    sessions: SessionSettings | None = None,
 ) -> Federation:
     """Enrol the nodes of a grid.
 
@@ -36,23 +38,32 @@ def open_federation(
         layout: Of the model's tensors, for methods that tell them apart.
         stop: Set from outside to end every wait.
         deadline_s: For enrolment and for each round.
+        sessions: How rounds other than training's go over streams of their own; None for messages.
 
     Returns:
-        The federation, ready to train and to answer.
+        The federation, ready to train and to answer; closing it ends the session.
     """
     meters = MeterStack()
     metered = MeteredGrid(grid, meters, stop)
     enrolled = enrol(metered, nodes, deadline_s=deadline_s)
     addresses = {number: address for number, (address, _) in enrolled.items()}
+    messages = MessageTransport(metered, addresses)
+    session = SessionOrMessages(metered, addresses, sessions, stop) if sessions else None
+    close = session.close if session else _nothing
     return Federation(
         examples={number: examples for number, (_, examples) in enrolled.items()},
-        transport=MessageTransport(metered, addresses),
-        trainer=FedAvgTrainer(metered, addresses, deadline_s=deadline_s),
+        transport=session or messages,
+        trainer=FedAvgTrainer(metered, addresses, deadline_s=deadline_s, before=close),
         meters=meters,
         progress=progress,
         layout=layout,
         deadline_s=deadline_s,
+        close=close,
     )
+
+
+def _nothing() -> None:
+    """Close what was never open."""
 
 
 def make_server_app(
@@ -62,6 +73,7 @@ def make_server_app(
     progress: Progress,
     layout: ParameterLayout | None = None,
     stop: threading.Event | None = None,
+    sessions: SessionSettings | None = None,
 ) -> ServerApp:
     """Build a ServerApp that runs ``body`` once all nodes are enrolled."""
     app = ServerApp()
@@ -69,6 +81,9 @@ def make_server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        body(open_federation(grid, nodes, progress=progress, layout=layout, stop=stop))
+        with open_federation(
+            grid, nodes, progress=progress, layout=layout, stop=stop, sessions=sessions
+        ) as federation:
+            body(federation)
 
     return app

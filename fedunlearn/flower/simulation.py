@@ -49,7 +49,8 @@ def simulate(
         with _quiet_flower():
             grid = InlineGrid(make_client_app(task), nodes)
             layout = ParameterLayout.of(task.model())
-            return body(open_federation(grid, nodes, progress=listener, layout=layout))
+            with open_federation(grid, nodes, progress=listener, layout=layout) as federation:
+                return body(federation)
     return _on_engine(task, nodes, body, listener)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -119,10 +119,23 @@ class FedAvgTrainer:
     """Runs FedAvg over the enrolled nodes."""
 
     def __init__(
-        self, grid: MeteredGrid, addresses: Mapping[int, int], *, deadline_s: float
+        self,
+        grid: MeteredGrid,
+        addresses: Mapping[int, int],
+        *,
+        deadline_s: float,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the grid, each node's Flower node id, and the deadline of a round."""
+        """Take what carries training.
+
+        Args:
+            grid: The grid.
+            addresses: Flower node id of each node.
+            deadline_s: Of a round.
+            before: Called before training starts, to free the nodes for its messages.
+        """
         self.grid = grid
+        self._before = before
         self.addresses = addresses
         self.deadline_s = deadline_s
 
@@ -133,6 +146,7 @@ class FedAvgTrainer:
         working = {n: a for n, a in self.addresses.items() if plan.has_work(n)}
         if not working:
             raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
+        self._before()
         strategy = PinnedFedAvg(working, plan, on_local)
         latest = start
 

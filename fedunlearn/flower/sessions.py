@@ -1,0 +1,220 @@
+"""Opens a session by one Flower message a node; where it cannot be, rounds go as messages.
+
+Flower runs the messages to a node one after another, so that a node in a session answers no other
+message: the session opens with the first round and closes before training goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedunlearn.errors import FederationError, StoppedError, UnreachableError
+from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.federation.transport.messages import (
+    POLL_S,
+    MessageTransport,
+    MeteredGrid,
+    config_number,
+    raise_failure,
+)
+from fedunlearn.federation.transport.session import SessionTransport
+from fedunlearn.federation.transport.session_client import attend
+from fedunlearn.federation.transport.session_server import Endpoint, Invitation, SessionServer
+
+SESSION = "query.session"
+JOB_S = 12 * 3600.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are opened.
+
+    Attributes:
+        endpoint: Where nodes connect to.
+        join_s: Seconds until every node must have joined: Flower starts a process on each.
+        connect_s: Of these, seconds in which a node must reach the endpoint once it tries.
+        payload: bfloat16 to halve the bytes of questions; None for the tensors' own dtype.
+        on_loss: ``wait`` for a node whose session ended to open another, within the round's
+            deadline, or ``abort``.
+    """
+
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    join_s: float = 180.0
+    connect_s: float = 20.0
+    payload: torch.dtype | None = None
+    on_loss: Literal["wait", "abort"] = "wait"
+
+
+class SessionOrMessages:
+    """A Transport over sessions that open when they are needed, or over Flower's messages."""
+
+    def __init__(
+        self,
+        grid: MeteredGrid,
+        addresses: Mapping[int, int],
+        settings: SessionSettings,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Take the enrolled nodes; opens nothing yet.
+
+        Args:
+            grid: Carries the invitations.
+            addresses: Flower node id of each node.
+            settings: How to open.
+            stop: Set from outside to end every wait.
+        """
+        self._grid = grid
+        self._addresses = addresses
+        self._settings = settings
+        self._stop = stop or threading.Event()
+        self._messages = MessageTransport(grid, addresses)
+        self._session: SessionTransport | None = None
+        self._open: dict[str, int] = {}  # invitations that have no reply, and to whom
+        self._unreachable: str | None = None
+
+    @property
+    def carrier(self) -> str:
+        """What carried the rounds so far, for results."""
+        if self._unreachable is None:
+            return "session"
+        return f"messages ({self._unreachable})"
+
+    def ask(
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        """See Transport."""
+        if self._session is None and self._unreachable is None:
+            self._session = self._join()
+        carrier = self._session or self._messages
+        yield from carrier.ask(question, nodes, deadline_s=deadline_s)
+
+    def close(self) -> None:
+        """End the session, so that nodes answer other messages again; the next round opens one."""
+        if self._session is not None:
+            self._end(self._session.server)
+            self._session = None
+
+    def _join(self) -> SessionTransport | None:
+        """Invite all nodes and wait for them.
+
+        Returns:
+            The session; None where a node cannot reach the endpoint.
+
+        Raises:
+            FederationError: A node fails, or does not come in time.
+        """
+        server = SessionServer(self._addresses, self._settings.endpoint)
+
+        def invite(node: int) -> None:
+            invitation = server.invite(node)
+            content = RecordDict({"session": _record(invitation, self._settings.connect_s)})
+            message = Message(content, self._addresses[node], SESSION, ttl=JOB_S)
+            (number,) = self._grid.push_messages([message])
+            self._open[number] = node
+
+        try:
+            for node in self._addresses:
+                invite(node)
+            self._wait(server)
+        except UnreachableError as error:
+            self._unreachable = " ".join(str(error).split())
+            log.warning("no session: %s; rounds go as Flower messages", self._unreachable)
+            self._end(server)
+            return None
+        except BaseException:
+            server.close()
+            raise
+        again = invite if self._settings.on_loss == "wait" else None
+        return SessionTransport(
+            server,
+            self._grid.meters,
+            payload=self._settings.payload,
+            again=again,
+            stop=self._stop,
+        )
+
+    def _wait(self, server: SessionServer) -> None:
+        end = time.monotonic() + self._settings.join_s
+        while missing := server.wait(POLL_S):
+            if self._stop.is_set():
+                raise StoppedError("stopped while waiting for nodes to join the session")
+            for node, reply in self._replies():
+                if not reply.has_error() and "failure" in reply.content:
+                    failure = reply.content.config_records["failure"]
+                    if failure["kind"] == UnreachableError.__name__:
+                        raise UnreachableError(str(failure["message"]), nodes=(node,))
+                raise_failure(f"node {node}", reply)
+            if time.monotonic() > end:
+                raise UnreachableError(
+                    f"node {', '.join(map(str, missing))} did not join within "
+                    f"{self._settings.join_s:g} s",
+                    nodes=missing,
+                )
+
+    def _end(self, server: SessionServer) -> None:
+        """Close a session and wait until its nodes are free for other messages."""
+        server.close()
+        end = time.monotonic() + self._settings.join_s
+        while self._open and time.monotonic() < end and not self._stop.is_set():
+            for _ in self._replies():
+                pass  # what went wrong in a session was heard in its rounds
+            time.sleep(POLL_S)
+        if self._open:
+            left = ", ".join(str(node) for node in sorted(self._open.values()))
+            log.warning("session: node %s has not left it; messages to it wait", left)
+            self._open.clear()
+
+    def _replies(self) -> list[tuple[int, Message]]:
+        """Take the replies that are there, all of them: they are handed out but once."""
+        replies = list(self._grid.pull_messages(list(self._open)))
+        return [(self._open.pop(r.metadata.reply_to_message_id), r) for r in replies]
+
+
+def _record(invitation: Invitation, connect_s: float) -> ConfigRecord:
+    return ConfigRecord(
+        {
+            "node": invitation.node,
+            "address": invitation.address,
+            "token": invitation.token,
+            "certificate": invitation.certificate,
+            "connect-s": connect_s,
+        }
+    )
+
+
+def reply_to_session(
+    message: Message, node: TaskNode, payload: torch.dtype | None = None
+) -> Message:
+    """Answer ``query.session`` on a node: join, serve the job, reply when it is over.
+
+    Args:
+        message: The invitation.
+        node: Answers the questions.
+        payload: Of the node's answers.
+
+    Returns:
+        How many questions were answered.
+
+    Raises:
+        FederationError: The invitation is another node's.
+    """
+    invited = message.content.config_records["session"]
+    number, certificate = int(config_number(invited, "node")), invited["certificate"]
+    if number != node.number or not isinstance(certificate, bytes):
+        raise FederationError(f"session: this is node {node.number}, invited was node {number}")
+    invitation = Invitation(number, str(invited["address"]), str(invited["token"]), certificate)
+    answered = attend(
+        node, invitation, connect_s=config_number(invited, "connect-s"), payload=payload
+    )
+    return Message(RecordDict({"session": ConfigRecord({"questions": answered})}), reply_to=message)
