@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 # One thread a process: tests and simulations run several processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint bench protos clean
+.PHONY: install demo test lint bench deployment protos clean
 
 install: $(STAMP)
 
@@ -31,6 +31,9 @@ lint: install
 bench: install $(PEERS)
 	$(BIN)/python -m tests.benchmarks.run --out bench.json
 
+deployment: install
+	$(BIN)/python simulations/deployment/deploy.py --out out-deployment
+
 $(PEERS): tests/benchmarks/requirements.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
@@ -40,4 +43,4 @@ protos: install
 		protos/fedunlearn/rpc/v1/session.proto
 
 clean:
-	rm -rf $(VENV) out bench.json
+	rm -rf $(VENV) out out-deployment bench.json

@@ -64,7 +64,7 @@ def run_scenario(
     requests, evidence = simulate(
         experiment.task,
         len(experiment.task.split.nodes),
-        lambda federation: _run(experiment, federation),
+        lambda federation: run_in(experiment, federation),
         transport=transport,
         progress=progress,
     )
@@ -72,9 +72,9 @@ def run_scenario(
 
 
 def document(
-    experiment: Experiment, requests: list[dict[str, Any]], transport: TransportName
+    experiment: Experiment, requests: list[dict[str, Any]], transport: str
 ) -> dict[str, Any]:
-    """Return results.json."""
+    """Return results.json; ``transport`` says what carried the rounds."""
     return {
         "fedunlearn": version("fedunlearn"),
         "name": experiment.name,
@@ -84,9 +84,18 @@ def document(
     }
 
 
-def _run(
+def run_in(
     experiment: Experiment, federation: Federation
 ) -> tuple[list[dict[str, Any]], list[Evidence]]:
+    """Run an experiment in a federation that is open.
+
+    Args:
+        experiment: What to do.
+        federation: The nodes.
+
+    Returns:
+        For each request its entry of results.json, and its evidence.
+    """
     replicas = _replicas(experiment, federation)
     measuring = Measuring(experiment)
     results: list[dict[str, Any]] = []
@@ -120,7 +129,7 @@ def _oracles(experiment: Experiment, federation: Federation, index: int) -> list
     ]
 
 
-def _environment(transport: TransportName) -> dict[str, Any]:
+def _environment(transport: str) -> dict[str, Any]:
     return {
         "transport": transport,
         "python": platform.python_version(),

@@ -82,6 +82,18 @@ def make_client_app(task: Task) -> ClientApp:
         An app that answers ``train``, ``query.enrol``, ``query.ask`` and ``query.session``.
     """
     carrier = TaskCarrier(task)
+    return app_of(lambda context, settings: carrier.node(settings))
+
+
+def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
+    """Build a ClientApp whose node is made when a message comes.
+
+    Args:
+        node_of: Makes, or finds, the node with these settings.
+
+    Returns:
+        The app.
+    """
 
     def answer(reply: Reply, message: Message, context: Context) -> Message:
         number = -1
@@ -90,7 +102,7 @@ def make_client_app(task: Task) -> ClientApp:
             number = settings.number
             if settings.threads is not None:
                 torch.set_num_threads(settings.threads)
-            return reply(message, carrier.node(settings))
+            return reply(message, node_of(context, settings))
         except Exception as error:
             if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
                 log.exception("a %s message failed", message.metadata.message_type)

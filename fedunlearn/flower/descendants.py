@@ -34,6 +34,26 @@ def ended_on_failure() -> Iterator[None]:
         _adopt_orphans(False)
 
 
+@contextmanager
+def ended_afterwards() -> Iterator[None]:
+    """End every process that was started inside the block, however it ends."""
+    before = _descendants()
+    _adopt_orphans(True)
+    try:
+        yield
+    finally:
+        _end_all_but(before)
+        _reap()
+        _adopt_orphans(False)
+
+
+def _reap() -> None:
+    """Take note of the adopted children that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def _adopt_orphans(wanted: bool) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

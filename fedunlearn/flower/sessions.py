@@ -57,7 +57,11 @@ class SessionSettings:
 
 
 class SessionOrMessages:
-    """A Transport over sessions that open when they are needed, or over Flower's messages."""
+    """A Transport over sessions that open when they are needed, or over Flower's messages.
+
+    Attributes:
+        joining_s: Seconds that opening sessions took, in which Flower started the nodes.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class SessionOrMessages:
         self._session: SessionTransport | None = None
         self._open: dict[str, int] = {}  # invitations that have no reply, and to whom
         self._unreachable: str | None = None
+        self.joining_s = 0.0
 
     @property
     def carrier(self) -> str:
@@ -95,7 +100,9 @@ class SessionOrMessages:
     ) -> Iterator[Answer]:
         """See Transport."""
         if self._session is None and self._unreachable is None:
+            started = time.perf_counter()
             self._session = self._join()
+            self.joining_s += time.perf_counter() - started
         carrier = self._session or self._messages
         yield from carrier.ask(question, nodes, deadline_s=deadline_s)
 
@@ -198,6 +205,8 @@ def reply_to_session(
 ) -> Message:
     """Answer ``query.session`` on a node: join, serve the job, reply when it is over.
 
+    Data and model are made before, so that no round waits for them.
+
     Args:
         message: The invitation.
         node: Answers the questions.
@@ -214,6 +223,7 @@ def reply_to_session(
     if number != node.number or not isinstance(certificate, bytes):
         raise FederationError(f"session: this is node {node.number}, invited was node {number}")
     invitation = Invitation(number, str(invited["address"]), str(invited["token"]), certificate)
+    _ = node.examples, node.model
     answered = attend(
         node, invitation, connect_s=config_number(invited, "connect-s"), payload=payload
     )

@@ -1,0 +1,116 @@
+"""The apps of a deployment: what they do is that of a scenario which the run config names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedunlearn.data.scenario_task import ScenarioTask
+from fedunlearn.data.sources import resolve_path
+from fedunlearn.errors import FedunlearnError, ScenarioError
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.node import MEMORY, TaskNode
+from fedunlearn.federation.transport.session_server import Endpoint
+from fedunlearn.flower.client_app import app_of
+from fedunlearn.flower.node_settings import PAYLOADS, NodeSettings
+from fedunlearn.flower.server_app import open_federation
+from fedunlearn.flower.sessions import SessionSettings
+from fedunlearn.parameters import ParameterLayout
+from fedunlearn.progress import Silent
+from fedunlearn.scenario.loading import LoadedScenario, load_scenario
+
+FAILURE = "failure.txt"
+
+# Opens the federation of so many nodes, for a model of this layout.
+Open = Callable[[int, ParameterLayout], Federation]
+
+
+def make_client(folder: Path) -> ClientApp:
+    """Build the ClientApp of the scenarios in a folder; the node finds its data itself."""
+
+    def node(context: Context, settings: NodeSettings) -> TaskNode:
+        loaded = _scenario(folder, context.run_config)
+        scenario = loaded.settings
+        task = ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)
+        return TaskNode(task, settings.number, memory=settings.memory or MEMORY)
+
+    return app_of(node)
+
+
+def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None]) -> ServerApp:
+    """Build the ServerApp of the scenarios in a folder.
+
+    Where the job cannot be done it leaves ``failure.txt``, one line, in the folder for results.
+
+    Args:
+        folder: Where the scenarios are.
+        run: Gets the scenario, what opens its federation, and the folder ``out`` of the run
+            config.
+
+    Returns:
+        The app.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        config = context.run_config
+        out = Path(str(config["out"]) or "out")
+        out.mkdir(parents=True, exist_ok=True)
+
+        def opened(nodes: int, layout: ParameterLayout) -> Federation:
+            return open_federation(
+                grid, nodes, progress=Silent(), layout=layout, sessions=session_settings(config)
+            )
+
+        try:
+            run(_scenario(folder, config), opened, out)
+        except FedunlearnError as error:
+            (out / FAILURE).write_text(f"{error}\n", encoding="utf-8")
+            raise
+
+    return app
+
+
+def _scenario(folder: Path, config: Mapping[str, object]) -> LoadedScenario:
+    changes = [line for line in str(config["set"]).splitlines() if line.strip()]
+    return load_scenario(folder / str(config["scenario"]), changes)
+
+
+def session_settings(config: Mapping[str, object]) -> SessionSettings:
+    """Read the run config's keys that begin with ``session-``.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ScenarioError: A value cannot be used.
+    """
+    payload, on_loss = str(config["session-payload"]), str(config["session-on-loss"])
+    if payload not in PAYLOADS:
+        raise ScenarioError(f"session-payload: use one of {', '.join(PAYLOADS)}")
+    if on_loss not in ("wait", "abort"):
+        raise ScenarioError("session-on-loss: use wait or abort")
+    return SessionSettings(
+        endpoint=Endpoint(
+            listen=str(config["session-listen"]),
+            port=int(_number(config, "session-port", 65535)),
+            reach=str(config["session-reach"]) or None,
+        ),
+        join_s=_number(config, "session-join-s", math.inf),
+        connect_s=_number(config, "session-connect-s", math.inf),
+        payload=PAYLOADS[payload],
+        on_loss="wait" if on_loss == "wait" else "abort",
+    )
+
+
+def _number(config: Mapping[str, object], key: str, most: float) -> float:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ScenarioError(f"{key}: must be a number from 0 to {most:g}")
+    return value

@@ -1,0 +1,1 @@
+"""The apps of a deployment, and the scenarios that they run."""
