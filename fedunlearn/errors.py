@@ -6,6 +6,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     ├── InputError                  what the user gave cannot be used (exit status 2)
     │   ├── NotRecordedError        a method needs what training did not record
     │   ├── RecordingError          a recording's files are missing, changed or no recording
+    │   ├── JobError                a job's folder holds another job, or what cannot be read
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
     │   └── TaskError               a Task's model, data or loss
@@ -50,6 +51,10 @@ class NotRecordedError(InputError):
 
 class RecordingError(InputError):
     """A recording's files are missing, not in the format, of another version, or were changed."""
+
+
+class JobError(InputError):
+    """The folder of a job's finished rounds holds those of another, or what cannot be read."""
 
 
 class TaskError(InputError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.forget import Part
@@ -31,6 +31,15 @@ class Cohort:
     def examples(self, part: Part) -> int:
         """Return how many examples of a part the cohort holds."""
         return sum(counts[part] for counts in self._counts.values())
+
+    @property
+    def counts(self) -> Mapping[int, Mapping[Part, int]]:
+        """What each node holds that has answered so far."""
+        return dict(self._counts)
+
+    def restore(self, counts: Mapping[int, Mapping[Part, int]]) -> None:
+        """Pin what nodes held in rounds that are not asked again."""
+        self._counts.update({node: dict(of_part) for node, of_part in counts.items()})
 
     def admit(self, question: Question, answer: Answer) -> None:
         """Check that an answer belongs to a question and to this cohort, and pin its counts.

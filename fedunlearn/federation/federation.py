@@ -12,6 +12,7 @@ from torch import Tensor
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
@@ -110,6 +111,8 @@ class Federation:
         progress: Hears of every round.
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
         deadline_s: Seconds within which every node must answer a round.
+        journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
+            nothing.
         close: Lets the nodes go; as a context the federation does so at the end.
     """
 
@@ -120,6 +123,7 @@ class Federation:
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
     deadline_s: float = 600.0
+    journal: Journal | None = None
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
@@ -188,6 +192,7 @@ class Federation:
             meters=self.meters,
             progress=self.progress,
             deadline_s=self.deadline_s,
+            journal=self.journal.job() if self.journal else None,
         )
 
     def fit(
@@ -239,11 +244,14 @@ class Federation:
     ) -> Tensor:
         """Run federated averaging from weights (d,).
 
+        With a journal it goes on after the last round that was finished there, unless somebody
+        wants every node's results: these are not kept.
+
         Args:
             start: Weights before the first round.
             plan: What to do.
             label: What the progress bar says.
-            on_round: Called after every round with its number and the weights.
+            on_round: Called after every round that is run with its number and the weights.
             on_local: Called with the nodes' results before they are averaged.
 
         Returns:
@@ -256,7 +264,29 @@ class Federation:
                 on_round(number, weights)
 
         with self.progress.piece(label, plan.rounds):
-            return self.trainer.train(start, plan, after_round, on_local)
+            if self.journal is None or on_local is not None:
+                return self.trainer.train(start, plan, after_round, on_local)
+            return self._resume(self.journal.training(start, plan), start, plan, after_round)
+
+    def _resume(
+        self, journal: TrainingJournal, start: Tensor, plan: TrainingPlan, on_round: OnRound
+    ) -> Tensor:
+        done = journal.find()
+        finished, before = 0, Spent(0, 0, 0, 0.0)
+        if done is not None:
+            finished, before, start = done.rounds, done.spent, done.weights
+            before.count(self.meters)
+            for _ in range(finished):
+                self.progress.advance()
+        left = replace(plan, rounds=plan.rounds - finished, first_round=plan.first_round + finished)
+        with self.meters.measure() as meter:
+
+            def keep(number: int, weights: Tensor) -> None:
+                rounds = number - plan.first_round + 1
+                journal.keep(KeptTraining(rounds, weights, before + Spent.of(meter)))
+                on_round(number, weights)
+
+            return self.trainer.train(start, left, keep)
 
     def train_apart(self, start: Tensor, plan: TrainingPlan) -> dict[int, LocalResult]:
         """Run one round of training whose results are not averaged: what each node would give.

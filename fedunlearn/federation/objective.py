@@ -21,6 +21,7 @@ from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack, compute_of
 from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
 from fedunlearn.federation.subspace_summary import Summary, unpack
 from fedunlearn.federation.summary import (
     Answer,
@@ -83,6 +84,7 @@ class FederatedObjective:
         meters: MeterStack,
         progress: Progress,
         deadline_s: float,
+        journal: JobJournal | None = None,
     ) -> None:
         """Open a job; nothing is asked yet.
 
@@ -94,6 +96,7 @@ class FederatedObjective:
             meters: Told of the client compute.
             progress: Told of every round.
             deadline_s: For each round.
+            journal: Keeps the sums of finished rounds, and has those of a run that was killed.
         """
         self.job = uuid.uuid4().hex
         self.cohort = Cohort(nodes)
@@ -103,6 +106,7 @@ class FederatedObjective:
         self._meters = meters
         self._progress = progress
         self._deadline_s = deadline_s
+        self._journal = journal
         self.rounds = 0
 
     def gradients(self, weights: Tensor) -> Gradients:
@@ -192,7 +196,8 @@ class FederatedObjective:
         Yields:
             As the answers come: node, labels of its groups (none: one group), rows (groups, d).
         """
-        for answer in self._answers(weights, GroupGradients(by_label), (Part.RETAIN,)):
+        question = self._question(weights, GroupGradients(by_label), (Part.RETAIN,))
+        for answer in self._answers(question):
             for part, rows in answer.values.items():
                 yield answer.node, answer.labels.get(part, ()), rows
 
@@ -228,8 +233,8 @@ class FederatedObjective:
         Yields:
             As the answers come: node, labels of its groups (none: one group), their summaries.
         """
-        ask = Summaries(curvature, by_label)
-        for answer in self._answers(weights, ask, (part,), basis, sample):
+        question = self._question(weights, Summaries(curvature, by_label), (part,), basis, sample)
+        for answer in self._answers(question):
             for of_part, rows in answer.values.items():
                 labels = answer.labels.get(of_part, ())
                 yield answer.node, labels, [unpack(row, len(basis)) for row in rows]
@@ -254,30 +259,36 @@ class FederatedObjective:
         Returns:
             The sum over all nodes for each part, float64.
         """
+        question = self._question(point, ask, parts, vectors, sample)
+        if self._journal is not None:
+            done = self._journal.find(question, self.cohort.nodes)
+            if done is not None:
+                self.rounds += 1
+                self.cohort.restore(done.counts)
+                done.spent.count(self._meters)
+                self._progress.advance()
+                return dict(done.sums)
         sums: dict[Part, Tensor] = {}
-        for answer in self._answers(point, ask, parts, vectors, sample):
-            _add(answer, sums)
-            del answer  # before the next one comes
+        with self._meters.measure() as meter:
+            for answer in self._answers(question):
+                _add(answer, sums)
+                del answer  # before the next one comes
+        if self._journal is not None:
+            done = KeptRound(sums, self.cohort.counts, Spent.of(meter))
+            self._journal.keep(question, self.cohort.nodes, done)
         return sums
 
-    def _answers(
+    def _question(
         self,
         point: Tensor,
         ask: Ask,
         parts: tuple[Part, ...],
         vectors: Tensor | None = None,
         sample: Sample | None = None,
-    ) -> Iterator[Answer]:
-        """Run one round.
-
-        Yields:
-            Answers as they come, checked.
-
-        Raises:
-            MissingAnswerError: A node did not answer in time.
-        """
+    ) -> Question:
+        """Put the next round's question together."""
         require_finite(point, "the model's weights")
-        question = Question(
+        return Question(
             job=self.job,
             round=self.rounds,
             forget=self.forget,
@@ -287,6 +298,17 @@ class FederatedObjective:
             vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
             sample=sample,
         )
+
+    def _answers(self, question: Question) -> Iterator[Answer]:
+        """Run one round.
+
+        Yields:
+            Answers as they come, checked.
+
+        Raises:
+            MissingAnswerError: A node did not answer in time.
+        """
+        parts = question.parts
         nodes = self.cohort.nodes if len(parts) > 1 else self.cohort.holders(parts[0])
         self.rounds += 1
         missing = set(nodes)

@@ -14,6 +14,7 @@ from fedunlearn.data.scenario_task import ScenarioTask
 from fedunlearn.data.sources import resolve_path
 from fedunlearn.errors import FedunlearnError, ScenarioError
 from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.node import MEMORY, TaskNode
 from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower.client_app import app_of
@@ -65,7 +66,12 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
 
         def opened(nodes: int, layout: ParameterLayout) -> Federation:
             return open_federation(
-                grid, nodes, progress=Silent(), layout=layout, sessions=session_settings(config)
+                grid,
+                nodes,
+                progress=Silent(),
+                layout=layout,
+                sessions=session_settings(config),
+                journal=Journal(Path(str(config["job"]))) if config["job"] else None,
             )
 
         try:

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer
@@ -28,6 +29,7 @@ def open_federation(
     stop: threading.Event | None = None,
     deadline_s: float = 600.0,
     sessions: SessionSettings | None = None,
+    journal: Journal | None = None,
 ) -> Federation:
     """Enrol the nodes of a grid.
 
@@ -39,6 +41,7 @@ def open_federation(
         stop: Set from outside to end every wait.
         deadline_s: For enrolment and for each round.
         sessions: How rounds other than training's go over streams of their own; None for messages.
+        journal: Keeps what is finished, for a run that goes on after this one was killed.
 
     Returns:
         The federation, ready to train and to answer; closing it ends the session.
@@ -58,6 +61,7 @@ def open_federation(
         progress=progress,
         layout=layout,
         deadline_s=deadline_s,
+        journal=journal,
         close=close,
     )
 

@@ -148,12 +148,14 @@ class FedAvgTrainer:
             raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
         self._before()
         strategy = PinnedFedAvg(working, plan, on_local)
-        latest = start
+        latest, counted = start, 0
 
         def after_round(server_round: int, arrays: ArrayRecord) -> None:
-            nonlocal latest
+            nonlocal latest, counted
             if server_round == 0:
                 return
+            seen, counted = strategy.examples_seen - counted, strategy.examples_seen
+            self.grid.meters.count_compute(plan.epochs * plan.rule.cost * seen)
             latest = tensors_from_record(arrays)[WEIGHTS]
             on_round(plan.first_round + server_round - 1, latest)
 
@@ -165,7 +167,6 @@ class FedAvgTrainer:
                 timeout=self.deadline_s,
                 evaluate_fn=after_round,
             )
-        self.grid.meters.count_compute(plan.epochs * plan.rule.cost * strategy.examples_seen)
         return latest
 
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -29,6 +27,7 @@ from fedunlearn.errors import RecordingError
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.subspace_summary import Summary, Vector, from_upper
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
+from fedunlearn.files import flush_folder, replacing
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.file_basis import (
     FileBasis,
@@ -117,7 +116,7 @@ def save_recording(recording: Recording, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = _put_basis(recording.basis, folder)
     content = _content(recording, sha256)
-    with _replacing(folder / SUMS) as file:
+    with replacing(folder / SUMS) as file:
         file.write(content)
 
 
@@ -180,12 +179,12 @@ def _put_basis(basis: Basis, folder: Path) -> str:
         digest.update(part)
     sha256 = digest.hexdigest()
     if not path.exists() or file_sha256(path) != sha256:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             for part in basis_file(basis):
                 file.write(part)
             # Another basis's sums never lie beside this one.
             (folder / SUMS).unlink(missing_ok=True)
-            _flush_folder(folder)
+            flush_folder(folder)
     return sha256
 
 
@@ -307,34 +306,3 @@ def _numbers(summary: Summary) -> _Numbers:
 def _unpacked(numbers: _Numbers, row: Vector, size: int) -> Summary:
     curvature = from_upper(row[size:], size)
     return Summary(numbers.examples, numbers.square, numbers.outside, row[:size].copy(), curvature)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open what takes a file's place once it is on the disk.
-
-    Always of the same name: what a crash left there goes with the next writing, and with it the
-    summaries in it.
-
-    Yields:
-        The file to write to.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _flush_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Have the folder's names on the disk, as ``fsync`` has a file's content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
