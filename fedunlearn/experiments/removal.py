@@ -19,6 +19,7 @@ from fedunlearn.federation.federation import (
 )
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.parameters import initial_weights
+from fedunlearn.unlearning.faults import unlearn
 from fedunlearn.unlearning.method import UnlearningMethod, Watch
 
 Path = tuple[tuple[int, Tensor], ...]
@@ -149,7 +150,7 @@ def remove(
         retained = experiment.retained[index]
         path: list[tuple[int, Tensor]] = [(0, trained.weights)]
         with federation.measure() as meter:
-            unlearned = sized.unlearn(trained, federation, forget, watch=_into(path))
+            unlearned = unlearn(sized, trained, federation, forget, watch=_into(path))
             compute = meter.cost(retained).gradient_equivalents
             recovered = _recover(
                 experiment, federation, trained, index, name, unlearned.weights, path

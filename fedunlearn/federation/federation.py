@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,13 @@ from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.scenario.settings import TrainingSettings
+
+
+class OnFault(enum.StrEnum):
+    """What becomes of a job in which a node fails."""
+
+    ABORT = "abort"
+    DROP = "drop"
 
 
 class Recordable(Hashable, Protocol):
@@ -113,6 +121,7 @@ class Federation:
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
+        on_fault: Whether a job in which a node fails ends, or begins anew without that node.
         close: Lets the nodes go; as a context the federation does so at the end.
     """
 
@@ -124,6 +133,7 @@ class Federation:
     layout: ParameterLayout | None = None
     deadline_s: float = 600.0
     journal: Journal | None = None
+    on_fault: OnFault = OnFault.ABORT
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
@@ -143,6 +153,17 @@ class Federation:
     def largest(self) -> int:
         """The node with the most examples; the first of several."""
         return max(self.nodes, key=lambda node: self.examples[node])
+
+    def without(self, nodes: Iterable[int]) -> Federation:
+        """Return the same federation without some nodes; what it finishes is kept apart."""
+        gone = sorted(set(nodes))
+        return replace(
+            self,
+            examples={n: count for n, count in self.examples.items() if n not in gone},
+            journal=self.journal.apart("without-" + "-".join(map(str, gone)))
+            if self.journal
+            else None,
+        )
 
     def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
         """Record what methods need, as the last act of training.

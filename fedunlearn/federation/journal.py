@@ -111,6 +111,10 @@ class Journal:
         self._folder = folder
         self._jobs = self._stretches = 0
 
+    def apart(self, name: str) -> Journal:
+        """Return a journal for work that is not in the order of this one's, in a folder inside."""
+        return Journal(self._folder / f"job-{self._jobs:03d}-{name}")
+
     def job(self) -> JobJournal:
         """Return the part for the next job."""
         self._jobs += 1

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedunlearn.data.scenario_task import ScenarioTask
 from fedunlearn.data.sources import resolve_path
 from fedunlearn.errors import FedunlearnError, ScenarioError
-from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.node import MEMORY, TaskNode
 from fedunlearn.federation.transport.session_server import Endpoint
@@ -72,6 +72,7 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
                 layout=layout,
                 sessions=session_settings(config),
                 journal=Journal(Path(str(config["job"]))) if config["job"] else None,
+                on_fault=on_fault(config),
             )
 
         try:
@@ -86,6 +87,21 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
 def _scenario(folder: Path, config: Mapping[str, object]) -> LoadedScenario:
     changes = [line for line in str(config["set"]).splitlines() if line.strip()]
     return load_scenario(folder / str(config["scenario"]), changes)
+
+
+def on_fault(config: Mapping[str, object]) -> OnFault:
+    """Read the run config's ``on-fault``.
+
+    Returns:
+        What becomes of a job in which a node fails.
+
+    Raises:
+        ScenarioError: Neither abort nor drop.
+    """
+    try:
+        return OnFault(str(config["on-fault"]))
+    except ValueError:
+        raise ScenarioError(f"on-fault: use one of {', '.join(OnFault)}") from None
 
 
 def session_settings(config: Mapping[str, object]) -> SessionSettings:

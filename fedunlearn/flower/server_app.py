@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
@@ -30,6 +30,7 @@ def open_federation(
     deadline_s: float = 600.0,
     sessions: SessionSettings | None = None,
     journal: Journal | None = None,
+    on_fault: OnFault = OnFault.ABORT,
 ) -> Federation:
     """Enrol the nodes of a grid.
 
@@ -42,6 +43,7 @@ def open_federation(
         deadline_s: For enrolment and for each round.
         sessions: How rounds other than training's go over streams of their own; None for messages.
         journal: Keeps what is finished, for a run that goes on after this one was killed.
+        on_fault: What becomes of a removal in which a node fails.
 
     Returns:
         The federation, ready to train and to answer; closing it ends the session.
@@ -62,6 +64,7 @@ def open_federation(
         layout=layout,
         deadline_s=deadline_s,
         journal=journal,
+        on_fault=on_fault,
         close=close,
     )
 

@@ -17,7 +17,8 @@ import pytest
 
 from fedunlearn.errors import ScenarioError
 from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.flower.deployed_apps import session_settings
+from fedunlearn.federation.federation import OnFault
+from fedunlearn.flower.deployed_apps import on_fault, session_settings
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT
 
@@ -77,6 +78,12 @@ def test_what_cannot_be_used_in_a_run_config_is_named(key: str, value: object) -
         session_settings(CONFIG | {key: value})
 
 
+def test_the_rule_for_faults_is_abort_or_drop() -> None:
+    assert on_fault(CONFIG) is OnFault.ABORT
+    with pytest.raises(ScenarioError, match="on-fault: use one of abort, drop"):
+        on_fault(CONFIG | {"on-fault": "hope"})
+
+
 def flower_processes() -> set[str]:
     listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
     lines = listing.stdout.splitlines()
@@ -95,7 +102,7 @@ def test_an_interrupted_deployment_leaves_no_process_and_no_file(tmp_path: Path)
     process = subprocess.Popen(
         [sys.executable, FOLDER / "deploy.py", "--out", tmp_path / "out"],
         cwd=tmp_path,
-        env=environment | {"TMPDIR": str(scratch)},
+        env=environment | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

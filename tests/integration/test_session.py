@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
@@ -24,6 +25,7 @@ from fedunlearn.errors import (
 )
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
+from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.objective import FederatedObjective
@@ -35,6 +37,9 @@ from fedunlearn.federation.transport.session_server import Endpoint, Invitation,
 from fedunlearn.progress import Silent
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.rpc.v1.session_pb2_grpc import SessionServiceStub
+from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.unlearning.cubic_newton import CubicNewton
+from fedunlearn.unlearning.faults import unlearn
 from tests.federations import InTurn, TinyTask, join, weights_of
 
 NODES = 3
@@ -336,6 +341,59 @@ def test_a_node_that_comes_back_is_asked_again(session: Open) -> None:
     assert torch.equal(found.retain, expected.retain) and torch.equal(found.forget, expected.forget)
     server.close()
     again[0].join(30.0)
+
+
+@pytest.mark.parametrize("fault", ["NaN", "another job", "another model"])
+def test_a_node_that_fails_is_dropped_whole_where_the_rule_says_so(
+    session: Open, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    behave, says = FAULTS[fault]
+
+    def in_the_middle(who: Peer, number: int, question: Question, answer: Answer) -> None:
+        if question.round == 3:
+            behave(who, number, answer)
+        else:
+            who.say(number, answer)
+
+    def federation(opened: Session, nodes: Iterable[int], rule: OnFault) -> Federation:
+        return Federation(
+            examples={n: len(TinyTask().data(n)[1]) for n in nodes},
+            transport=opened.transport,
+            trainer=None,  # type: ignore[arg-type]  # nothing is trained here
+            meters=opened.transport.meters,
+            on_fault=rule,
+        )
+
+    weights = weights_of(TinyTask())
+    trained = TrainedModel(weights + 0.3, weights, TrainingSettings())
+    method = CubicNewton()
+    for rule in OnFault:
+        lying = session({1: peer(in_the_middle)})
+        if rule is OnFault.ABORT:
+            with pytest.raises(BadAnswerError, match=re.escape(says)):
+                unlearn(method, trained, federation(lying, range(NODES), rule), FORGET)
+            continue
+        found = unlearn(method, trained, federation(lying, range(NODES), rule), FORGET)
+    never_there = unlearn(method, trained, federation(session(), (0, 2), OnFault.ABORT), FORGET)
+    assert torch.equal(found.weights, never_there.weights)
+    assert found.status == f"{never_there.status}; without node 1, which failed"
+    assert found.details["dropped"]["1"].startswith(says)
+    assert "the basis begins again without it" in caplog.text
+
+
+def test_who_leaves_is_not_dropped(session: Open) -> None:
+    lying = session({2: peer(lambda who, number, _, answer: FAULTS["NaN"][0](who, number, answer))})
+    made = Federation(
+        examples=dict.fromkeys(range(NODES), 1),
+        transport=lying.transport,
+        trainer=None,  # type: ignore[arg-type]  # nothing is trained here
+        meters=lying.transport.meters,
+        on_fault=OnFault.DROP,
+    )
+    weights = weights_of(TinyTask())
+    trained = TrainedModel(weights, weights, TrainingSettings())
+    with pytest.raises(BadAnswerError, match="node 2 answered with NaN"):
+        unlearn(CubicNewton(), trained, made, FORGET)
 
 
 def test_a_stop_ends_the_wait(session: Open) -> None:
