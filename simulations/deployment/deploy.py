@@ -42,8 +42,8 @@ class DeploymentError(Exception):
 class Deployment:
     """The processes, and a folder for all that they write."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take an empty folder; starts nothing."""
+    def __init__(self, folder: Path, search: Path | None = None) -> None:
+        """Take an empty folder, and one in which the apps look for modules; starts nothing."""
         self.folder = folder
         self.keys = folder / "keys"
         self.logs = folder / "logs"
@@ -52,7 +52,11 @@ class Deployment:
         for made in (self.logs, self.home):
             made.mkdir()
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        paths = [str(search)] if search else []
+        if "PYTHONPATH" in os.environ:
+            paths.append(os.environ["PYTHONPATH"])
         self._environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
             "FLWR_HOME": str(self.home),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -95,13 +99,16 @@ class Deployment:
                 *("--node-config", f'partition-id={number} org="{node}"'),
             )
 
-    def run(self, out: Path, config: dict[str, str], limit_s: float) -> dict[str, Any]:
+    def run(
+        self, out: Path, config: dict[str, str], limit_s: float, *, app: Path = HERE / "app"
+    ) -> dict[str, Any]:
         """Run the app and wait for its results.
 
         Args:
             out: Where the ServerApp writes.
             config: Of the run.
             limit_s: Seconds to wait.
+            app: Folder of the app.
 
         Returns:
             As in results.json.
@@ -112,7 +119,7 @@ class Deployment:
         (self.folder / "run.toml").write_text(
             "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items())
         )
-        self.flwr("run", HERE / "app", CONNECTION, "--run-config", self.folder / "run.toml")
+        self.flwr("run", app, CONNECTION, "--run-config", self.folder / "run.toml")
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             if (out / "results.json").exists():
@@ -219,18 +226,19 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 @contextmanager
-def deployed(nodes: list[str], logs: Path) -> Iterator[Deployment]:
+def deployed(nodes: list[str], logs: Path, search: Path | None = None) -> Iterator[Deployment]:
     """Start a deployment and stop it, whatever happens inside.
 
     Args:
         nodes: Names of the nodes, in the order of their numbers.
         logs: Folder into which the logs go where it fails.
+        search: Folder in which the apps look for modules, besides the installed ones.
 
     Yields:
         The deployment, its SuperNodes started.
     """
     folder = Path(tempfile.mkdtemp(prefix="fedunlearn-deployment-"))
-    deployment = Deployment(folder)
+    deployment = Deployment(folder, search)
     try:
         deployment.start(nodes)
         yield deployment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import instant_step
+from tests.benchmarks import instant_step, round_seconds
 from tests.benchmarks.memory import node_memory
 from tests.benchmarks.products import product_costs
 from tests.benchmarks.server_memory import server_memory
@@ -21,6 +21,7 @@ PARTS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "memory": node_memory,
     "server_memory": server_memory,
     "instant_step": instant_step.instant_step,
+    "round_seconds": round_seconds.round_seconds,
 }
 
 # What a figure, or those below a key, should keep to.
@@ -32,6 +33,7 @@ BOUNDS = {
     "memory.resnet18_product_peak_mib": "<= 3072",
     "server_memory.step_peak_mib": "<= bound_mib below",
     **instant_step.BOUNDS,
+    **round_seconds.BOUNDS,
 }
 
 

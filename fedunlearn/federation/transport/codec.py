@@ -133,8 +133,16 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
     return read_question(message, point, vectors)
 
 
-def read_question(message: pb.Question, point: Tensor, vectors: Tensor) -> Question:
+def read_question(
+    message: pb.Question, point: Tensor, vectors: Tensor, before: Question | None = None
+) -> Question:
     """Put a question together from its header as a message and the tensors beside it.
+
+    Args:
+        message: The header.
+        point: The point (d,).
+        vectors: The vectors (k, d).
+        before: The question before, whose point is likely the same.
 
     Returns:
         The question, its digests checked.
@@ -155,6 +163,8 @@ def read_question(message: pb.Question, point: Tensor, vectors: Tensor) -> Quest
         vectors=vectors,
         sample=_decode_sample(message),
     )
+    if before is not None:
+        question = question.at_point_of(before)
     if question.model_digest != message.model_sha256:
         raise ValueError("the model's weights are not those that the question names")
     if question.vectors_digest != message.vectors_sha256:

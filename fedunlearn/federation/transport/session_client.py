@@ -126,7 +126,7 @@ class _Replies:
 def _serve(
     node: Node, call: Iterator[bytes], replies: _Replies, payload: torch.dtype | None, limit: int
 ) -> int:
-    answered = 0
+    answered, before = 0, None
     for frame in call:
         header = pb.AttendResponse.FromString(frame).question
         if header.number == 0:
@@ -144,7 +144,8 @@ def _serve(
             point = tensors["point"]
             vectors = tensors.get("vectors", point.new_empty(0, len(point)))
             del assembly, tensors
-            question = read_question(header.question, point, vectors)
+            question = before = read_question(header.question, point, vectors, before)
+            del point, vectors
             answer = node.answer(question)
             replies.put(answer_frames(header.number, question, answer, payload))
         except Exception as error:
