@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import instant_step, round_seconds
+from tests.benchmarks import instant_step, kills, round_seconds, session_memory
 from tests.benchmarks.memory import node_memory
 from tests.benchmarks.products import product_costs
 from tests.benchmarks.server_memory import server_memory
@@ -22,6 +22,8 @@ PARTS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "server_memory": server_memory,
     "instant_step": instant_step.instant_step,
     "round_seconds": round_seconds.round_seconds,
+    "session_memory": session_memory.session_memory,
+    "kills": kills.kills,
 }
 
 # What a figure, or those below a key, should keep to.
@@ -34,6 +36,8 @@ BOUNDS = {
     "server_memory.step_peak_mib": "<= bound_mib below",
     **instant_step.BOUNDS,
     **round_seconds.BOUNDS,
+    **session_memory.BOUNDS,
+    **kills.BOUNDS,
 }
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
-CHUNK = 256 * 2**10  # bytes; a server of many nodes holds one of each at a time
+CHUNK = 128 * 2**10  # bytes
+ON_THE_WAY = 2 * 2**20  # bytes of chunks that a server of many nodes sends at a time
 MAX_MESSAGE = 2**20  # bytes; headers of forget sets with thousands of nodes fit
 
 ALIGNMENT = 64  # bytes; on other memory the last bits of a matrix product differ
@@ -61,15 +62,20 @@ def as_payload(tensor: Tensor, payload: torch.dtype | None) -> Tensor:
     return tensor.detach().to("cpu", payload or tensor.dtype).contiguous()
 
 
-def cut(tensor: Tensor) -> Iterator[bytes]:
+def cut(tensor: Tensor, streams: int = 1) -> Iterator[bytes]:
     """Cut a contiguous tensor into serialised chunk frames.
+
+    Args:
+        tensor: What is sent.
+        streams: To how many at once; chunks are smaller where there are many.
 
     Yields:
         Frames, each made when it is asked for and with one copy of its bytes.
     """
     raw = _bytes_of(tensor)
-    for start in range(0, len(raw), CHUNK):
-        piece = raw[start : start + CHUNK]
+    size = min(CHUNK, max(ON_THE_WAY // streams, 2**12))
+    for start in range(0, len(raw), size):
+        piece = raw[start : start + size]
         yield b"".join((_CHUNK_TAG, _varint(len(piece)), piece))
 
 

@@ -57,7 +57,13 @@ class SessionTransport:
     ) -> Iterator[Answer]:
         """See Transport; a NodeLostError where a node's stream ended and nobody waits for it."""
         self.meters.count_round()
-        asked = Round(next(self._numbers), question, payload=self._payload, deadline_s=deadline_s)
+        asked = Round(
+            next(self._numbers),
+            question,
+            streams=len(nodes),
+            payload=self._payload,
+            deadline_s=deadline_s,
+        )
         self.server.on_join = lambda node: asked.events.put(Joined(node))
         waiting, lost = set(nodes), set[int]()
         try:

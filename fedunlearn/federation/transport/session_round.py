@@ -70,13 +70,20 @@ class Round:
     """
 
     def __init__(
-        self, number: int, question: Question, *, payload: torch.dtype | None, deadline_s: float
+        self,
+        number: int,
+        question: Question,
+        *,
+        streams: int,
+        payload: torch.dtype | None,
+        deadline_s: float,
     ) -> None:
         """Make it ready to be sent.
 
         Args:
             number: Counts the session's questions.
             question: As the job asks it.
+            streams: How many nodes are asked.
             payload: bfloat16 to halve the bytes of float32; None for the tensors' own dtype.
             deadline_s: Seconds until answers count as missing.
         """
@@ -84,7 +91,7 @@ class Round:
         self.question = question
         self.ends = time.monotonic() + deadline_s
         self.events: SimpleQueue[Event] = SimpleQueue()
-        self._deadline_s = deadline_s
+        self._streams = streams
         named = {"point": question.point}
         if len(question.vectors):
             named["vectors"] = question.vectors
@@ -117,7 +124,7 @@ class Round:
         """Return the frames for one node, each made when it is taken."""
         yield self._head
         for tensor in self._sent.values():
-            yield from cut(tensor)
+            yield from cut(tensor, self._streams)
 
     def check(self, node: int, header: pb.AnswerHeader) -> int:
         """Refuse what an answer announces before memory is spent on it.

@@ -41,6 +41,10 @@ OPTIONS = (
     # A second server on the port would take half of the nodes.
     ("grpc.so_reuseport", 0),
 )
+# Bytes of answers that gRPC takes in before the server has asked for them, of all nodes together;
+# its own probing would let a fast network fill the memory of a server of many nodes.
+AHEAD = 8 * 2**20
+LEAST_AHEAD, MOST_AHEAD = 2**16, 2**22
 # Streams that are refused, or whose end nobody has noticed yet, need threads too.
 SPARE_THREADS = 8
 STOP_S = 2.0
@@ -102,7 +106,14 @@ class SessionServer:
         threads = 2 * len(self.nodes) + SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="session"),
-            options=OPTIONS,
+            options=(
+                *OPTIONS,
+                ("grpc.http2.bdp_probe", 0),
+                (
+                    "grpc.http2.lookahead_bytes",
+                    min(max(AHEAD // max(1, len(self.nodes)), LEAST_AHEAD), MOST_AHEAD),
+                ),
+            ),
             maximum_concurrent_rpcs=threads,
             compression=grpc.Compression.NoCompression,
         )
