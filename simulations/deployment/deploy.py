@@ -53,8 +53,9 @@ class Deployment:
             made.mkdir()
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         paths = [str(search)] if search else []
-        if "PYTHONPATH" in os.environ:
-            paths.append(os.environ["PYTHONPATH"])
+        if "PYTHONPATH" in os.environ:  # the apps run in folders of their own
+            found = os.environ["PYTHONPATH"].split(os.pathsep)
+            paths += [str(Path(path).resolve()) for path in found]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(paths),
             "FLWR_HOME": str(self.home),
@@ -122,13 +123,14 @@ class Deployment:
         self.flwr("run", app, CONNECTION, "--run-config", self.folder / "run.toml")
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
+            ended = self._ended()  # before looking for what it writes before it ends
             if (out / "results.json").exists():
                 found: dict[str, Any] = json.loads((out / "results.json").read_text())
                 return found
             if (out / "failure.txt").exists():
                 raise DeploymentError((out / "failure.txt").read_text().strip())
-            if self._failed():
-                raise DeploymentError("Flower reports that the run failed")
+            if ended:
+                raise DeploymentError("the ServerApp ended without results")
             self.require_running()
             time.sleep(0.5)
         raise DeploymentError(f"no results within {limit_s:g} s")
@@ -206,8 +208,9 @@ class Deployment:
             time.sleep(0.1)
         raise DeploymentError(f"the SuperLink does not listen within {START_S:g} s")
 
-    def _failed(self) -> bool:
-        return "finished:failed" in (self.logs / "superlink.log").read_text(errors="replace")
+    def _ended(self) -> bool:
+        """Whether the ServerApp's process has ended, well or not."""
+        return "Finished task" in (self.logs / "superlink.log").read_text(errors="replace")
 
 
 def free_port() -> int:
