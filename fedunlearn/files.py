@@ -31,6 +31,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text in the place of a file."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
 def flush_folder(folder: Path) -> None:
     """Have the folder's names on the disk, as ``fsync`` has a file's content."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from fedunlearn.cli.files import require_writable, write_whole
+from fedunlearn.cli.files import require_writable
 from fedunlearn.cli.scenarios import overrides_option
+from fedunlearn.files import write_whole
 
 seeds_option = click.option(
     "--seeds",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fedunlearn.cli.files import require_writable, write_whole
+from fedunlearn.cli.files import require_writable
+from fedunlearn.files import write_whole
 
 if TYPE_CHECKING:
     from fedunlearn.scenario.loading import LoadedScenario

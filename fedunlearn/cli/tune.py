@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from fedunlearn.cli.compare import cache_option, jobs_option, processes, seeds_option
-from fedunlearn.cli.files import require_writable, write_whole
+from fedunlearn.cli.files import require_writable
 from fedunlearn.cli.scenarios import overrides_option
+from fedunlearn.files import write_whole
 
 
 @click.command()

@@ -8,6 +8,7 @@ from fedunlearn.evaluation.report import render_report
 from fedunlearn.evaluation.results import to_json
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.runner import document, run_in
+from fedunlearn.files import write_whole
 from fedunlearn.flower.deployed_apps import Open
 from fedunlearn.flower.sessions import SessionOrMessages
 from fedunlearn.parameters import ParameterLayout
@@ -25,11 +26,5 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, out: Path) -> No
     results = document(experiment, requests, transport.carrier)
     results["environment"]["session_join_seconds"] = transport.joining_s
     # The results last: whoever waits for them finds all.
-    _write(out / "report.html", render_report(results, tuple(evidence)))
-    _write(out / "results.json", to_json(results))
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(out / "report.html", render_report(results, tuple(evidence)))
+    write_whole(out / "results.json", to_json(results))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedunlearn.errors import NonFiniteError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.federation import (
@@ -18,9 +19,9 @@ from fedunlearn.federation.federation import (
     TrainedModel,
 )
 from fedunlearn.federation.training import TrainingPlan
-from fedunlearn.parameters import initial_weights
+from fedunlearn.parameters import initial_weights, require_finite
 from fedunlearn.unlearning.faults import unlearn
-from fedunlearn.unlearning.method import UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 
 Path = tuple[tuple[int, Tensor], ...]
 
@@ -143,34 +144,68 @@ def remove(
     """
     method = experiment.methods[name]
     removals: list[Removal] = []
-    for index, forget in enumerate(experiment.requests):
+    for index in range(len(experiment.requests)):
         sized = method
         if budgets is not None:
             sized = method.at_compute(budgets[index], trained.settings.local_epochs)
-        retained = experiment.retained[index]
-        path: list[tuple[int, Tensor]] = [(0, trained.weights)]
-        with federation.measure() as meter:
+        removal, trained = _answer(experiment, federation, trained, sized, name, index)
+        removals.append(removal)
+    return tuple(removals)
+
+
+def _answer(
+    experiment: Experiment,
+    federation: Federation,
+    trained: TrainedModel,
+    sized: UnlearningMethod[Any],
+    name: str,
+    index: int,
+) -> tuple[Removal, TrainedModel]:
+    """Let a method answer one request.
+
+    A method that diverges leaves the model as it was, and its status says so: the others of a
+    comparison go on.
+
+    Returns:
+        What it made of the request, and what the next one starts from.
+    """
+    forget, retained = experiment.requests[index], experiment.retained[index]
+    path: list[tuple[int, Tensor]] = [(0, trained.weights)]
+    with federation.measure() as meter:
+        try:
             unlearned = unlearn(sized, trained, federation, forget, watch=_into(path))
             compute = meter.cost(retained).gradient_equivalents
             recovered = _recover(
                 experiment, federation, trained, index, name, unlearned.weights, path
             )
-            cost = meter.cost(retained)
-        removals.append(
-            Removal(
-                weights=recovered,
-                before_recovery=unlearned.weights if recovered is not unlearned.weights else None,
-                status=unlearned.status,
-                claim=unlearned.claim.value,
-                details=unlearned.details,
-                cost=cost,
-                compute=compute,
-                recording=recording_cost(method, trained, retained),
-                path=tuple(path),
-            )
-        )
-        trained = unlearned.trained or _as_trained(trained, recovered)
-    return tuple(removals)
+            require_finite(recovered, name)
+        except NonFiniteError as error:
+            unlearned = _diverged(trained, meter.rounds, error)
+            compute = meter.cost(retained).gradient_equivalents
+            recovered, path = unlearned.weights, path[:1]
+        cost = meter.cost(retained)
+    removal = Removal(
+        weights=recovered,
+        before_recovery=unlearned.weights if recovered is not unlearned.weights else None,
+        status=unlearned.status,
+        claim=unlearned.claim.value,
+        details=unlearned.details,
+        cost=cost,
+        compute=compute,
+        recording=recording_cost(sized, trained, retained),
+        path=tuple(path),
+    )
+    return removal, unlearned.trained or _as_trained(trained, recovered)
+
+
+def _diverged(trained: TrainedModel, rounds: int, error: NonFiniteError) -> Unlearned:
+    return Unlearned(
+        weights=trained.weights.clone(),
+        status=f"diverged, the model is left as it was: {error}",
+        claim=Claim.EMPIRICAL,
+        details={"rounds": rounds},
+        trained=trained,
+    )
 
 
 def recording_cost(
