@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fedunlearn.evaluation.pages import toml
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 
 SCENARIO = """
@@ -200,7 +201,7 @@ def test_tuning_gives_every_method_as_many_trials(tmp_path: Path) -> None:
         assert all(len(trial["scores"]) == 2 for trial in own)
         best = own[0]["settings"]
         assert f"[unlearning.{name}]" in done.stdout
-        assert all(f"{key} = {value}" in done.stdout for key, value in best.items())
+        assert all(f"{key} = {toml(value)}" in done.stdout for key, value in best.items())
 
 
 UNUSABLE = {
