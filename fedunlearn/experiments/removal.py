@@ -211,8 +211,12 @@ def _diverged(trained: TrainedModel, rounds: int, error: NonFiniteError) -> Unle
 def recording_cost(
     method: UnlearningMethod[Any], trained: TrainedModel, retained: int
 ) -> Cost | None:
-    """Return what was spent to record for a method, or None where it records nothing."""
-    spent = [trained.recorded[item].spent for item in method.to_record()]
+    """Return what was spent to record for a method; None where nothing was asked for it."""
+    spent = [
+        trained.recorded[item].spent
+        for item in method.to_record()
+        if not isinstance(item, Listening)  # training told it
+    ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
 
