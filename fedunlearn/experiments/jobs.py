@@ -103,11 +103,13 @@ class Oracle(Job):
     def run(self, store: Store) -> None:
         """See Job."""
         key = model_key(self.experiment, self.seed, self.experiment.requests[self.request])
-        if store.load_models(key) is None:
-            body = lambda federation: retrain(  # noqa: E731
-                self.experiment, federation, self.request, self.seed, "retraining"
-            )
-            store.save_models(key, [self.simulate(body)])
+        if store.load_models(key) is not None:
+            return
+
+        def body(federation: Federation) -> Retrained:
+            return retrain(self.experiment, federation, self.request, self.seed, "retraining")
+
+        store.save_models(key, [self.simulate(body)])
 
 
 @dataclass(frozen=True)
