@@ -40,7 +40,7 @@ $(PEERS): tests/benchmarks/requirements.txt $(STAMP)
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. \
-		protos/fedunlearn/rpc/v1/session.proto
+		protos/fedunlearn/rpc/v1/session.proto protos/fedunlearn/rpc/v1/deletion.proto
 
 clean:
 	rm -rf $(VENV) out out-deployment bench.json

@@ -9,10 +9,19 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     │   ├── JobError                a job's folder holds another job, or what cannot be read
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
-    │   └── TaskError               a Task's model, data or loss
-    │       ├── EmptyNodeError      a node without examples
-    │       ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
-    │       └── NoCurvatureError    a loss for which GGN does not exist
+    │   ├── TaskError               a Task's model, data or loss
+    │   │   ├── EmptyNodeError      a node without examples
+    │   │   ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
+    │   │   └── NoCurvatureError    a loss for which GGN does not exist
+    │   ├── StoreError              a request store that is missing, of another version, or busy
+    │   ├── KeyFileError            a key that is missing, damaged or of a kind that is not used
+    │   └── RequestError            a deletion request that cannot be taken as it stands
+    │       ├── UnknownDeletionError    there is no such request
+    │       ├── RequestReusedError  another request has this id already
+    │       └── TransitionError     the request's state does not allow it
+    ├── VerificationError           a signature, proof, receipt, log or model file does not verify
+    ├── LeaseLostError              another worker has taken the job over
+    ├── ServiceError                the deletion service refused a call, or cannot be reached
     ├── NonFiniteError              NaN or infinity where numbers are needed
     └── FederationError             a round could not be completed as pinned
         ├── MissingAnswerError      a node did not answer before the deadline
@@ -71,6 +80,53 @@ class NotDeterministicError(TaskError):
 
 class NoCurvatureError(TaskError):
     """The curvature that was asked for does not exist for this loss."""
+
+
+class StoreError(InputError):
+    """A request store cannot be opened, has another version, or is busy for too long."""
+
+
+class KeyFileError(InputError):
+    """A key cannot be read, or is of a kind that is not used."""
+
+
+class RequestError(InputError):
+    """A deletion request cannot be taken as it stands."""
+
+
+class UnknownDeletionError(RequestError):
+    """There is no such request."""
+
+
+class RequestReusedError(RequestError):
+    """The owner has used this request id for another request."""
+
+
+class TransitionError(RequestError):
+    """The state of a request, or of the current model, does not allow a change."""
+
+
+class VerificationError(FedunlearnError):
+    """A signature, proof, receipt, log or model file does not verify."""
+
+
+class LeaseLostError(FedunlearnError):
+    """A job's lease ended and another worker may have taken it over."""
+
+
+class ServiceError(FedunlearnError):
+    """The deletion service refused a call, or cannot be reached.
+
+    Attributes:
+        code: Name of the gRPC status code.
+        reason: Of ErrorInfo; empty where the service gave none.
+    """
+
+    def __init__(self, message: str, *, code: str, reason: str = "") -> None:
+        """Say what the service answered."""
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
 
 
 class NonFiniteError(FedunlearnError):
