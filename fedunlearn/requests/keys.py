@@ -1,0 +1,218 @@
+"""Keys of owners, operators and the issuer of receipts: Ed25519, and ECDSA on P-256 and P-384.
+
+Signatures are over DSSE's pre-authentication encoding of a type and a payload, so that what was
+signed as one thing never counts as another.
+Source: https://github.com/secure-systems-lab/dsse/blob/v1.0.2/protocol.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from fedunlearn.errors import KeyFileError, VerificationError
+from fedunlearn.files import flush_folder
+
+Kind = Literal["ed25519", "p256", "p384"]
+_Private = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+_Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+_CURVES: dict[str, Kind] = {"secp256r1": "p256", "secp384r1": "p384"}
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"p256": hashes.SHA256, "p384": hashes.SHA384}
+_RIGHT = "Ed25519, or ECDSA on P-256 or P-384"
+
+
+def pae(type: str, payload: bytes) -> bytes:
+    """Return what is signed: DSSE's pre-authentication encoding, version 1."""
+    name = type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that verifies.
+
+    Attributes:
+        pem: SubjectPublicKeyInfo.
+        id: sha256 of its DER form, hexadecimal.
+        kind: Ed25519, or the curve of ECDSA.
+    """
+
+    pem: str
+    id: str = field(compare=False)
+    kind: Kind = field(compare=False)
+    _key: _Public = field(compare=False, repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> PublicKey:
+        """Return the key of a file: PEM, or one line of OpenSSH's form.
+
+        Raises:
+            KeyFileError: It is missing, damaged, private, or of a kind that is not used.
+        """
+        return cls.from_pem(_content(path).decode("utf-8", "replace"), where=str(path))
+
+    @classmethod
+    def from_pem(cls, text: str, *, where: str = "the key") -> PublicKey:
+        """Return the key of a text: PEM, or one line of OpenSSH's form.
+
+        Args:
+            text: The key.
+            where: How messages name it.
+
+        Raises:
+            KeyFileError: It is damaged, private, or of a kind that is not used.
+        """
+        if "PRIVATE KEY" in text:
+            raise KeyFileError(f"{where} is a private key; the public one is wanted")
+        try:
+            data = text.strip().encode()
+            if text.lstrip().startswith("-----BEGIN"):
+                key = serialization.load_pem_public_key(data)
+            else:
+                key = serialization.load_ssh_public_key(data)
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeyFileError(
+                f"{where} is no public key; right is PEM or a line of OpenSSH, {_RIGHT}"
+            ) from None
+        return _public(key, where)
+
+    def verify(self, type: str, payload: bytes, signature: bytes) -> None:
+        """Check a signature.
+
+        Raises:
+            VerificationError: It is not this key's over this type and payload.
+        """
+        try:
+            if isinstance(self._key, ed25519.Ed25519PublicKey):
+                self._key.verify(signature, pae(type, payload))
+            else:
+                digest = ec.ECDSA(_HASHES[self.kind]())
+                self._key.verify(signature, pae(type, payload), digest)
+        except InvalidSignature:
+            raise VerificationError(
+                f"the signature over {type} does not verify with key {self.id}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """A key that signs.
+
+    Attributes:
+        public: What verifies its signatures.
+    """
+
+    public: PublicKey
+    _key: _Private = field(compare=False, repr=False)
+
+    @classmethod
+    def generate(cls, kind: Kind = "ed25519") -> PrivateKey:
+        """Return a new key.
+
+        Raises:
+            KeyFileError: There is no such kind.
+        """
+        key: _Private
+        if kind == "ed25519":
+            key = ed25519.Ed25519PrivateKey.generate()
+        elif kind in _HASHES:
+            key = ec.generate_private_key(ec.SECP256R1() if kind == "p256" else ec.SECP384R1())
+        else:
+            raise KeyFileError(f"there is no kind of key {kind!r}; right is ed25519, p256 or p384")
+        return cls(_public(key.public_key(), "the key"), key)
+
+    @classmethod
+    def read(cls, path: Path) -> PrivateKey:
+        """Return the key of a file: PKCS 8 as PEM, or OpenSSH's form, without a passphrase.
+
+        Raises:
+            KeyFileError: It is missing, damaged, has a passphrase, or is of a kind that is not
+                used.
+        """
+        data = _content(path)
+        openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
+        load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
+        try:
+            key = load(data, password=None)
+        except TypeError:
+            raise KeyFileError(f"{path} has a passphrase; right is a key without one") from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeyFileError(
+                f"{path} is no private key; right is PEM (PKCS 8) or OpenSSH, {_RIGHT}"
+            ) from None
+        if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+            raise KeyFileError(f"{path} is of a kind that is not used; right is {_RIGHT}")
+        return cls(_public(key.public_key(), str(path)), key)
+
+    def write(self, path: Path) -> None:
+        """Write it to a new file that only its owner can read, whole or not at all.
+
+        Raises:
+            KeyFileError: The file is there already, or its folder is not.
+        """
+        data = self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        part = path.with_name(f"{path.name}.part")
+        part.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(descriptor)
+                # Unlike a rename, a link never takes another file's place.
+                os.link(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+        except FileExistsError:
+            raise KeyFileError(f"{path} is there already; right is a new name") from None
+        except OSError as error:
+            raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
+        flush_folder(path.parent)
+
+    def sign(self, type: str, payload: bytes) -> bytes:
+        """Sign a payload as a type; the same again gives the same (ECDSA: RFC 6979).
+
+        Args:
+            type: What it is, a media type.
+            payload: The bytes.
+
+        Returns:
+            Ed25519: 64 bytes. ECDSA: DER, with SHA-256 for P-256 and SHA-384 for P-384.
+        """
+        if isinstance(self._key, ed25519.Ed25519PrivateKey):
+            return self._key.sign(pae(type, payload))
+        digest = _HASHES[self.public.kind]()
+        return self._key.sign(pae(type, payload), ec.ECDSA(digest, deterministic_signing=True))
+
+
+def _public(key: object, where: str) -> PublicKey:
+    kind: Kind | None = None
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        kind = "ed25519"
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        kind = _CURVES.get(key.curve.name)
+    if kind is None or not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+        raise KeyFileError(f"{where} is of a kind that is not used; right is {_RIGHT}")
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    der = key.public_bytes(serialization.Encoding.DER, form)
+    pem = key.public_bytes(serialization.Encoding.PEM, form).decode()
+    return PublicKey(pem, hashlib.sha256(der).hexdigest(), kind, key)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
