@@ -1,0 +1,159 @@
+"""What owners and operators decide about requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select
+
+from fedunlearn.errors import TransitionError
+from fedunlearn.requests.clock import micros, months_after, stamp
+from fedunlearn.requests.database import Database
+from fedunlearn.requests.deletion import OPEN, Deletion, State
+from fedunlearn.requests.tables import DELETIONS
+from fedunlearn.requests.transitions import locked, move
+
+# From its arrival; GDPR Art. 12(3): one month, and two more where there is a reason.
+MOST_MONTHS = 3
+
+
+class Decisions:
+    """What a request store does when somebody decides.
+
+    ``actor`` is as Event has it: "owner NAME" or "operator NAME".
+    """
+
+    _database: Database
+
+    def cancel(self, id: str, actor: str, *, now: datetime) -> Deletion:
+        """Take a request back that does not run yet.
+
+        Args:
+            id: The request's.
+            actor: Who does it.
+            now: The time.
+
+        Returns:
+            The request as it is then.
+
+        Raises:
+            UnknownDeletionError: There is no such request.
+            TransitionError: It runs, or has ended.
+        """
+        return self._decide(id, None, State.CANCELLED, actor, "", now)
+
+    def approve(self, id: str, actor: str, *, now: datetime) -> Deletion:
+        """Let a request run that waits for it.
+
+        Args:
+            id: The request's.
+            actor: Who does it.
+            now: The time.
+
+        Returns:
+            The request as it is then.
+
+        Raises:
+            UnknownDeletionError: There is no such request.
+            TransitionError: It does not wait for approval.
+        """
+        return self._decide(id, State.AWAITING_APPROVAL, State.PENDING, actor, "", now)
+
+    def reject(self, id: str, actor: str, reason: str, *, now: datetime) -> Deletion:
+        """Refuse a request that does not run.
+
+        Args:
+            id: The request's.
+            actor: Who does it.
+            reason: Why.
+            now: The time.
+
+        Returns:
+            The request as it is then.
+
+        Raises:
+            UnknownDeletionError: There is no such request.
+            TransitionError: It runs, or has ended.
+        """
+        return self._decide(id, None, State.REJECTED, actor, reason, now)
+
+    def retry(self, id: str, actor: str, *, now: datetime) -> Deletion:
+        """Let a request run again that failed.
+
+        Args:
+            id: The request's.
+            actor: Who does it.
+            now: The time.
+
+        Returns:
+            The request as it is then.
+
+        Raises:
+            UnknownDeletionError: There is no such request.
+            TransitionError: It has not failed.
+        """
+        return self._decide(id, State.FAILED, State.PENDING, actor, "", now)
+
+    def extend(self, id: str, actor: str, due: datetime, reason: str, *, now: datetime) -> Deletion:
+        """Move the date by which a request must be done, once.
+
+        Args:
+            id: The request's.
+            actor: Who does it.
+            due: The new date, at most three months after the request came.
+            reason: Why.
+            now: The time.
+
+        Returns:
+            The request as it is then.
+
+        Raises:
+            UnknownDeletionError: There is no such request.
+            TransitionError: It has ended or was extended before, or the date is too early or late.
+        """
+        with self._database.write() as tx:
+            (deletion,) = locked(tx, [id])
+            if deletion.state not in OPEN:
+                raise TransitionError(f"request {id} is {deletion.state} and has no due date")
+            query = select(DELETIONS.c.extended).where(DELETIONS.c.id == id)
+            if tx.execute(query).scalar_one():
+                raise TransitionError(f"request {id} was extended before; that is allowed once")
+            latest = months_after(deletion.created, MOST_MONTHS)
+            if not deletion.due < due <= latest:
+                raise TransitionError(
+                    f"request {id} cannot be due on {stamp(micros(due))}; right is after "
+                    f"{stamp(micros(deletion.due))} and not after {stamp(micros(latest))}"
+                )
+            move(
+                tx,
+                [deletion],
+                deletion.state,
+                actor=actor,
+                now=micros(now),
+                stage=deletion.stage,
+                reason=reason,
+                columns={"due": micros(due), "extended": True, "reason": reason},
+            )
+            return locked(tx, [id])[0]
+
+    def _decide(
+        self, id: str, only: State | None, state: State, actor: str, reason: str, now: datetime
+    ) -> Deletion:
+        time = micros(now)
+        with self._database.write() as tx:
+            (deletion,) = locked(tx, [id])
+            if only is not None and deletion.state is not only:
+                raise TransitionError(
+                    f"request {id} is {deletion.state}; right is one that is {only}"
+                )
+            ends = state not in OPEN
+            move(
+                tx,
+                [deletion],
+                state,
+                actor=actor,
+                now=time,
+                reason=reason,
+                columns={"reason": reason, "ended": time if ends else None},
+            )
+            return locked(tx, [id])[0]

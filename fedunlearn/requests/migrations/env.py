@@ -1,0 +1,10 @@
+"""How alembic runs the steps: in the transaction that the request store has opened."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from fedunlearn.requests.tables import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+context.run_migrations()

@@ -1,0 +1,224 @@
+"""Who may ask: owners of nodes and operators, their keys, and what nodes committed to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from fedunlearn.commitments import Commitment
+from fedunlearn.errors import TransitionError
+from fedunlearn.requests.clock import micros
+from fedunlearn.requests.database import Transaction
+from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.log_store import Log, append
+from fedunlearn.requests.tables import KEYS, NODES, PRINCIPALS
+
+Role = Literal["owner", "operator"]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who may ask, by one of their keys.
+
+    Attributes:
+        name: Theirs.
+        role: Owners ask for removals on their nodes; operators see and decide about all.
+        nodes: That they own, ascending.
+        revoked: Whether the key is.
+        key: Verifies what they sign.
+    """
+
+    name: str
+    role: Role
+    nodes: tuple[int, ...]
+    revoked: bool
+    key: PublicKey
+
+
+class Principals(Log):
+    """What a request store knows of people and nodes."""
+
+    def register_key(
+        self,
+        name: str,
+        role: Role,
+        key: PublicKey,
+        nodes: Iterable[int] = (),
+        *,
+        now: datetime,
+    ) -> None:
+        """Let a key speak for someone; again with the same values does nothing.
+
+        Args:
+            name: Of an owner or operator; may have several keys.
+            role: What they may do; one name has one.
+            key: That verifies.
+            nodes: Further nodes of the owner's.
+            now: The time.
+
+        Raises:
+            TransitionError: The key is someone else's or revoked, the name has another role, or a
+                node has another owner.
+        """
+        issuer, time, wanted = self._signer(), micros(now), sorted(set(nodes))
+        if role not in ("owner", "operator") or not name.strip() or len(name) > 200:
+            raise TransitionError(
+                f"{name[:200]!r} cannot be registered as {role!r}; right is a name of up to 200 "
+                "characters, as owner or operator"
+            )
+        if wanted and role == "operator":
+            raise TransitionError(f"{name} is an operator and owns no nodes; right is an owner")
+        with self._database.write() as tx:
+            tx.order()
+            known = tx.execute(select(KEYS).where(KEYS.c.id == key.id)).mappings().one_or_none()
+            if known is not None and (known["principal"] != name or known["revoked"] is not None):
+                raise TransitionError(
+                    f"key {key.id} is registered for {known['principal']}"
+                    + (" and revoked" if known["revoked"] is not None else "")
+                    + "; right is another key"
+                )
+            query = select(PRINCIPALS.c.role).where(PRINCIPALS.c.name == name)
+            other = tx.execute(query).scalar_one_or_none()
+            if other is not None and other != role:
+                raise TransitionError(f"{name} is registered as {other}; right is another name")
+            taken = _not_owned(tx, name, wanted)
+            if other is None:
+                tx.execute(insert(PRINCIPALS).values(name=name, role=role, created=time))
+            for node in taken:
+                tx.insert_new(NODES, number=node)
+                tx.execute(update(NODES).where(NODES.c.number == node).values(owner=name))
+            if known is None:
+                tx.execute(
+                    insert(KEYS).values(id=key.id, principal=name, pem=key.pem, created=time)
+                )
+            if known is None or taken:
+                entry = {
+                    "kind": "key",
+                    "action": "register",
+                    "principal": name,
+                    "role": role,
+                    "key_id": key.id,
+                    "nodes": taken,
+                }
+                append(tx, issuer, [entry], time)
+
+    def revoke_key(self, key_id: str, *, now: datetime) -> None:
+        """Let a key speak for nobody any more; what it has signed before still counts.
+
+        Raises:
+            TransitionError: There is no such key.
+        """
+        issuer, time = self._signer(), micros(now)
+        with self._database.write() as tx:
+            tx.order()
+            row = tx.execute(select(KEYS).where(KEYS.c.id == key_id)).mappings().one_or_none()
+            if row is None:
+                raise TransitionError(f"there is no key {key_id}; right is one that is registered")
+            if row["revoked"] is not None:
+                return
+            tx.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked=time))
+            entry = {
+                "kind": "key",
+                "action": "revoke",
+                "principal": row["principal"],
+                "key_id": key_id,
+            }
+            append(tx, issuer, [entry], time)
+
+    def register_commitment(
+        self, node: int, commitment: Commitment, *, now: datetime, replace: bool = False
+    ) -> None:
+        """Keep what a node committed to; again with the same value does nothing.
+
+        Args:
+            node: Which.
+            commitment: To its records.
+            now: The time.
+            replace: Take it in the place of another one.
+
+        Raises:
+            TransitionError: The node committed to something else before.
+        """
+        issuer, time = self._signer(), micros(now)
+        values = {"commitment_root": commitment.root, "commitment_size": commitment.size}
+        with self._database.write() as tx:
+            tx.order()
+            before = _commitment(tx.connection, node)
+            if before == commitment:
+                return
+            if before is not None and not replace:
+                raise TransitionError(
+                    f"node {node} committed to other records before; right is the same "
+                    "commitment, or to replace it on purpose"
+                )
+            tx.insert_new(NODES, number=node)
+            tx.execute(update(NODES).where(NODES.c.number == node).values(values))
+            entry = {
+                "kind": "commitment",
+                "node": node,
+                "root": commitment.root,
+                "size": commitment.size,
+                "replaced": before is not None,
+            }
+            append(tx, issuer, [entry], time)
+
+    def commitment(self, node: int) -> Commitment | None:
+        """Return what a node committed to."""
+        with self._database.read() as connection:
+            return _commitment(connection, node)
+
+    def owner_of(self, node: int) -> str | None:
+        """Return the name of a node's owner."""
+        with self._database.read() as connection:
+            query = select(NODES.c.owner).where(NODES.c.number == node)
+            owner: str | None = connection.execute(query).scalar_one_or_none()
+            return owner
+
+    def principal_of_key(self, key_id: str) -> Principal | None:
+        """Return for whom a key speaks, or spoke until it was revoked."""
+        with self._database.read() as connection:
+            row = connection.execute(_KEYS.where(KEYS.c.id == key_id)).mappings().one_or_none()
+            return None if row is None else _principal(connection, row)
+
+    def principals(self) -> list[Principal]:
+        """Return all keys with those for whom they speak, by name, the oldest key first."""
+        with self._database.read() as connection:
+            rows = connection.execute(_KEYS.order_by(KEYS.c.principal, KEYS.c.created, KEYS.c.id))
+            return [_principal(connection, row) for row in rows.mappings().all()]
+
+    def nodes_left(self) -> frozenset[int]:
+        """Return the nodes that were removed, also where that was rolled back: they keep it."""
+        with self._database.read() as connection:
+            query = select(NODES.c.number).where(NODES.c.left.is_not(None))
+            return frozenset(connection.execute(query).scalars())
+
+
+def _not_owned(tx: Transaction, name: str, nodes: list[int]) -> list[int]:
+    found = tx.execute(select(NODES.c.number, NODES.c.owner).where(NODES.c.number.in_(nodes)))
+    owners = {row.number: row.owner for row in found}
+    for node in nodes:
+        if owners.get(node) not in (None, name):
+            raise TransitionError(f"node {node} has another owner; a node has one")
+    return [node for node in nodes if owners.get(node) != name]
+
+
+_KEYS = select(KEYS, PRINCIPALS.c.role).join(PRINCIPALS, PRINCIPALS.c.name == KEYS.c.principal)
+
+
+def _commitment(connection: Connection, node: int) -> Commitment | None:
+    query = select(NODES.c.commitment_root, NODES.c.commitment_size).where(NODES.c.number == node)
+    row = connection.execute(query).one_or_none()
+    if row is None or row.commitment_root is None:
+        return None
+    return Commitment(row.commitment_root, row.commitment_size)
+
+
+def _principal(connection: Connection, row: RowMapping) -> Principal:
+    query = select(NODES.c.number).where(NODES.c.owner == row["principal"])
+    nodes = connection.execute(query.order_by(NODES.c.number)).scalars()
+    key = PublicKey.from_pem(row["pem"], where=f"key {row['id']}")
+    return Principal(row["principal"], row["role"], tuple(nodes), row["revoked"] is not None, key)
