@@ -9,6 +9,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     │   ├── JobError                a job's folder holds another job, or what cannot be read
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
+    │   ├── NodeLeftError           a node that has left is asked to take part
     │   ├── TaskError               a Task's model, data or loss
     │   │   ├── EmptyNodeError      a node without examples
     │   │   ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
@@ -64,6 +65,10 @@ class RecordingError(InputError):
 
 class JobError(InputError):
     """The folder of a job's finished rounds holds those of another, or what cannot be read."""
+
+
+class NodeLeftError(InputError):
+    """A node that has left the federation is asked to take part in something."""
 
 
 class TaskError(InputError):

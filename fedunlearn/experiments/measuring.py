@@ -16,15 +16,14 @@ from fedunlearn.evaluation.metrics import Predictions, js_divergence
 from fedunlearn.evaluation.oracles import Oracles
 from fedunlearn.evaluation.relearning import relearn_epochs
 from fedunlearn.experiments.experiment import Experiment
+from fedunlearn.experiments.predicting import outputs_of
 from fedunlearn.experiments.removal import Removal, Replica, Retrained
 from fedunlearn.federation.forget import ForgetSet, Kind
-from fedunlearn.parameters import load
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples
 from fedunlearn.vectors import norm
 
 TRAINED, RETRAINED = "trained", "retrained"
-CHUNK = 2048
 
 
 class Measuring:
@@ -170,9 +169,7 @@ class _Request:
         return Predictions.at(lambda inputs: self._outputs(weights, inputs), self._parts)
 
     def _outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        load(self._workspace, weights)
-        with torch.no_grad():
-            return torch.cat([self._workspace(chunk) for chunk in inputs.split(CHUNK)])
+        return outputs_of(self._workspace, weights, inputs)
 
     def _forget_js(self, weights: Tensor) -> float:
         probabilities = self._outputs(weights, self._parts.forget[0]).double().softmax(1)

@@ -18,6 +18,7 @@ from fedunlearn.federation.federation import (
     Recorded,
     TrainedModel,
 )
+from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.parameters import initial_weights, require_finite
 from fedunlearn.unlearning.faults import unlearn
@@ -175,8 +176,11 @@ def _answer(
         try:
             unlearned = unlearn(sized, trained, federation, forget, watch=_into(path))
             compute = meter.cost(retained).gradient_equivalents
-            recovered = _recover(
-                experiment, federation, trained, index, name, unlearned.weights, path
+            recovered = recover(
+                Unlearning(federation, trained, forget, name),
+                unlearned.weights,
+                experiment.scenario.unlearning.recovery_rounds,
+                path,
             )
             require_finite(recovered, name)
         except NonFiniteError as error:
@@ -232,26 +236,50 @@ def _as_trained(trained: TrainedModel, weights: Tensor) -> TrainedModel:
     return replace(trained, weights=weights, recorded=kept)
 
 
-def _recover(
-    experiment: Experiment,
-    federation: Federation,
-    trained: TrainedModel,
-    index: int,
-    name: str,
+@dataclass(frozen=True)
+class Unlearning:
+    """One request and a method that answers it.
+
+    Attributes:
+        federation: The nodes.
+        trained: The model before.
+        forget: What leaves.
+        name: Of the method.
+    """
+
+    federation: Federation
+    trained: TrainedModel
+    forget: ForgetSet
+    name: str
+
+
+def recover(
+    removing: Unlearning,
     weights: Tensor,
-    path: list[tuple[int, Tensor]],
+    rounds: int,
+    path: list[tuple[int, Tensor]] | None = None,
 ) -> Tensor:
-    """Train on for a few rounds without what left; the same weights where none are asked for."""
-    rounds = experiment.scenario.unlearning.recovery_rounds
+    """Train on for a few rounds without what left.
+
+    Args:
+        removing: The request.
+        weights: After the method, shape (d,).
+        rounds: How many.
+        path: Rounds spent and weights then; grows by those of recovery.
+
+    Returns:
+        The weights after, shape (d,); the same where no rounds are asked for.
+    """
     if not rounds:
         return weights
-    settings = trained.settings
+    settings = removing.trained.settings
+    path = [(0, weights)] if path is None else path
     spent, first = path[-1][0], settings.rounds + 1
-    plan = TrainingPlan(settings, rounds, first, settings.seed, without=experiment.requests[index])
-    return federation.train(
+    plan = TrainingPlan(settings, rounds, first, settings.seed, without=removing.forget)
+    return removing.federation.train(
         weights,
         plan,
-        label=f"{name}: recovery",
+        label=f"{removing.name}: recovery",
         on_round=lambda number, at: path.append((spent + number - first + 1, at)),
     )
 

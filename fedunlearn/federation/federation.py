@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from fedunlearn.errors import ForgetSetError, NotRecordedError
+from fedunlearn.errors import FederationError, ForgetSetError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
+from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
@@ -20,6 +21,10 @@ from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.scenario.settings import TrainingSettings
+
+
+# Given a deletion, what it removed and the nodes to tell: how many examples each has buried.
+TellRemoved = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 
 
 class OnFault(enum.StrEnum):
@@ -121,6 +126,8 @@ class Federation:
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
+        enrolments: What every node said of itself; empty where nobody asked.
+        tell_removed: Has nodes put on their lists what a deletion removed; see ``bury``.
         on_fault: Whether a job in which a node fails ends, or begins anew without that node.
         close: Lets the nodes go; as a context the federation does so at the end.
     """
@@ -134,6 +141,8 @@ class Federation:
     deadline_s: float = 600.0
     journal: Journal | None = None
     on_fault: OnFault = OnFault.ABORT
+    enrolments: Mapping[int, Enrolment] = field(default_factory=dict)
+    tell_removed: TellRemoved | None = None
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
@@ -164,6 +173,26 @@ class Federation:
             if self.journal
             else None,
         )
+
+    def bury(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
+        """Have every node that may hold some of it never use again what a deletion removed.
+
+        Args:
+            deletion: Its id.
+            forget: What it removed.
+
+        Returns:
+            How many examples each of them has put on its durable list; who is not enrolled any
+            more is not asked.
+
+        Raises:
+            FederationError: This federation has no way to tell its nodes.
+        """
+        if self.tell_removed is None:
+            raise FederationError("this federation cannot tell its nodes what was removed")
+        self.close()
+        nodes = [node for node in self.nodes if not forget.named or node in forget.named]
+        return self.tell_removed(deletion, forget, nodes) if nodes else {}
 
     def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
         """Record what methods need, as the last act of training.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     NODE = "node"
     SAMPLES = "samples"
     CLASS = "class"
+    RECORDS = "records"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class ForgetSet:
     """A rule that names the examples to be forgotten.
 
     Attributes:
-        kind: Whole nodes, a share of the examples, or a class.
+        kind: Whole nodes, a share of the examples, a class, or examples that are named one by one.
         nodes: For NODE: who leaves.
         fraction: For SAMPLES: the share, rounded to whole examples on each node.
         seed: For SAMPLES: of the draw.
         labels: For CLASS: the targets' values.
         on: For SAMPLES and CLASS: the nodes it is about; empty for all.
+        records: For RECORDS: by node, ascending, the places of examples in its data, ascending.
         after: What was forgotten before: it belongs to neither part any more.
     """
 
@@ -48,6 +50,7 @@ class ForgetSet:
     seed: int = 0
     labels: frozenset[int] = frozenset()
     on: frozenset[int] = frozenset()
+    records: tuple[tuple[int, tuple[int, ...]], ...] = ()
     after: tuple[ForgetSet, ...] = ()
 
     @classmethod
@@ -65,6 +68,12 @@ class ForgetSet:
         """Forget every example whose target is one of these, everywhere or on some nodes."""
         return cls(Kind.CLASS, labels=frozenset(labels), on=frozenset(on))
 
+    @classmethod
+    def of_records(cls, records: Mapping[int, Iterable[int]]) -> ForgetSet:
+        """Forget some examples of some nodes, by their places in each node's data."""
+        places = {node: tuple(sorted(set(some))) for node, some in records.items()}
+        return cls(Kind.RECORDS, records=tuple(sorted(places.items())))
+
     def following(self, earlier: Iterable[ForgetSet]) -> ForgetSet:
         """Return the same rule for a model from which others have been removed already."""
         return replace(self, after=(*self.after, *earlier))
@@ -77,6 +86,8 @@ class ForgetSet:
     @property
     def named(self) -> frozenset[int]:
         """The nodes that alone may hold some of it; empty where any may."""
+        if self.kind is Kind.RECORDS:
+            return frozenset(node for node, _ in self.records)
         return self.nodes if self.kind is Kind.NODE else self.on
 
     def select(self, part: Part, node: int, targets: Tensor) -> Tensor:
@@ -98,6 +109,8 @@ class ForgetSet:
         count = len(targets)
         if self.kind is Kind.NODE:
             return torch.full((count,), node in self.nodes)
+        if self.kind is Kind.RECORDS:
+            return self._recorded(node, count)
         if self.kind is Kind.CLASS and (targets.ndim != 1 or targets.is_floating_point()):
             raise ForgetSetError(
                 "forget: a class needs whole-number targets of shape (n,), "
@@ -112,16 +125,33 @@ class ForgetSet:
         forgotten[torch.from_numpy(drawn[: round(self.fraction * count)])] = True
         return forgotten
 
+    def _recorded(self, node: int, count: int) -> Tensor:
+        places = dict(self.records).get(node, ())
+        if places and places[-1] >= count:
+            raise ForgetSetError(
+                f"forget: node {node} holds {count} examples; an example {places[-1]} is asked for"
+            )
+        forgotten = torch.zeros(count, dtype=torch.bool)
+        forgotten[list(places)] = True
+        return forgotten
+
     def __str__(self) -> str:
         """Say in a few words what is forgotten."""
         if self.kind is Kind.NODE:
             return _nodes(self.nodes)
+        if self.kind is Kind.RECORDS:
+            parts = (f"{_examples(len(places))} of node {node}" for node, places in self.records)
+            return ", ".join(parts)
         if self.kind is Kind.SAMPLES:
             of_whom = _nodes(self.on) + "'s" if self.on else "every node's"
             return f"{self.fraction:.3g} of {of_whom} examples"
         return _listed("class", "classes", self.labels) + (
             f" of {_nodes(self.on)}" if self.on else ""
         )
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'' if count == 1 else 's'}"
 
 
 def _nodes(nodes: frozenset[int]) -> str:

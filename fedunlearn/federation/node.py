@@ -7,8 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.data.records import NodeRecords, record_bytes
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
-from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.federation.enrolment import Enrolment
+from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.subspace_summary import pack
 from fedunlearn.federation.summary import (
     Answer,
@@ -35,17 +37,26 @@ _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 class TaskNode:
     """One participant's share of a Task."""
 
-    def __init__(self, task: Task, number: int, *, memory: int = MEMORY) -> None:
+    def __init__(
+        self,
+        task: Task,
+        number: int,
+        *,
+        memory: int = MEMORY,
+        records: NodeRecords | None = None,
+    ) -> None:
         """Take the node's share.
 
         Args:
             task: The Task.
             number: The node's number, handed to ``task.data``.
             memory: Bytes that the node may hold between the products of one basis.
+            records: Its commitments, and what was removed from it; None keeps neither.
         """
         self.task = task
         self.number = number
         self.memory = memory
+        self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
 
     @cached_property
@@ -65,8 +76,49 @@ class TaskNode:
         """A workspace whose weights do not matter."""
         return self.task.model()
 
+    def enrol(self) -> Enrolment:
+        """Say who this is, how much it holds, and, where it keeps records, what they are."""
+        if self.records is None:
+            return Enrolment(self.number, len(self.examples[0]))
+        self.records.tombstones.refresh()
+        commitments = self.records.commitments(record_bytes(*self.examples))
+        return Enrolment(
+            self.number,
+            int(self.records.tombstones.stays(len(self.examples[0])).sum()),
+            root=commitments.root,
+            records=commitments.size,
+            left=self.records.tombstones.has_left,
+        )
+
+    def bury(self, deletion: str, forget: ForgetSet) -> int:
+        """Never use again what a removal has removed, nor, where the node left, anything.
+
+        Args:
+            deletion: Its id.
+            forget: What it removed.
+
+        Returns:
+            How many examples that is.
+
+        Raises:
+            TaskError: The node keeps no list of what was removed.
+        """
+        if self.records is None:
+            raise TaskError(
+                "keeps no list of removed examples; give it a folder (records in its node config)"
+            )
+        self._curvature = None
+        places = torch.nonzero(forget.forgotten_by_now(self.number, self.examples[1]))[:, 0]
+        if forget.kind is Kind.NODE:
+            if self.number in forget.nodes:
+                self.records.tombstones.leave(deletion)
+        else:
+            self.records.tombstones.bury(deletion, places.tolist())
+        return len(places)
+
     def answer(self, question: Question) -> Answer:
         """Answer with sums over the parts that were asked for."""
+        self._require_present()
         indices = {part: self._indices(question.forget, part) for part in Part}
         values: dict[Part, Tensor] = {}
         labels: dict[Part, tuple[int, ...]] = {}
@@ -112,10 +164,12 @@ class TaskNode:
             The new weights (d,) and the number of examples they were trained on; with none, the
             weights that came in.
         """
+        self._require_present()
         self._curvature = None  # its memory is better spent on training
-        examples = self.examples
+        chosen = self._staying(torch.arange(len(self.examples[1])))
         if without is not None:
-            examples = self._take(self._indices(without, part))
+            chosen = self._indices(without, part)
+        examples = self._take(chosen)
         if len(examples[0]) == 0:
             return weights, 0
         trained = train_locally(
@@ -125,7 +179,20 @@ class TaskNode:
         return trained, len(examples[0])
 
     def _indices(self, forget: ForgetSet, part: Part) -> Tensor:
-        return forget.select(part, self.number, self.examples[1])
+        return self._staying(forget.select(part, self.number, self.examples[1]))
+
+    def _require_present(self) -> None:
+        """Refuse where the node has left; forget what was kept of examples that were removed."""
+        if self.records is not None:
+            if self.records.tombstones.refresh():
+                self._curvature = None
+            self.records.tombstones.require_present()
+
+    def _staying(self, indices: Tensor) -> Tensor:
+        """Return those of some examples' places (m,) that were not removed before."""
+        if self.records is None:
+            return indices
+        return indices[self.records.tombstones.stays(len(self.examples[1]))[indices]]
 
     def _take(self, indices: Tensor) -> Examples:
         inputs, targets = self.examples

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 import cloudpickle
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedunlearn.data.records import NodeRecords
 from fedunlearn.errors import FedunlearnError, TaskError
 from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.transport.burial import reply_to_bury
 from fedunlearn.federation.transport.messages import (
     reply_to_enrol,
     reply_to_question,
@@ -26,7 +29,7 @@ from fedunlearn.risk.task import Task
 Reply = Callable[[Message, TaskNode], Message]
 
 # Nodes of this process, so that a simulation's worker does not load data anew for every message.
-_NODES: OrderedDict[tuple[bytes, int], TaskNode] = OrderedDict()
+_NODES: OrderedDict[tuple[bytes, Path | None, int], TaskNode] = OrderedDict()
 _KEPT = 256
 PROCESS_MEMORY = 2**30
 
@@ -36,8 +39,12 @@ log = logging.getLogger(__name__)
 class TaskCarrier:
     """Carries a Task to other processes, where it is unpacked once and kept."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, records: Path | None = None) -> None:
         """Pack the task.
+
+        Args:
+            task: What every node computes on.
+            records: Folder in which every node has one for its records; None keeps none.
 
         Raises:
             TaskError: It cannot be pickled.
@@ -49,6 +56,7 @@ class TaskCarrier:
                 f"task: cannot be sent to nodes ({type(error).__name__}); keep open files, locks "
                 "and connections out of its attributes"
             ) from error
+        self._records = records
 
     def node(self, settings: NodeSettings) -> TaskNode:
         """Return the node with these settings, made at the first call in each process.
@@ -60,28 +68,34 @@ class TaskCarrier:
         Returns:
             The node; the same at the next call.
         """
+        folder = self._records / f"node-{settings.number}" if self._records else None
         number, memory = settings.number, settings.memory or PROCESS_MEMORY // settings.together
-        key = (self._packed, number)
+        key = (self._packed, folder, number)
         if key not in _NODES:
-            _NODES[key] = TaskNode(cloudpickle.loads(self._packed), number, memory=memory)
+            task = cloudpickle.loads(self._packed)
+            records = NodeRecords(folder) if folder else None
+            _NODES[key] = TaskNode(task, number, memory=memory, records=records)
             while len(_NODES) > _KEPT:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
         return _NODES[key]
 
 
-def make_client_app(task: Task) -> ClientApp:
+def make_client_app(task: Task, records: Path | None = None) -> ClientApp:
     """Build the ClientApp of a task.
 
     The node's number is ``partition-id`` of its node config, as Flower's simulation sets it.
 
     Args:
         task: What every node computes on.
+        records: Folder in which every node has one for its commitments and tombstones; without
+            one, removals are not final.
 
     Returns:
-        An app that answers ``train``, ``query.enrol``, ``query.ask`` and ``query.session``.
+        An app that answers ``train``, ``query.enrol``, ``query.ask``, ``query.bury`` and
+        ``query.session``.
     """
-    carrier = TaskCarrier(task)
+    carrier = TaskCarrier(task, records)
     return app_of(lambda context, settings: carrier.node(settings))
 
 
@@ -121,6 +135,10 @@ def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
     @app.query("ask")
     def ask(message: Message, context: Context) -> Message:
         return answer(reply_to_question, message, context)
+
+    @app.query("bury")
+    def bury(message: Message, context: Context) -> Message:
+        return answer(reply_to_bury, message, context)
 
     @app.query("session")
     def session(message: Message, context: Context) -> Message:

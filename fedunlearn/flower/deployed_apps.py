@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fedunlearn.data.records import NodeRecords
 from fedunlearn.data.scenario_task import ScenarioTask
 from fedunlearn.data.sources import resolve_path
 from fedunlearn.errors import FedunlearnError, ScenarioError
@@ -27,8 +29,21 @@ from fedunlearn.scenario.loading import LoadedScenario, load_scenario
 
 FAILURE = "failure.txt"
 
-# Opens the federation of so many nodes, for a model of this layout.
-Open = Callable[[int, ParameterLayout], Federation]
+
+class Open(Protocol):
+    """Opens the federation of a deployment."""
+
+    def __call__(
+        self, nodes: int, layout: ParameterLayout, /, *, refused: Collection[int] = ()
+    ) -> Federation:
+        """Open it.
+
+        Args:
+            nodes: How many must be there.
+            layout: Of the model's tensors.
+            refused: Nodes that have left.
+        """
+        ...
 
 
 def make_client(folder: Path) -> ClientApp:
@@ -38,7 +53,9 @@ def make_client(folder: Path) -> ClientApp:
         loaded = _scenario(folder, context.run_config)
         scenario = loaded.settings
         task = ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)
-        return TaskNode(task, settings.number, memory=settings.memory or MEMORY)
+        records = NodeRecords(settings.records) if settings.records else None
+        memory = settings.memory or MEMORY
+        return TaskNode(task, settings.number, memory=memory, records=records)
 
     return app_of(node)
 
@@ -64,7 +81,9 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
         out = Path(str(config["out"]) or "out")
         out.mkdir(parents=True, exist_ok=True)
 
-        def opened(nodes: int, layout: ParameterLayout) -> Federation:
+        def opened(
+            nodes: int, layout: ParameterLayout, /, *, refused: Collection[int] = ()
+        ) -> Federation:
             return open_federation(
                 grid,
                 nodes,
@@ -73,6 +92,7 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
                 sessions=session_settings(config),
                 journal=Journal(Path(str(config["job"]))) if config["job"] else None,
                 on_fault=on_fault(config),
+                refused=refused,
             )
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,6 +23,7 @@ class NodeSettings:
         memory: ``memory-mib``, in bytes: held between the products of a basis.
         threads: ``threads`` of torch.
         payload: ``payload``, float32 or bfloat16: of the gradients and products it sends.
+        records: ``records``: the folder for its commitments and its list of removed examples.
     """
 
     number: int
@@ -29,6 +31,7 @@ class NodeSettings:
     memory: int | None
     threads: int | None
     payload: torch.dtype | None
+    records: Path | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, object]) -> NodeSettings:
@@ -53,6 +56,7 @@ class NodeSettings:
             memory=None if memory is None else memory * 2**20,
             threads=_whole(config, "threads", 1),
             payload=PAYLOADS[str(payload)],
+            records=Path(str(config["records"])) if config.get("records") else None,
         )
 
 

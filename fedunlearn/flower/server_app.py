@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.transport.burial import bury
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer
@@ -31,6 +33,7 @@ def open_federation(
     sessions: SessionSettings | None = None,
     journal: Journal | None = None,
     on_fault: OnFault = OnFault.ABORT,
+    refused: Collection[int] = (),
 ) -> Federation:
     """Enrol the nodes of a grid.
 
@@ -44,6 +47,7 @@ def open_federation(
         sessions: How rounds other than training's go over streams of their own; None for messages.
         journal: Keeps what is finished, for a run that goes on after this one was killed.
         on_fault: What becomes of a removal in which a node fails.
+        refused: Nodes that have left: they are asked for nothing, whatever they say.
 
     Returns:
         The federation, ready to train and to answer; closing it ends the session.
@@ -51,12 +55,17 @@ def open_federation(
     meters = MeterStack()
     metered = MeteredGrid(grid, meters, stop)
     enrolled = enrol(metered, nodes, deadline_s=deadline_s)
-    addresses = {number: address for number, (address, _) in enrolled.items()}
+    here = {
+        number: found
+        for number, found in enrolled.items()
+        if number not in refused and not found[1].left
+    }
+    addresses = {number: address for number, (address, _) in here.items()}
     messages = MessageTransport(metered, addresses)
     session = SessionOrMessages(metered, addresses, sessions, stop) if sessions else None
     close = session.close if session else _nothing
     return Federation(
-        examples={number: examples for number, (_, examples) in enrolled.items()},
+        examples={number: enrolment.examples for number, (_, enrolment) in here.items()},
         transport=session or messages,
         trainer=FedAvgTrainer(metered, addresses, deadline_s=deadline_s, before=close),
         meters=meters,
@@ -65,6 +74,8 @@ def open_federation(
         deadline_s=deadline_s,
         journal=journal,
         on_fault=on_fault,
+        enrolments={number: enrolment for number, (_, enrolment) in here.items()},
+        tell_removed=partial(bury, metered, addresses, deadline_s=deadline_s),
         close=close,
     )
 
@@ -81,6 +92,7 @@ def make_server_app(
     layout: ParameterLayout | None = None,
     stop: threading.Event | None = None,
     sessions: SessionSettings | None = None,
+    refused: Collection[int] = (),
 ) -> ServerApp:
     """Build a ServerApp that runs ``body`` once all nodes are enrolled."""
     app = ServerApp()
@@ -89,7 +101,13 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         del context
         with open_federation(
-            grid, nodes, progress=progress, layout=layout, stop=stop, sessions=sessions
+            grid,
+            nodes,
+            progress=progress,
+            layout=layout,
+            stop=stop,
+            sessions=sessions,
+            refused=refused,
         ) as federation:
             body(federation)
 

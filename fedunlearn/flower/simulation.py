@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Literal, TypeVar
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation
@@ -30,6 +34,8 @@ def simulate(
     *,
     transport: TransportName = "inline",
     progress: Progress | None = None,
+    records: Path | None = None,
+    refused: Collection[int] = (),
 ) -> T:
     """Open a simulated federation, run a body of work in it, and close it.
 
@@ -40,24 +46,41 @@ def simulate(
         transport: ``inline`` calls the nodes in this process; ``flower`` starts Flower's
             simulation engine with one worker process a core.
         progress: Hears of every round.
+        records: Folder in which every node has one for its commitments and tombstones.
+        refused: Nodes that have left.
 
     Returns:
         What ``body`` returned.
     """
     listener = progress or Silent()
+    client_app, layout = make_client_app(task, records), ParameterLayout.of(task.model())
     if transport == "inline":
         with _quiet_flower():
-            grid = InlineGrid(make_client_app(task), nodes)
-            layout = ParameterLayout.of(task.model())
-            with open_federation(grid, nodes, progress=listener, layout=layout) as federation:
+            grid = InlineGrid(client_app, nodes)
+            with open_federation(
+                grid, nodes, progress=listener, layout=layout, refused=refused
+            ) as federation:
                 return body(federation)
-    return _on_engine(task, nodes, body, listener)
+    stop = threading.Event()
+
+    def server_app(body: Callable[[Federation], None]) -> ServerApp:
+        return make_server_app(
+            nodes, body, progress=listener, layout=layout, stop=stop, refused=refused
+        )
+
+    return _on_engine(client_app, server_app, nodes, body, listener, stop)
 
 
-def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress: Progress) -> T:
+def _on_engine(
+    client_app: ClientApp,
+    server_app: Callable[[Callable[[Federation], None]], ServerApp],
+    nodes: int,
+    body: Callable[[Federation], T],
+    progress: Progress,
+    stop: threading.Event,
+) -> T:
     outcome: list[T] = []
     failure: list[BaseException] = []
-    stop = threading.Event()
     started, done = threading.Event(), threading.Event()
     starting = ExitStack()
     starting.enter_context(progress.piece("starting nodes", 1))
@@ -83,14 +106,8 @@ def _on_engine(task: Task, nodes: int, body: Callable[[Federation], T], progress
 
         try:
             run_simulation(
-                make_server_app(
-                    nodes,
-                    guarded,
-                    progress=progress,
-                    layout=ParameterLayout.of(task.model()),
-                    stop=stop,
-                ),
-                make_client_app(task),
+                server_app(guarded),
+                client_app,
                 num_supernodes=nodes,
                 backend_config={
                     "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},

@@ -75,7 +75,7 @@ class Recording:
         Raises:
             ForgetSetError: None of the groups belongs to it.
         """
-        if not self.groups or forget.kind is Kind.SAMPLES:
+        if not self.groups or forget.kind in (Kind.SAMPLES, Kind.RECORDS):
             return None
         if forget.kind is Kind.CLASS and not self._labelled(forget.on):
             return None

@@ -307,3 +307,21 @@ def test_a_class_that_was_removed_before_is_not_tested_either() -> None:
     assert sorted(parts.forget[1].tolist()) == gone
     assert parts.retain[1].tolist() == [2, 2, 2, 2]
     assert parts.test[1].tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+
+
+@given(st.dictionaries(st.integers(0, 5), st.sets(st.integers(0, 29), min_size=1), min_size=1))
+def test_records_are_named_by_their_places(records: dict[int, set[int]]) -> None:
+    forget = ForgetSet.of_records(records)
+    assert forget.named == set(records)
+    assert forget.leavers == frozenset()
+    assert decode_forget_set(encode_forget_set(forget)) == forget
+    for node in range(6):
+        gone = forget.select(Part.FORGET, node, targets_of(30, node))
+        assert set(gone.tolist()) == records.get(node, set())
+
+
+def test_a_record_that_a_node_does_not_hold_is_refused() -> None:
+    forget = ForgetSet.of_records({3: [2, 7]})
+    assert str(forget) == "2 examples of node 3"
+    with pytest.raises(ForgetSetError, match="node 3 holds 7 examples; an example 7 is asked for"):
+        forget.select(Part.FORGET, 3, targets_of(7, 0))

@@ -50,6 +50,10 @@ def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
                 message.labels.SetInParent()
                 message.labels.labels.extend(sorted(forget.labels))
                 message.labels.on_nodes.extend(sorted(forget.on))
+            case Kind.RECORDS:
+                message.records.SetInParent()
+                for node, places in forget.records:
+                    message.records.of_nodes.add(node=node, places=places)
     except ValueError as error:
         raise ForgetSetError(
             f"forget: {forget} cannot be sent to nodes; labels, nodes and seeds are whole numbers "
@@ -75,6 +79,8 @@ def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
             forget = ForgetSet.of_samples(of.fraction, of.seed, on=of.on_nodes)
         case "labels":
             forget = ForgetSet.of_class(*message.labels.labels, on=message.labels.on_nodes)
+        case "records":
+            forget = ForgetSet.of_records({of.node: of.places for of in message.records.of_nodes})
         case _:
             raise ValueError("forget set of an unknown kind")
     return forget.following(decode_forget_set(earlier) for earlier in message.after)

@@ -26,6 +26,7 @@ from fedunlearn.errors import (
     StoppedError,
 )
 from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import Part
 from fedunlearn.federation.node import TaskNode, safe_message
 from fedunlearn.federation.summary import Answer, Question
@@ -167,7 +168,9 @@ class MessageTransport:
             )
 
 
-def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, tuple[int, int]]:
+def enrol(
+    grid: MeteredGrid, expected: int, *, deadline_s: float
+) -> dict[int, tuple[int, Enrolment]]:
     """Learn every node's number, address and number of examples: one round.
 
     Args:
@@ -176,7 +179,7 @@ def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, t
         deadline_s: Seconds to wait for nodes and for their answers.
 
     Returns:
-        For each node's number: its Flower node id and how many examples it holds.
+        For each node's number: its Flower node id, and what it says of itself.
 
     Raises:
         MissingAnswerError: Fewer nodes are there, or answer, than expected.
@@ -188,15 +191,15 @@ def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, t
         time.sleep(POLL_S)
         addresses = list(grid.get_node_ids())
     messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, tuple[int, Enrolment]] = {}
     for reply in grid.exchange(messages, deadline_s):
         address = reply.metadata.src_node_id
         raise_failure(f"the node at address {address}", reply)
-        header = reply.content.config_records["header"]
-        number, examples = (int(config_number(header, key)) for key in ("node", "examples"))
+        enrolment = _enrolment(reply.content.config_records["header"])
+        number = enrolment.node
         if number in found:
             raise FederationError(f"two nodes call themselves node {number}; number them apart")
-        found[number] = (address, examples)
+        found[number] = (address, enrolment)
     if len(found) < expected:
         raise MissingAnswerError(
             f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s; start the others"
@@ -206,8 +209,24 @@ def enrol(grid: MeteredGrid, expected: int, *, deadline_s: float) -> dict[int, t
 
 def reply_to_enrol(message: Message, node: TaskNode) -> Message:
     """Answer ``query.enrol`` on a node."""
-    header = ConfigRecord({"node": node.number, "examples": len(node.examples[0])})
+    enrolment = node.enrol()
+    header = ConfigRecord({"node": enrolment.node, "examples": enrolment.examples})
+    if enrolment.root is not None:
+        header["root"] = enrolment.root
+        header["records"] = enrolment.records
+        header["left"] = int(enrolment.left)
     return Message(RecordDict({"header": header}), reply_to=message)
+
+
+def _enrolment(header: ConfigRecord) -> Enrolment:
+    node, examples = (int(config_number(header, key)) for key in ("node", "examples"))
+    root = header.get("root")
+    if root is None:
+        return Enrolment(node, examples)
+    if not isinstance(root, bytes):
+        raise BadAnswerError(f"node {node} enrolled with a Merkle root that is no digest")
+    records, left = (int(config_number(header, key)) for key in ("records", "left"))
+    return Enrolment(node, examples, root, records, bool(left))
 
 
 def reply_to_question(message: Message, node: TaskNode) -> Message:

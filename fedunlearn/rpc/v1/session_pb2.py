@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\x8b\x01\n\rAttendRequest\x12\x31\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1f.fedunlearn.rpc.v1.AnswerHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.fedunlearn.rpc.v1.FailureH\x00\x42\x07\n\x05\x66rame\"a\n\x0e\x41ttendResponse\x12\x35\n\x08question\x18\x01 \x01(\x0b\x32!.fedunlearn.rpc.v1.QuestionHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\x7f\n\x0cTensorHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\'\n\x05\x64type\x18\x03 \x01(\x0e\x32\x18.fedunlearn.rpc.v1.Dtype\x12)\n\x07payload\x18\x04 \x01(\x0e\x32\x18.fedunlearn.rpc.v1.Dtype\"\x95\x01\n\x0eQuestionHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x08question\x18\x02 \x01(\x0b\x32\x1b.fedunlearn.rpc.v1.Question\x12\x30\n\x07tensors\x18\x03 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.TensorHeader\x12\x12\n\ndeadline_s\x18\x04 \x01(\x01\"{\n\x0c\x41nswerHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.fedunlearn.rpc.v1.Answer\x12\x30\n\x07tensors\x18\x03 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.TensorHeader\"8\n\x07\x46\x61ilure\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe6\x02\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x35\n\x06labels\x18\x03 \x01(\x0b\x32#.fedunlearn.rpc.v1.ForgetSet.LabelsH\x00\x12+\n\x05\x61\x66ter\x18\x04 \x03(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a;\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08on_nodes\x18\x03 \x03(\r\x1a*\n\x06Labels\x12\x0e\n\x06labels\x18\x01 \x03(\r\x12\x10\n\x08on_nodes\x18\x02 \x03(\rB\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"S\n\x16GroupGradientsQuestion\x12\x10\n\x08\x62y_label\x18\x01 \x01(\x08\x12\'\n\x05signs\x18\x02 \x01(\x0b\x32\x18.fedunlearn.rpc.v1.Signs\"&\n\x05Signs\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"V\n\x11SummariesQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\x12\x10\n\x08\x62y_label\x18\x02 \x01(\x08\"%\n\x06Sample\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x85\x04\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x12\x44\n\x0fgroup_gradients\x18\x0b \x01(\x0b\x32).fedunlearn.rpc.v1.GroupGradientsQuestionH\x00\x12\x39\n\tsummaries\x18\x0c \x01(\x0b\x32$.fedunlearn.rpc.v1.SummariesQuestionH\x00\x12)\n\x06sample\x18\n \x01(\x0b\x32\x19.fedunlearn.rpc.v1.SampleB\x06\n\x04kind\"\xb8\x02\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .fedunlearn.rpc.v1.Answer.Labels\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x1a?\n\x06Labels\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x0e\n\x06labels\x18\x02 \x03(\x04*X\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x32\x63\n\x0eSessionService\x12Q\n\x06\x41ttend\x12 .fedunlearn.rpc.v1.AttendRequest\x1a!.fedunlearn.rpc.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64unlearn/rpc/v1/session.proto\x12\x11\x66\x65\x64unlearn.rpc.v1\"\x8b\x01\n\rAttendRequest\x12\x31\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1f.fedunlearn.rpc.v1.AnswerHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.fedunlearn.rpc.v1.FailureH\x00\x42\x07\n\x05\x66rame\"a\n\x0e\x41ttendResponse\x12\x35\n\x08question\x18\x01 \x01(\x0b\x32!.fedunlearn.rpc.v1.QuestionHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\x7f\n\x0cTensorHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\'\n\x05\x64type\x18\x03 \x01(\x0e\x32\x18.fedunlearn.rpc.v1.Dtype\x12)\n\x07payload\x18\x04 \x01(\x0e\x32\x18.fedunlearn.rpc.v1.Dtype\"\x95\x01\n\x0eQuestionHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x08question\x18\x02 \x01(\x0b\x32\x1b.fedunlearn.rpc.v1.Question\x12\x30\n\x07tensors\x18\x03 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.TensorHeader\x12\x12\n\ndeadline_s\x18\x04 \x01(\x01\"{\n\x0c\x41nswerHeader\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.fedunlearn.rpc.v1.Answer\x12\x30\n\x07tensors\x18\x03 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.TensorHeader\"8\n\x07\x46\x61ilure\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x91\x04\n\tForgetSet\x12\x33\n\x05nodes\x18\x01 \x01(\x0b\x32\".fedunlearn.rpc.v1.ForgetSet.NodesH\x00\x12\x37\n\x07samples\x18\x02 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.SamplesH\x00\x12\x35\n\x06labels\x18\x03 \x01(\x0b\x32#.fedunlearn.rpc.v1.ForgetSet.LabelsH\x00\x12\x37\n\x07records\x18\x05 \x01(\x0b\x32$.fedunlearn.rpc.v1.ForgetSet.RecordsH\x00\x12+\n\x05\x61\x66ter\x18\x04 \x03(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x1a\x16\n\x05Nodes\x12\r\n\x05nodes\x18\x01 \x03(\r\x1a;\n\x07Samples\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08on_nodes\x18\x03 \x03(\r\x1a*\n\x06Labels\x12\x0e\n\x06labels\x18\x01 \x03(\r\x12\x10\n\x08on_nodes\x18\x02 \x03(\r\x1ap\n\x07Records\x12=\n\x08of_nodes\x18\x01 \x03(\x0b\x32+.fedunlearn.rpc.v1.ForgetSet.Records.OfNode\x1a&\n\x06OfNode\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0e\n\x06places\x18\x02 \x03(\x04\x42\x06\n\x04kind\"\x12\n\x10GradientQuestion\"C\n\x10ProductsQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\"\x10\n\x0eLossesQuestion\"S\n\x16GroupGradientsQuestion\x12\x10\n\x08\x62y_label\x18\x01 \x01(\x08\x12\'\n\x05signs\x18\x02 \x01(\x0b\x32\x18.fedunlearn.rpc.v1.Signs\"&\n\x05Signs\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"V\n\x11SummariesQuestion\x12/\n\tcurvature\x18\x01 \x01(\x0e\x32\x1c.fedunlearn.rpc.v1.Curvature\x12\x10\n\x08\x62y_label\x18\x02 \x01(\x08\"%\n\x06Sample\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x85\x04\n\x08Question\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12,\n\x06\x66orget\x18\x05 \x01(\x0b\x32\x1c.fedunlearn.rpc.v1.ForgetSet\x12&\n\x05parts\x18\x06 \x03(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x37\n\x08gradient\x18\x07 \x01(\x0b\x32#.fedunlearn.rpc.v1.GradientQuestionH\x00\x12\x37\n\x08products\x18\x08 \x01(\x0b\x32#.fedunlearn.rpc.v1.ProductsQuestionH\x00\x12\x33\n\x06losses\x18\t \x01(\x0b\x32!.fedunlearn.rpc.v1.LossesQuestionH\x00\x12\x44\n\x0fgroup_gradients\x18\x0b \x01(\x0b\x32).fedunlearn.rpc.v1.GroupGradientsQuestionH\x00\x12\x39\n\tsummaries\x18\x0c \x01(\x0b\x32$.fedunlearn.rpc.v1.SummariesQuestionH\x00\x12)\n\x06sample\x18\n \x01(\x0b\x32\x19.fedunlearn.rpc.v1.SampleB\x06\n\x04kind\"\xb8\x02\n\x06\x41nswer\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\x0c\x12\x16\n\x0evectors_sha256\x18\x04 \x01(\x0c\x12/\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1f.fedunlearn.rpc.v1.Answer.Count\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .fedunlearn.rpc.v1.Answer.Labels\x1a@\n\x05\x43ount\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x1a?\n\x06Labels\x12%\n\x04part\x18\x01 \x01(\x0e\x32\x17.fedunlearn.rpc.v1.Part\x12\x0e\n\x06labels\x18\x02 \x03(\x04*X\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03*>\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPART_RETAIN\x10\x01\x12\x0f\n\x0bPART_FORGET\x10\x02*P\n\tCurvature\x12\x19\n\x15\x43URVATURE_UNSPECIFIED\x10\x00\x12\x11\n\rCURVATURE_GGN\x10\x01\x12\x15\n\x11\x43URVATURE_HESSIAN\x10\x02\x32\x63\n\x0eSessionService\x12Q\n\x06\x41ttend\x12 .fedunlearn.rpc.v1.AttendRequest\x1a!.fedunlearn.rpc.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedunlearn.rpc.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=2314
-  _globals['_DTYPE']._serialized_end=2402
-  _globals['_PART']._serialized_start=2404
-  _globals['_PART']._serialized_end=2466
-  _globals['_CURVATURE']._serialized_start=2468
-  _globals['_CURVATURE']._serialized_end=2548
+  _globals['_DTYPE']._serialized_start=2485
+  _globals['_DTYPE']._serialized_end=2573
+  _globals['_PART']._serialized_start=2575
+  _globals['_PART']._serialized_end=2637
+  _globals['_CURVATURE']._serialized_start=2639
+  _globals['_CURVATURE']._serialized_end=2719
   _globals['_ATTENDREQUEST']._serialized_start=55
   _globals['_ATTENDREQUEST']._serialized_end=194
   _globals['_ATTENDRESPONSE']._serialized_start=196
@@ -50,35 +50,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE']._serialized_start=701
   _globals['_FAILURE']._serialized_end=757
   _globals['_FORGETSET']._serialized_start=760
-  _globals['_FORGETSET']._serialized_end=1118
-  _globals['_FORGETSET_NODES']._serialized_start=983
-  _globals['_FORGETSET_NODES']._serialized_end=1005
-  _globals['_FORGETSET_SAMPLES']._serialized_start=1007
-  _globals['_FORGETSET_SAMPLES']._serialized_end=1066
-  _globals['_FORGETSET_LABELS']._serialized_start=1068
-  _globals['_FORGETSET_LABELS']._serialized_end=1110
-  _globals['_GRADIENTQUESTION']._serialized_start=1120
-  _globals['_GRADIENTQUESTION']._serialized_end=1138
-  _globals['_PRODUCTSQUESTION']._serialized_start=1140
-  _globals['_PRODUCTSQUESTION']._serialized_end=1207
-  _globals['_LOSSESQUESTION']._serialized_start=1209
-  _globals['_LOSSESQUESTION']._serialized_end=1225
-  _globals['_GROUPGRADIENTSQUESTION']._serialized_start=1227
-  _globals['_GROUPGRADIENTSQUESTION']._serialized_end=1310
-  _globals['_SIGNS']._serialized_start=1312
-  _globals['_SIGNS']._serialized_end=1350
-  _globals['_SUMMARIESQUESTION']._serialized_start=1352
-  _globals['_SUMMARIESQUESTION']._serialized_end=1438
-  _globals['_SAMPLE']._serialized_start=1440
-  _globals['_SAMPLE']._serialized_end=1477
-  _globals['_QUESTION']._serialized_start=1480
-  _globals['_QUESTION']._serialized_end=1997
-  _globals['_ANSWER']._serialized_start=2000
-  _globals['_ANSWER']._serialized_end=2312
-  _globals['_ANSWER_COUNT']._serialized_start=2183
-  _globals['_ANSWER_COUNT']._serialized_end=2247
-  _globals['_ANSWER_LABELS']._serialized_start=2249
-  _globals['_ANSWER_LABELS']._serialized_end=2312
-  _globals['_SESSIONSERVICE']._serialized_start=2550
-  _globals['_SESSIONSERVICE']._serialized_end=2649
+  _globals['_FORGETSET']._serialized_end=1289
+  _globals['_FORGETSET_NODES']._serialized_start=1040
+  _globals['_FORGETSET_NODES']._serialized_end=1062
+  _globals['_FORGETSET_SAMPLES']._serialized_start=1064
+  _globals['_FORGETSET_SAMPLES']._serialized_end=1123
+  _globals['_FORGETSET_LABELS']._serialized_start=1125
+  _globals['_FORGETSET_LABELS']._serialized_end=1167
+  _globals['_FORGETSET_RECORDS']._serialized_start=1169
+  _globals['_FORGETSET_RECORDS']._serialized_end=1281
+  _globals['_FORGETSET_RECORDS_OFNODE']._serialized_start=1243
+  _globals['_FORGETSET_RECORDS_OFNODE']._serialized_end=1281
+  _globals['_GRADIENTQUESTION']._serialized_start=1291
+  _globals['_GRADIENTQUESTION']._serialized_end=1309
+  _globals['_PRODUCTSQUESTION']._serialized_start=1311
+  _globals['_PRODUCTSQUESTION']._serialized_end=1378
+  _globals['_LOSSESQUESTION']._serialized_start=1380
+  _globals['_LOSSESQUESTION']._serialized_end=1396
+  _globals['_GROUPGRADIENTSQUESTION']._serialized_start=1398
+  _globals['_GROUPGRADIENTSQUESTION']._serialized_end=1481
+  _globals['_SIGNS']._serialized_start=1483
+  _globals['_SIGNS']._serialized_end=1521
+  _globals['_SUMMARIESQUESTION']._serialized_start=1523
+  _globals['_SUMMARIESQUESTION']._serialized_end=1609
+  _globals['_SAMPLE']._serialized_start=1611
+  _globals['_SAMPLE']._serialized_end=1648
+  _globals['_QUESTION']._serialized_start=1651
+  _globals['_QUESTION']._serialized_end=2168
+  _globals['_ANSWER']._serialized_start=2171
+  _globals['_ANSWER']._serialized_end=2483
+  _globals['_ANSWER_COUNT']._serialized_start=2354
+  _globals['_ANSWER_COUNT']._serialized_end=2418
+  _globals['_ANSWER_LABELS']._serialized_start=2420
+  _globals['_ANSWER_LABELS']._serialized_end=2483
+  _globals['_SESSIONSERVICE']._serialized_start=2721
+  _globals['_SESSIONSERVICE']._serialized_end=2820
 # @@protoc_insertion_point(module_scope)

@@ -99,7 +99,7 @@ class Failure(_message.Message):
     def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ForgetSet(_message.Message):
-    __slots__ = ("nodes", "samples", "labels", "after")
+    __slots__ = ("nodes", "samples", "labels", "records", "after")
     class Nodes(_message.Message):
         __slots__ = ("nodes",)
         NODES_FIELD_NUMBER: _ClassVar[int]
@@ -121,15 +121,29 @@ class ForgetSet(_message.Message):
         labels: _containers.RepeatedScalarFieldContainer[int]
         on_nodes: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, labels: _Optional[_Iterable[int]] = ..., on_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Records(_message.Message):
+        __slots__ = ("of_nodes",)
+        class OfNode(_message.Message):
+            __slots__ = ("node", "places")
+            NODE_FIELD_NUMBER: _ClassVar[int]
+            PLACES_FIELD_NUMBER: _ClassVar[int]
+            node: int
+            places: _containers.RepeatedScalarFieldContainer[int]
+            def __init__(self, node: _Optional[int] = ..., places: _Optional[_Iterable[int]] = ...) -> None: ...
+        OF_NODES_FIELD_NUMBER: _ClassVar[int]
+        of_nodes: _containers.RepeatedCompositeFieldContainer[ForgetSet.Records.OfNode]
+        def __init__(self, of_nodes: _Optional[_Iterable[_Union[ForgetSet.Records.OfNode, _Mapping]]] = ...) -> None: ...
     NODES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     nodes: ForgetSet.Nodes
     samples: ForgetSet.Samples
     labels: ForgetSet.Labels
+    records: ForgetSet.Records
     after: _containers.RepeatedCompositeFieldContainer[ForgetSet]
-    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., labels: _Optional[_Union[ForgetSet.Labels, _Mapping]] = ..., after: _Optional[_Iterable[_Union[ForgetSet, _Mapping]]] = ...) -> None: ...
+    def __init__(self, nodes: _Optional[_Union[ForgetSet.Nodes, _Mapping]] = ..., samples: _Optional[_Union[ForgetSet.Samples, _Mapping]] = ..., labels: _Optional[_Union[ForgetSet.Labels, _Mapping]] = ..., records: _Optional[_Union[ForgetSet.Records, _Mapping]] = ..., after: _Optional[_Iterable[_Union[ForgetSet, _Mapping]]] = ...) -> None: ...
 
 class GradientQuestion(_message.Message):
     __slots__ = ()

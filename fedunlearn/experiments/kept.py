@@ -1,0 +1,153 @@
+"""A trained model as files: the model itself, where its training started, what was recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedunlearn.errors import NotRecordedError, VerificationError
+from fedunlearn.federation.accounting import Meter
+from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
+from fedunlearn.files import replacing
+from fedunlearn.parameters import ParameterLayout
+from fedunlearn.recording.recorder import SubspaceRecorder
+from fedunlearn.recording.storage import BASIS, open_recording, save_recording
+from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.unlearning.method import UnlearningMethod
+from fedunlearn.worker.models import ModelFolder
+
+INITIAL = "initial.safetensors"
+RECORDING = "recording"
+
+
+def model_file(layout: ParameterLayout, weights: Tensor) -> bytes:
+    """Return weights (d,) as a safetensors file of the model's named tensors."""
+    named = layout.unflatten(weights)
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in named.items()})
+
+
+def read_model(layout: ParameterLayout, content: bytes) -> Tensor:
+    """Read weights (d,) from a model's file.
+
+    Returns:
+        Shape (d,).
+
+    Raises:
+        VerificationError: It is the file of another model.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        found = [tensors[name].reshape(-1) for name in layout.names]
+    except (SafetensorError, KeyError) as error:
+        raise VerificationError(
+            "the model file does not hold this scenario's model; use the scenario that the state "
+            "folder was made with"
+        ) from error
+    weights = torch.cat([tensor.to(layout.dtype) for tensor in found])
+    if len(weights) != layout.dimension:
+        raise VerificationError(
+            f"the model file holds {len(weights)} numbers, this scenario's model has "
+            f"{layout.dimension}; use the scenario that the state folder was made with"
+        )
+    return weights
+
+
+class KeptModels:
+    """Trained models in a state folder, each with what its next removal starts from."""
+
+    def __init__(
+        self,
+        models: ModelFolder,
+        training: Path,
+        layout: ParameterLayout,
+        settings: TrainingSettings,
+        method: UnlearningMethod[object],
+    ) -> None:
+        """Take the folders, and what the models are models of.
+
+        Args:
+            models: The model files.
+            training: Folder for the initial weights.
+            layout: Of the model's tensors.
+            settings: How it was trained.
+            method: Removes from it, and says what must be recorded.
+
+        Raises:
+            NotRecordedError: The method needs what is not kept in files.
+        """
+        for item in method.to_record():
+            if not isinstance(item, SubspaceRecorder):
+                raise NotRecordedError(
+                    f"{method.name} needs {item}, which a state folder does not keep; use "
+                    "cubic-newton, instant-cubic-newton or retrain"
+                )
+        self._models = models
+        self._training = training
+        self._layout = layout
+        self._settings = settings
+        self._recordables: tuple[Recordable, ...] = method.to_record()
+
+    def content(self, weights: Tensor) -> bytes:
+        """Return weights (d,) as a model file."""
+        return model_file(self._layout, weights)
+
+    def keep_first(self, trained: TrainedModel) -> str:
+        """Write a model that was just trained, where it started, and what was recorded.
+
+        Returns:
+            sha256 of its file.
+        """
+        self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with replacing(self._training / INITIAL) as file:
+            file.write(model_file(self._layout, trained.initial))
+        sha256 = self._models.put(model_file(self._layout, trained.weights))
+        self.keep(trained, self._models.beside(sha256))
+        return sha256
+
+    def keep(self, trained: TrainedModel, folder: Path, base: str | None = None) -> None:
+        """Write what was recorded for the next removal; nothing where nothing was.
+
+        Args:
+            trained: The model.
+            folder: Beside it.
+            base: sha256 of the model it came from, whose basis it shares.
+        """
+        for item in self._recordables:
+            if item not in trained.recorded:
+                continue
+            target = folder / RECORDING
+            target.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shared = self._models.beside(base) / RECORDING / BASIS if base else None
+            if shared is not None and not (target / BASIS).exists():
+                os.link(shared, target / BASIS)
+            save_recording(trained.recorded[item].value, target)
+
+    def load(self, sha256: str) -> TrainedModel:
+        """Read a model as its next removal finds it.
+
+        Returns:
+            The model.
+
+        Raises:
+            VerificationError: A file is missing or was changed.
+        """
+        weights = read_model(self._layout, self._models.read(sha256))
+        try:
+            start = (self._training / INITIAL).read_bytes()
+        except FileNotFoundError:
+            raise VerificationError(
+                f"{self._training / INITIAL} is missing; restore it from a backup"
+            ) from None
+        folder = self._models.beside(sha256) / RECORDING
+        recorded = {
+            item: Recorded(open_recording(folder), Meter().stopped())
+            for item in self._recordables
+            if folder.exists()
+        }
+        initial = read_model(self._layout, start)
+        return TrainedModel(weights, initial, self._settings, recorded)

@@ -1,0 +1,41 @@
+"""Keeps a lease while work goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from fedunlearn.errors import FedunlearnError
+from fedunlearn.requests.store import Lease, RequestStore
+
+Clock = Callable[[], datetime]
+
+
+@contextmanager
+def kept(store: RequestStore, lease: Lease, seconds: float, clock: Clock) -> Iterator[None]:
+    """Renew a lease three times as often as is needed, from a thread.
+
+    A renewal that fails ends the thread: every write of the job is fenced, and the first that comes
+    too late says so.
+
+    Yields:
+        Nothing; the lease is kept inside of the block.
+    """
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds / 3.0):
+            try:
+                store.renew(lease, now=clock(), seconds=seconds)
+            except FedunlearnError:
+                return
+
+    thread = threading.Thread(target=renew, name=f"lease of {lease.job}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,70 @@
+"""Model files by content: a file's name is its sha256.
+
+A file is there whole or not at all, and on the disk before anything names it. Beside a model may
+lie a folder of what its next removal starts from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from fedunlearn.errors import VerificationError
+from fedunlearn.files import flush_folder, replacing
+
+
+class ModelFolder:
+    """A folder of models."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a folder, which is made where it is missing."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = folder
+
+    def put(self, content: bytes) -> str:
+        """Write a model; one that is there already is left alone.
+
+        Args:
+            content: Of the safetensors file.
+
+        Returns:
+            Its sha256, hexadecimal.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.path(sha256)
+        if not (path.exists() and path.read_bytes() == content):
+            with replacing(path) as file:
+                file.write(content)
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        """Return a model's file.
+
+        Raises:
+            VerificationError: It is missing, or is not the one of that name.
+        """
+        path = self.path(sha256)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise VerificationError(
+                f"{path} is missing; restore it from a backup, or roll the model back"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise VerificationError(f"{path} was changed: its sha256 is not its name; restore it")
+        return content
+
+    def discard(self, sha256: str) -> None:
+        """Delete a model and what lies beside it; nothing where they are gone."""
+        self.path(sha256).unlink(missing_ok=True)
+        shutil.rmtree(self.beside(sha256), ignore_errors=True)
+        flush_folder(self.folder)
+
+    def path(self, sha256: str) -> Path:
+        """Return where a model's file is."""
+        return self.folder / f"{sha256}.safetensors"
+
+    def beside(self, sha256: str) -> Path:
+        """Return the folder of what its next removal starts from; perhaps it is not there."""
+        return self.folder / f"{sha256}.state"
