@@ -1,0 +1,1 @@
+"""The deletion service: its gRPC server, what it refuses, and its client."""

@@ -1,0 +1,62 @@
+"""A trace of calls that were refused because of who made them, which a flood cannot make a burden.
+
+Every trace is a flush to the disk, and strangers can cause as many as they like.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime
+
+import grpc
+
+from fedunlearn.requests.store import RequestStore
+from fedunlearn.service.errors import Reason, ServiceRefusal
+
+BURST = 500
+PER_SECOND = 10.0
+KEPT = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
+
+
+class Audits:
+    """Writes traces, at most so many a second in the long run."""
+
+    def __init__(self, store: RequestStore) -> None:
+        """Write to a store."""
+        self._store = store
+        self._lock = threading.Lock()
+        self._left = float(BURST)
+        self._filled = time.monotonic()
+        self._dropped = 0
+
+    def wanted(self, refusal: ServiceRefusal) -> bool:
+        """Whether a refusal leaves a trace, of which there are enough already otherwise."""
+        if refusal.code not in KEPT or refusal.reason is Reason.CREDENTIAL_MISSING:
+            return False
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(BURST, self._left + PER_SECOND * (now - self._filled))
+            self._filled = now
+            if self._left < 1:
+                self._dropped += 1
+                return False
+            self._left -= 1
+            return True
+
+    def write(
+        self, refusal: ServiceRefusal, *, method: str, key_id: str, peer: str, now: datetime
+    ) -> None:
+        """Write a trace.
+
+        Args:
+            refusal: What was answered.
+            method: That was called.
+            key_id: Of the key that the caller named; not more than a claim.
+            peer: Its address.
+            now: The time.
+        """
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        detail = f"{method}; {dropped} more were not written" if dropped else method
+        self._store.audit(refusal.reason.value, key_id=key_id, peer=peer, detail=detail, now=now)

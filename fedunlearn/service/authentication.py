@@ -1,0 +1,265 @@
+"""Who calls: signed statements, call credentials, and keys of client certificates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NoReturn, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from fedunlearn.errors import VerificationError
+from fedunlearn.requests.principals import Principal
+from fedunlearn.requests.statement import CALL_TYPE, DELETION_TYPE
+from fedunlearn.rpc.v1 import deletion_pb2 as pb
+from fedunlearn.service.errors import Reason, ServiceRefusal
+from fedunlearn.service.snapshot import Snapshot
+from fedunlearn.service.tls import certified_key_id
+from fedunlearn.service.validation import parsed_field, time_of, violations
+
+CALL_KEY = "fedunlearn-call-bin"
+SKEW = timedelta(seconds=60)
+LONGEST_STATEMENT = timedelta(hours=1)
+LONGEST_CALL = timedelta(minutes=5)
+
+_Message = TypeVar("_Message", pb.Signed, pb.CallStatement)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        principal: As registered.
+        nonce: Of the call, which is not to be taken twice; empty where a certificate vouches.
+        expires: Until when the nonce must be remembered.
+    """
+
+    principal: Principal
+    nonce: bytes = b""
+    expires: datetime | None = None
+
+    @property
+    def actor(self) -> str:
+        """As events name who did something."""
+        return f"{self.principal.role} {self.principal.name}"
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether an operator calls."""
+        return self.principal.role == "operator"
+
+
+class Nonces:
+    """Those of the last minutes; bounded by how long a call may live."""
+
+    def __init__(self) -> None:
+        """Have seen none."""
+        self._seen: set[tuple[str, bytes]] = set()
+        self._order: deque[tuple[datetime, tuple[str, bytes]]] = deque()
+
+    def take(self, key_id: str, nonce: bytes, now: datetime) -> bool:
+        """Remember one; False where it was seen before."""
+        while self._order and self._order[0][0] < now:
+            self._seen.discard(self._order.popleft()[1])
+        one = (key_id, nonce)
+        if one in self._seen:
+            return False
+        self._seen.add(one)
+        # An expired call is refused by its time from then on.
+        self._order.append((now + LONGEST_CALL + 2 * SKEW, one))
+        return True
+
+
+class Authenticator:
+    """Checks who signed, for whom, and when."""
+
+    def __init__(self, audience: str, federation: str) -> None:
+        """Check for one service.
+
+        Args:
+            audience: As the service names itself.
+            federation: Whose models it keeps.
+        """
+        self._audience = audience
+        self._federation = federation
+        self._nonces = Nonces()
+
+    def statement(
+        self, signed: pb.Signed, scope: bytes, snapshot: Snapshot, now: datetime
+    ) -> tuple[Principal, pb.DeletionStatement]:
+        """Check what an owner signed when asking for a removal.
+
+        Args:
+            signed: Its fields are checked.
+            scope: Bytes of the scope that came with it.
+            snapshot: Of the store.
+            now: The time.
+
+        Returns:
+            Who signed, and the statement, its fields checked.
+
+        Raises:
+            ServiceRefusal: The key, the signature, a field, the audience or a time is wrong.
+        """
+        principal = _principal(signed.key_id, snapshot)
+        _verify(principal, DELETION_TYPE, signed)
+        statement = parsed_field(pb.DeletionStatement, "statement.payload", signed.payload)
+        self._for_us(statement.audience)
+        if statement.federation != self._federation:
+            raise ServiceRefusal(
+                Reason.FEDERATION_MISMATCH,
+                f"the statement is for federation {statement.federation!r}; this is the service "
+                f"of {self._federation!r}",
+            )
+        _in_time(statement, LONGEST_STATEMENT, now)
+        if statement.scope_sha256 != hashlib.sha256(scope).digest():
+            raise ServiceRefusal(
+                Reason.SIGNATURE_INVALID,
+                "the scope is not the one that was signed; statement.payload.scope_sha256 must be "
+                "the sha256 of the field scope",
+            )
+        return principal, statement
+
+    def call(
+        self,
+        method: str,
+        body: bytes,
+        metadata: Sequence[tuple[str, str | bytes]],
+        auth_context: Mapping[str, Sequence[bytes]],
+        snapshot: Snapshot,
+        now: datetime,
+    ) -> Caller:
+        """Check who makes any other call.
+
+        Args:
+            method: Its full name.
+            body: The request as it came.
+            metadata: Of the call.
+            auth_context: What TLS knows of the peer.
+            snapshot: Of the store.
+            now: The time.
+
+        Returns:
+            Who calls.
+
+        Raises:
+            ServiceRefusal: There is no credential, or it is wrong, expired or was used.
+        """
+        given = [value for key, value in metadata if key == CALL_KEY]
+        if not given:
+            principal = _certified(auth_context, snapshot)
+            if principal is None:
+                raise ServiceRefusal(
+                    Reason.CREDENTIAL_MISSING,
+                    f"the call carries no credential; sign a CallStatement and send it as "
+                    f"metadata {CALL_KEY!r}",
+                )
+            return Caller(principal)
+        if len(given) > 1 or not isinstance(given[0], bytes):
+            _refuse_credential("there must be one")
+        signed = _read(pb.Signed, given[0])
+        principal = _principal(signed.key_id, snapshot)
+        _verify(principal, CALL_TYPE, signed)
+        statement = _read(pb.CallStatement, signed.payload)
+        self._for_us(statement.audience)
+        if statement.method != method or (
+            statement.request_sha256 != hashlib.sha256(body).digest()
+        ):
+            raise ServiceRefusal(
+                Reason.SIGNATURE_INVALID,
+                f"the credential was signed for another call of {statement.method}; sign one for "
+                f"this method and request",
+            )
+        _in_time(statement, LONGEST_CALL, now)
+        if not self._nonces.take(signed.key_id, statement.nonce, now):
+            refuse_replay()
+        return Caller(principal, statement.nonce, time_of(statement.expires))
+
+    def _for_us(self, audience: str) -> None:
+        if audience != self._audience:
+            raise ServiceRefusal(
+                Reason.AUDIENCE_MISMATCH,
+                f"what was signed is for {audience!r}; this service is {self._audience!r}",
+            )
+
+
+def refuse_replay() -> NoReturn:
+    """Refuse a call that was seen before.
+
+    Raises:
+        ServiceRefusal: Always.
+    """
+    raise ServiceRefusal(
+        Reason.CALL_REPLAYED, "the call's nonce was used before; sign each call anew"
+    )
+
+
+def _read(kind: type[_Message], body: bytes) -> _Message:
+    try:
+        message = kind.FromString(body)
+    except (DecodeError, UnicodeDecodeError):
+        _refuse_credential(f"it must be a {kind.DESCRIPTOR.full_name}")
+    for wrong in violations(message):
+        _refuse_credential(f"{wrong.field} {wrong.wish}")
+    return message
+
+
+def _refuse_credential(wish: str) -> NoReturn:
+    raise ServiceRefusal(
+        Reason.CREDENTIAL_MALFORMED, f"the metadata {CALL_KEY!r} is no credential: {wish}"
+    )
+
+
+def _principal(key_id: str, snapshot: Snapshot) -> Principal:
+    principal = snapshot.principals.get(key_id)
+    if principal is None:
+        raise ServiceRefusal(
+            Reason.KEY_UNKNOWN, f"key {key_id} is not registered; ask the operator to register it"
+        )
+    if principal.revoked:
+        raise ServiceRefusal(Reason.KEY_REVOKED, f"key {key_id} was revoked; use another")
+    return principal
+
+
+def _certified(auth_context: Mapping[str, Sequence[bytes]], snapshot: Snapshot) -> Principal | None:
+    certificates = auth_context.get("x509_pem_cert", ())
+    key_id = certified_key_id(bytes(certificates[0])) if certificates else None
+    if key_id is None or key_id not in snapshot.principals:
+        return None
+    return _principal(key_id, snapshot)
+
+
+def _verify(principal: Principal, type: str, signed: pb.Signed) -> None:
+    try:
+        principal.key.verify(type, signed.payload, signed.signature)
+    except VerificationError:
+        raise ServiceRefusal(
+            Reason.SIGNATURE_INVALID,
+            f"the signature is not that of key {signed.key_id} over {type}",
+        ) from None
+
+
+def _in_time(
+    statement: pb.DeletionStatement | pb.CallStatement, longest: timedelta, now: datetime
+) -> None:
+    issued, expires = time_of(statement.issued), time_of(statement.expires)
+    if expires - issued > longest:
+        raise ServiceRefusal(
+            Reason.SIGNATURE_TOO_LONG,
+            f"what was signed holds for {expires - issued}; at most {longest} are taken",
+        )
+    if issued > now + SKEW:
+        raise ServiceRefusal(
+            Reason.SIGNATURE_NOT_YET_VALID,
+            f"what was signed holds from {issued.isoformat()}; here it is {now.isoformat()}",
+        )
+    if expires <= issued or expires < now - SKEW:
+        raise ServiceRefusal(
+            Reason.SIGNATURE_EXPIRED,
+            f"what was signed held until {expires.isoformat()}; here it is {now.isoformat()}; "
+            f"sign anew",
+        )

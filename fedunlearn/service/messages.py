@@ -1,0 +1,135 @@
+"""Requests as the service shows them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import uuid
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+from fedunlearn.requests.deletion import OPEN, Deletion, Event, Stage, State
+from fedunlearn.requests.statement import timestamp
+from fedunlearn.rpc.v1 import deletion_pb2 as pb
+from fedunlearn.service.errors import Violation, refuse_fields
+
+_FILTER_BYTES = 8
+
+
+def deletion_message(
+    deletion: Deletion, now: datetime, near: timedelta, usual: timedelta | None
+) -> pb.Deletion:
+    """Return a request as it is shown.
+
+    Args:
+        deletion: As stored.
+        now: The time.
+        near: How long before its due date it counts as near.
+        usual: How long requests have taken so far; None where none has ended.
+
+    Returns:
+        The message.
+    """
+    message = pb.Deletion(
+        id=deletion.id,
+        request_id=deletion.request_id,
+        owner=deletion.owner,
+        state=state_name(deletion.state),
+        stage=_stage(deletion.stage),
+        kind=deletion.scope.kind.value,
+        count=deletion.scope.count,
+        scope_sha256=bytes.fromhex(deletion.scope_sha256),
+        created=timestamp(deletion.created),
+        due=timestamp(deletion.due),
+        reason=deletion.reason,
+        attempts=deletion.attempts,
+        last_event=deletion.last_event,
+        model_before_sha256=bytes.fromhex(deletion.model_before or ""),
+        model_after_sha256=bytes.fromhex(deletion.model_after or ""),
+    )
+    if deletion.state in OPEN:
+        message.near_due = deletion.due - now <= near
+        message.expected.CopyFrom(timestamp(_expected(deletion, now, usual)))
+    if deletion.ended is not None:
+        message.ended.CopyFrom(timestamp(deletion.ended))
+    return message
+
+
+def event_message(event: Event) -> pb.Event:
+    """Return a change as it is shown."""
+    return pb.Event(
+        number=event.number,
+        time=timestamp(event.time),
+        state=state_name(event.state),
+        stage=_stage(event.stage),
+        actor=event.actor,
+        reason=event.reason,
+    )
+
+
+def state_name(state: State) -> str:
+    """Return a state as it is named where it travels."""
+    return f"STATE_{state.value}"
+
+
+def state_of(value: int) -> State:
+    """Return a state that came, and was checked."""
+    return State(pb.State.Name(value).removeprefix("STATE_"))
+
+
+def page_token(after: str, listed: str) -> str:
+    """Return the token of the page behind a request.
+
+    Args:
+        after: Id of the last request of a page.
+        listed: Whose requests, and in which states.
+
+    Returns:
+        What clients hand back as it is.
+    """
+    return base64.urlsafe_b64encode(_filter(listed) + uuid.UUID(after).bytes).decode()
+
+
+def page_start(token: str, listed: str) -> str | None:
+    """Return behind which request a page begins.
+
+    Args:
+        token: Of the page; empty for the first.
+        listed: Whose requests, and in which states.
+
+    Returns:
+        An id, or None for the first page.
+
+    Raises:
+        ServiceRefusal: The token is of another list, or none.
+    """
+    if not token:
+        return None
+    try:
+        content = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        refuse_token()
+    if len(content) != _FILTER_BYTES + 16 or content[:_FILTER_BYTES] != _filter(listed):
+        refuse_token()
+    return str(uuid.UUID(bytes=content[_FILTER_BYTES:]))
+
+
+def refuse_token() -> NoReturn:
+    """Refuse a page token."""
+    wish = "must be the next_page_token of a list with the same states, or empty"
+    refuse_fields([Violation("page_token", wish)])
+
+
+def _filter(listed: str) -> bytes:
+    return hashlib.sha256(listed.encode()).digest()[:_FILTER_BYTES]
+
+
+def _stage(stage: Stage | None) -> str:
+    return f"STAGE_{stage.value}" if stage else "STAGE_UNSPECIFIED"
+
+
+def _expected(deletion: Deletion, now: datetime, usual: timedelta | None) -> datetime:
+    if usual is None:
+        return deletion.due
+    return max(now, min(deletion.created + usual, deletion.due))

@@ -1,0 +1,114 @@
+"""What an operator can set for the service, in the state folder's ``service.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, model_validator
+
+from fedunlearn.errors import InputError
+from fedunlearn.scenario.loading import first_complaint
+from fedunlearn.scenario.settings import Positive, Settings, Share
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+File = Annotated[Path, Field(strict=False)]
+
+
+class ServiceSettings(Settings):
+    """Settings of the service, with defaults that let it start without a file."""
+
+    federation: Name = "default"
+    # What clients sign for. Left out it is made of the issuer's key, so that no two services share
+    # one by oversight and a signature for the one is worthless at the other.
+    audience: Name | None = None
+    listen: Name = "127.0.0.1:50061"
+    metrics: Name | None = None
+    database: Name | None = None
+    # One month, GDPR Art. 12(3).
+    due_days: Annotated[int, Field(ge=1, le=30)] = 30
+    near_due_days: Annotated[int, Field(ge=0, le=30)] = 7
+    require_approval: bool = False
+    # An owner's request for more than this share of all registered records waits for the operator.
+    approval_share: Share = 0.5
+    quota_open: Count = 100
+    quota_per_day: Count = 1000
+    most_records: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    most_bytes: Annotated[int, Field(ge=4096, le=2**26)] = 2**20
+    watches_per_principal: Count = 8
+    most_watches: Count = 1000
+    longest_watch_s: Positive = 3600.0
+    stop_s: Positive = 5.0
+    tls_certificate: File | None = None
+    tls_key: File | None = None
+    client_ca: File | None = None
+    reflection: bool = False
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServiceSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls-certificate: needs tls-key beside it, and the other way round")
+        if self.client_ca is not None and self.tls_certificate is None:
+            raise ValueError("client-ca: needs tls-certificate and tls-key too")
+        return self
+
+    @property
+    def due_in(self) -> timedelta:
+        """How long after a request was stored it is due."""
+        return timedelta(days=self.due_days)
+
+    @property
+    def near_due(self) -> timedelta:
+        """How long before it is due a request counts as near."""
+        return timedelta(days=self.near_due_days)
+
+
+def load_settings(path: Path) -> ServiceSettings:
+    """Read the settings of a service.
+
+    Args:
+        path: A TOML file; where there is none, all settings have their defaults.
+
+    Returns:
+        The settings; relative paths in them are looked up beside the file.
+
+    Raises:
+        InputError: The file cannot be read, or a key or value cannot be used.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        table = {}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+    return checked_settings(table, path)
+
+
+def checked_settings(table: dict[str, object], path: Path) -> ServiceSettings:
+    """Check settings that were read or changed.
+
+    Args:
+        table: Keys as in the file.
+        path: Named in errors; relative paths in the table are looked up beside it.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: A key or value cannot be used.
+    """
+    try:
+        settings = ServiceSettings.model_validate(table)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_complaint(error, ServiceSettings)}") from None
+    files = {
+        name: path.parent / value
+        for name in ("tls_certificate", "tls_key", "client_ca")
+        if (value := getattr(settings, name)) is not None
+    }
+    return settings.model_copy(update=files)
