@@ -73,6 +73,9 @@ class Pulse:
                 await self._wake_changed()
             except StoreError as error:
                 LOGGER.warning("the store does not answer: %s", error)
+            except Exception:
+                # A pulse that ends would leave revoked keys in use.
+                LOGGER.exception("looking at the store failed")
 
     @contextmanager
     def watching(self, id: str) -> Iterator[asyncio.Event]:

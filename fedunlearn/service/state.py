@@ -1,0 +1,89 @@
+"""The state folder of a service: settings, the issuer's key, the request store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedunlearn.errors import KeyFileError, StoreError
+from fedunlearn.files import write_whole
+from fedunlearn.requests.keys import PrivateKey
+from fedunlearn.requests.store import RequestStore, state_url
+from fedunlearn.service.settings import ServiceSettings, load_settings
+
+SETTINGS, ISSUER, ISSUER_PUBLIC, MODELS = "service.toml", "issuer.key", "issuer.pub", "models"
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What a state folder holds.
+
+    Attributes:
+        folder: The folder.
+        settings: Of ``service.toml``.
+        store: Open, with the issuer's key.
+        issuer: Signs the log and the receipts.
+    """
+
+    folder: Path
+    settings: ServiceSettings
+    store: RequestStore
+    issuer: PrivateKey
+
+    @property
+    def models(self) -> Path:
+        """Where the model files are."""
+        return self.folder / MODELS
+
+
+@contextmanager
+def open_state(
+    folder: Path, database: str | None = None, *, create: bool = True
+) -> Iterator[ServiceState]:
+    """Open a state folder.
+
+    Args:
+        folder: The folder.
+        database: URL of the request store; left out that of the settings, or a file in the folder.
+        create: Make what is missing: the folder, the issuer's key, the store.
+
+    Yields:
+        The state; its store is closed at the end.
+
+    Raises:
+        InputError: Settings, key or store are missing, damaged or cannot be made.
+        StoreError: There is no such folder.
+        KeyFileError: The issuer's key is another than the log was signed with.
+    """
+    if create:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"--state {folder} cannot be made: {error.strerror}") from None
+    elif not (folder / ISSUER).is_file():
+        raise StoreError(f"--state {folder} is no state folder; 'fedunlearn serve' makes one")
+    settings = load_settings(folder / SETTINGS)
+    url = database or settings.database or state_url(folder)
+    issuer = _issuer(folder, anew=create and not (folder / "requests.db").exists())
+    with RequestStore.open(url, issuer=issuer, create=create) as store:
+        head = store.last_head()
+        if head is not None and head.key_id != issuer.public.id:
+            raise KeyFileError(
+                f"{folder / ISSUER} did not sign the log of the store, key {head.key_id} did; "
+                "use that key, or another store"
+            )
+        yield ServiceState(folder, settings, store, issuer)
+
+
+def _issuer(folder: Path, *, anew: bool) -> PrivateKey:
+    """Read the issuer's key; a new one could not go on with a log that another has signed."""
+    path = folder / ISSUER
+    if anew and not path.exists():
+        PrivateKey.generate("ed25519").write(path)
+    issuer = PrivateKey.read(path)
+    public = folder / ISSUER_PUBLIC
+    if not public.exists():
+        write_whole(public, issuer.public.pem)
+    return issuer
