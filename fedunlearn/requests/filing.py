@@ -139,26 +139,24 @@ class Filing:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def events(self, id: str, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Return the changes of a request after one of them, in order; none is ever put between.
+    def events(self, id: str | None, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Return changes after one of them, in order; none is put between later.
 
         Args:
-            id: The request's.
+            id: Of which request; None for all.
             after: Number of the last one seen.
             limit: At most so many.
 
         Raises:
             UnknownDeletionError: There is no such request.
         """
-        query = (
-            select(EVENTS)
-            .where(EVENTS.c.deletion == id, EVENTS.c.number > after)
-            .order_by(EVENTS.c.number)
-            .limit(limit)
-        )
+        query = select(EVENTS).where(EVENTS.c.number > after).order_by(EVENTS.c.number)
+        if id is not None:
+            query = query.where(EVENTS.c.deletion == id)
         with self._database.read() as connection:
-            found = [event_from(row) for row in connection.execute(query).mappings()]
-            if not found:
+            rows = connection.execute(query.limit(limit)).mappings()
+            found = [event_from(row) for row in rows]
+            if not found and id is not None:
                 known = select(DELETIONS.c.id).where(DELETIONS.c.id == id)
                 if connection.execute(known).scalar_one_or_none() is None:
                     raise UnknownDeletionError(f"there is no request {id}")

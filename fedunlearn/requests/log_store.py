@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, RowMapping, insert, select
 
@@ -51,8 +51,17 @@ class Log:
         Raises:
             IndexError: There is no such row.
         """
+        return self.inclusions([index], size)[index]
+
+    def inclusions(self, indexes: Iterable[int], size: int) -> dict[int, list[bytes]]:
+        """Return the proofs that rows are in the log of some size.
+
+        Raises:
+            IndexError: There is no such row.
+        """
         with self._database.read() as connection:
-            return merkle.inclusion_proof(_leaves(connection, size), index)
+            levels = merkle.levels(_leaves(connection, size))
+        return {index: merkle.path(levels, index) for index in indexes}
 
     def consistency(self, first: int, second: int) -> list[bytes]:
         """Return the proof that the log of a size begins with the log of a smaller one.

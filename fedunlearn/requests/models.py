@@ -74,7 +74,7 @@ class Models(Log):
         """
         with self._database.write() as tx:
             tx.order()
-            if _read(tx.connection, sha256) is None:
+            if read_model(tx.connection, sha256) is None:
                 insert_model(tx, sha256, parent=parent, kind=kind, facts=facts, now=micros(now))
 
     def set_first(
@@ -100,14 +100,14 @@ class Models(Log):
             if current not in (None, sha256):
                 raise TransitionError(f"model {current} is current; a first one comes before it")
             if current is None:
-                if _read(tx.connection, sha256) is None:
+                if read_model(tx.connection, sha256) is None:
                     insert_model(
                         tx, sha256, parent=None, kind="trained", facts=facts or {}, now=time
                     )
                 tx.execute(insert(CURRENT).values(id=1, model=sha256))
                 entry = {"kind": "model", "model": sha256, "origin": "trained"}
                 append(tx, issuer, [entry], time)
-            found = _read(tx.connection, sha256)
+            found = read_model(tx.connection, sha256)
         assert found is not None
         return found
 
@@ -115,12 +115,12 @@ class Models(Log):
         """Return the model that is in use."""
         with self._database.read() as connection:
             sha256 = connection.execute(select(CURRENT.c.model)).scalar_one_or_none()
-            return None if sha256 is None else _read(connection, sha256)
+            return None if sha256 is None else read_model(connection, sha256)
 
     def model(self, sha256: str) -> Model | None:
         """Return a model."""
         with self._database.read() as connection:
-            return _read(connection, sha256)
+            return read_model(connection, sha256)
 
     def models(self) -> list[Model]:
         """Return all models, the newest first."""
@@ -147,7 +147,7 @@ class Models(Log):
             # Whoever swaps the model holds this row.
             tx.execute(select(CURRENT).with_for_update())
             tx.order()
-            found = _read(tx.connection, sha256)
+            found = read_model(tx.connection, sha256)
             if found is None or found.current:
                 what = "the current model" if found else "no model that is known"
                 raise TransitionError(f"{sha256} is {what} and cannot be disposed of")
@@ -232,7 +232,8 @@ _MODELS = select(MODELS, CURRENT.c.id.label("in_use")).outerjoin(
 )
 
 
-def _read(connection: Connection, sha256: str) -> Model | None:
+def read_model(connection: Connection, sha256: str) -> Model | None:
+    """Return a model."""
     row = connection.execute(_MODELS.where(MODELS.c.sha256 == sha256)).mappings().one_or_none()
     return None if row is None else _model(row)
 

@@ -171,6 +171,15 @@ class Principals(Log):
         with self._database.read() as connection:
             return _commitment(connection, node)
 
+    def commitments(self) -> dict[int, Commitment]:
+        """Return what all nodes committed to."""
+        query = select(NODES).where(NODES.c.commitment_root.is_not(None))
+        with self._database.read() as connection:
+            return {
+                row["number"]: Commitment(row["commitment_root"], row["commitment_size"])
+                for row in connection.execute(query.order_by(NODES.c.number)).mappings()
+            }
+
     def owner_of(self, node: int) -> str | None:
         """Return the name of a node's owner."""
         with self._database.read() as connection:
@@ -182,13 +191,20 @@ class Principals(Log):
         """Return for whom a key speaks, or spoke until it was revoked."""
         with self._database.read() as connection:
             row = connection.execute(_KEYS.where(KEYS.c.id == key_id)).mappings().one_or_none()
-            return None if row is None else _principal(connection, row)
+            if row is None:
+                return None
+            owned = connection.execute(_OWNED.where(NODES.c.owner == row["principal"]))
+            return _principal(row, [node.number for node in owned])
 
     def principals(self) -> list[Principal]:
         """Return all keys with those for whom they speak, by name, the oldest key first."""
+        owned: dict[str, list[int]] = {}
+        query = _KEYS.order_by(KEYS.c.principal, KEYS.c.created, KEYS.c.id)
         with self._database.read() as connection:
-            rows = connection.execute(_KEYS.order_by(KEYS.c.principal, KEYS.c.created, KEYS.c.id))
-            return [_principal(connection, row) for row in rows.mappings().all()]
+            for node in connection.execute(_OWNED.where(NODES.c.owner.is_not(None))):
+                owned.setdefault(node.owner, []).append(node.number)
+            rows = connection.execute(query).mappings().all()
+        return [_principal(row, owned.get(row["principal"], [])) for row in rows]
 
     def nodes_left(self) -> frozenset[int]:
         """Return the nodes that were removed, also where that was rolled back: they keep it."""
@@ -208,6 +224,8 @@ def _not_owned(tx: Transaction, name: str, nodes: list[int]) -> list[int]:
 
 _KEYS = select(KEYS, PRINCIPALS.c.role).join(PRINCIPALS, PRINCIPALS.c.name == KEYS.c.principal)
 
+_OWNED = select(NODES.c.number, NODES.c.owner).order_by(NODES.c.number)
+
 
 def _commitment(connection: Connection, node: int) -> Commitment | None:
     query = select(NODES.c.commitment_root, NODES.c.commitment_size).where(NODES.c.number == node)
@@ -217,8 +235,6 @@ def _commitment(connection: Connection, node: int) -> Commitment | None:
     return Commitment(row.commitment_root, row.commitment_size)
 
 
-def _principal(connection: Connection, row: RowMapping) -> Principal:
-    query = select(NODES.c.number).where(NODES.c.owner == row["principal"])
-    nodes = connection.execute(query.order_by(NODES.c.number)).scalars()
+def _principal(row: RowMapping, nodes: list[int]) -> Principal:
     key = PublicKey.from_pem(row["pem"], where=f"key {row['id']}")
     return Principal(row["principal"], row["role"], tuple(nodes), row["revoked"] is not None, key)

@@ -10,14 +10,15 @@ from fedunlearn.requests.decisions import Decisions
 from fedunlearn.requests.filing import Filing
 from fedunlearn.requests.guards import MOST_AUDITS, Guards
 from fedunlearn.requests.keys import PrivateKey
-from fedunlearn.requests.models import Models
+from fedunlearn.requests.leases import Leases
 from fedunlearn.requests.principals import Principals
+from fedunlearn.requests.removals import Removals
 from fedunlearn.requests.statistics import Figures
 
 __all__ = ["RequestStore", "state_url"]
 
 
-class RequestStore(Principals, Filing, Decisions, Models, Guards, Figures):
+class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figures):
     """Principals, requests, jobs, models and the log, in SQLite or PostgreSQL.
 
     Threads may share it, and so may processes, each with its own. What a method has written is on

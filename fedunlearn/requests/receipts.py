@@ -1,0 +1,187 @@
+"""Receipts: what was removed, signed, with the proof that the log says the same.
+
+A receipt is a DSSE envelope around an in-toto statement about the new model file. Its predicate is
+the removal's entry in the log, and beside it the signed tree head and the inclusion proof, so that
+the issuer's public key is all that is needed to verify it. All of it is in the one canonical form
+of JSON, and signatures repeat, so a receipt made again from the log is the same to the byte.
+Sources: https://github.com/secure-systems-lab/dsse, https://github.com/in-toto/attestation
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedunlearn import merkle
+from fedunlearn.errors import VerificationError
+from fedunlearn.requests.keys import PrivateKey, PublicKey
+from fedunlearn.requests.log import LogRow, TreeHead, canonical, parse_canonical
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://fedunlearn.dev/unlearning-receipt/v0.1"
+SUBJECT = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A receipt that verifies.
+
+    Attributes:
+        entry: The removal's entry in the log.
+        model: sha256 of the model file after it, hexadecimal.
+        index: Of the entry in the log.
+        head: Of the log, over the entry.
+        path: Inclusion proof.
+        key_id: Of the issuer's key.
+    """
+
+    entry: Mapping[str, object]
+    model: str
+    index: int
+    head: TreeHead
+    path: tuple[bytes, ...]
+    key_id: str
+
+    @property
+    def predicate(self) -> Mapping[str, object]:
+        """What the statement says of the model."""
+        return {**self.entry, "log": _log(self.index, self.head, self.path)}
+
+    @property
+    def leaf(self) -> bytes:
+        """Data of the entry's leaf in the log."""
+        return canonical(self.entry)
+
+
+def make_receipt(row: LogRow, head: TreeHead, path: Sequence[bytes], key: PrivateKey) -> str:
+    """Return the receipt of a removal.
+
+    Args:
+        row: The removal's in the log.
+        head: The first that was signed over it.
+        path: Inclusion proof of the row under this head.
+        key: The issuer's.
+
+    Raises:
+        VerificationError: The row is not in canonical form, or tells of no removal.
+    """
+    entry = parse_canonical(row.entry.encode(), f"row {row.index} of the log")
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": SUBJECT, "digest": {"sha256": _new_model(entry)}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {**entry, "log": _log(row.index, head, path)},
+    }
+    payload = canonical(statement)
+    signature = {"keyid": key.public.id, "sig": _base64(key.sign(PAYLOAD_TYPE, payload))}
+    envelope = {
+        "payload": _base64(payload),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [signature],
+    }
+    return canonical(envelope).decode()
+
+
+def verify_receipt(text: bytes | str, key: PublicKey) -> Receipt:
+    """Return a receipt's content, if all of it holds.
+
+    Args:
+        text: The receipt, as it was issued to the byte.
+        key: The issuer's.
+
+    Raises:
+        VerificationError: It does not hold, and what of it.
+    """
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    envelope = parse_canonical(content, "the receipt")
+    payload = _payload(envelope, key)
+    statement = parse_canonical(payload, "the receipt's statement")
+    # What does not have the right form fails one of these as it fails the check itself.
+    try:
+        return _receipt(statement, key)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise VerificationError(f"the receipt's statement has another form: {error!r}") from None
+
+
+def _payload(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
+    try:
+        (signature,) = envelope["signatures"]
+        names = set(envelope), set(signature)
+        key_id = signature["keyid"]
+        payload = _unbase64(envelope["payload"])
+        bytes_signed = _unbase64(signature["sig"])
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise VerificationError("the receipt is no DSSE envelope with one signature") from None
+    if names != ({"payload", "payloadType", "signatures"}, {"keyid", "sig"}):
+        raise VerificationError("the receipt's envelope holds more than was signed")
+    if envelope["payloadType"] != PAYLOAD_TYPE:
+        raise VerificationError(f"the receipt is not of type {PAYLOAD_TYPE}")
+    if key_id != key.id:
+        raise VerificationError(
+            f"the receipt names key {key_id}, not {key.id}; right is its issuer's key"
+        )
+    key.verify(PAYLOAD_TYPE, payload, bytes_signed)
+    return payload
+
+
+def _receipt(statement: Mapping[str, Any], key: PublicKey) -> Receipt:
+    predicate = statement["predicate"]
+    if not isinstance(predicate, dict):
+        raise TypeError("predicate")
+    entry = {name: value for name, value in predicate.items() if name != "log"}
+    log = predicate["log"]
+    model = _new_model(entry)
+    expected = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": SUBJECT, "digest": {"sha256": model}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    if statement != expected:
+        raise VerificationError("the receipt's subject or types are not those of its entry")
+    head = TreeHead(
+        log["size"], log["root"], log["time"], log["key_id"], bytes.fromhex(log["signature"])
+    )
+    path = tuple(bytes.fromhex(step) for step in log["inclusion"])
+    if log != _log(log["index"], head, path):
+        raise VerificationError("the receipt's proof is not in canonical form")
+    head.verify(key)
+    leaf = merkle.leaf_hash(canonical(entry))
+    merkle.verify_inclusion(bytes.fromhex(head.root), head.size, log["index"], leaf, path)
+    return Receipt(entry, model, log["index"], head, path, key.id)
+
+
+def _log(index: int, head: TreeHead, path: Sequence[bytes]) -> dict[str, object]:
+    return {
+        "index": index,
+        "size": head.size,
+        "root": head.root,
+        "time": head.time,
+        "key_id": head.key_id,
+        "signature": head.signature.hex(),
+        "inclusion": [step.hex() for step in path],
+    }
+
+
+def _new_model(entry: Mapping[str, object]) -> str:
+    model = entry.get("model_after")
+    if entry.get("kind") != "removal" or not isinstance(model, str):
+        raise VerificationError("an entry of the log tells of no removal, so it has no receipt")
+    return model
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _unbase64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError("no text")
+    data = base64.b64decode(text, validate=True)
+    if _base64(data) != text:
+        raise ValueError("not canonical")
+    return data
