@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.stores import Places, postgres
+
 # As in the worker processes of Flower's engine: results depend on the number of threads in their
 # last bits, and several processes with all threads each slow one another down.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,3 +23,10 @@ def no_federation_stays_open() -> Iterator[None]:
     from tests.federations import close_federations
 
     close_federations()
+
+
+@pytest.fixture(scope="session")
+def places() -> Iterator[Places]:
+    """Where request stores can be made; a PostgreSQL runs until the session's end."""
+    with postgres() as server:
+        yield Places(server)

@@ -25,7 +25,7 @@ from sqlalchemy.exc import (
     TimeoutError,
 )
 
-from fedunlearn.errors import StoreError
+from fedunlearn.errors import StoreError, VerificationError
 
 VERSION = "1"
 BUSY_S = 10.0
@@ -66,13 +66,10 @@ class Transaction:
         Returns:
             Whether it was inserted.
         """
-        if self.connection.dialect.name == "postgresql":
-            statement = postgresql.insert(table).values(**values).on_conflict_do_nothing()
-            return self.execute(statement).rowcount == 1
-        return (
-            self.execute(sqlite.insert(table).values(**values).on_conflict_do_nothing()).rowcount
-            == 1
-        )
+        dialect = postgresql if self.connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        key = next(iter(table.primary_key.columns))
+        return self.execute(statement.returning(key)).first() is not None
 
 
 class Database:
@@ -140,8 +137,12 @@ class Database:
             busy = "database is locked" in said or "lock timeout" in said or "deadlock" in said
             if busy:
                 raise StoreError(f"{self.name} is busy for over {BUSY_S:g} s; try again") from error
+            if "decode" in said or "malformed" in said:
+                raise VerificationError(f"{self.name} was changed or is damaged: {said}") from error
             raise StoreError(f"{self.name} cannot be used: {said}") from error
         except DatabaseError as error:
+            if "malformed" in str(error.orig):
+                raise VerificationError(f"{self.name} is damaged: {error.orig}") from error
             # A broken rule of the tables is a mistake of this program and is not hidden.
             if error.connection_invalidated or "not a database" in str(error.orig):
                 raise StoreError(f"{self.name} cannot be used: {error.orig}") from error

@@ -81,6 +81,17 @@ class Scope:
             }[self.kind]
         )
 
+    def __str__(self) -> str:
+        """Say in a few words what is to be removed; records by their number alone."""
+        nodes = _listed("node", "nodes", self.nodes)
+        match self.kind:
+            case ScopeKind.NODE:
+                return nodes
+            case ScopeKind.RECORDS:
+                return f"{self.count} record{'' if self.count == 1 else 's'} of {nodes}"
+        labels = _listed("class", "classes", self.labels)
+        return f"{labels} of {nodes}" if self.nodes else labels
+
 
 @dataclass(frozen=True)
 class NewDeletion:
@@ -179,3 +190,7 @@ class Event:
     stage: Stage | None
     actor: str
     reason: str
+
+
+def _listed(one: str, several: str, numbers: tuple[int, ...]) -> str:
+    return f"{one if len(numbers) == 1 else several} {', '.join(map(str, numbers))}"

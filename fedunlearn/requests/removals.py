@@ -70,8 +70,8 @@ class Removals(Models):
         Args:
             lease: On the job.
             new: sha256 of the model file after the removal, which is on the disk.
-            entries: By request, what its row in the log says besides kind, request, models and
-                time.
+            entries: By request, what its row in the log says besides kind, request, job, models
+                and time.
             facts: Whatever is to be kept of the model, JSON.
             now: The time.
 
@@ -102,7 +102,7 @@ class Removals(Models):
             locked(tx, ids)
             tx.order()
             _take_into_use(tx, new, lease.base, facts, time)
-            leaves = [_entry(entries[id], id, lease.base, new) for id in ids]
+            leaves = [_entry(entries[id], id, lease, new) for id in ids]
             indexes = append(tx, issuer, leaves, time)
             tx.execute(
                 insert(APPLIED),
@@ -324,8 +324,14 @@ def _take_into_use(
     tx.execute(update(CURRENT).values(model=new))
 
 
-def _entry(given: Mapping[str, object], id: str, base: str, new: str) -> dict[str, object]:
-    own = {"kind": REMOVAL, "deletion": id, "model_before": base, "model_after": new}
+def _entry(given: Mapping[str, object], id: str, lease: Lease, new: str) -> dict[str, object]:
+    own = {
+        "kind": REMOVAL,
+        "deletion": id,
+        "job": lease.job,
+        "model_before": lease.base,
+        "model_after": new,
+    }
     wrong = sorted(name for name in own if given.get(name, own[name]) != own[name])
     if wrong or "time" in given or "log" in given:
         raise ValueError(f"the entry of request {id} must leave {wrong or 'time and log'} out")

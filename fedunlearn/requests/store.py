@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
+
+from sqlalchemy import Connection
 
 from fedunlearn.requests.database import Database, state_url
 from fedunlearn.requests.decisions import Decisions
@@ -71,6 +74,10 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         """
         database = Database(url, create=create, durable=durable)
         return cls(database, issuer=issuer, most_audits=most_audits)
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that sees one state of all tables, for checks that read many."""
+        return self._database.read()
 
     def close(self) -> None:
         """Close all connections."""

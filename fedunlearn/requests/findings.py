@@ -1,0 +1,50 @@
+"""What checks find that does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedunlearn.errors import KeyFileError
+from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.replay import Replay
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not hold.
+
+    Attributes:
+        what: It is.
+        where: It was found.
+    """
+
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        """Return both, as one line."""
+        return f"{self.where}: {self.what}"
+
+
+def check_key(id: str, principal: str, pem: str, replay: Replay) -> Iterator[Finding]:
+    """Check that a key is the one that was registered.
+
+    Args:
+        id: Its own.
+        principal: For whom it speaks.
+        pem: The key.
+        replay: What the log leads to.
+
+    Yields:
+        What does not hold.
+    """
+    where = f"key {id}"
+    if replay.keys.get(id, ("", ""))[0] != principal:
+        yield Finding(f"the log does not say that it was registered for {principal}", where)
+    try:
+        same = PublicKey.from_pem(pem)
+    except KeyFileError:
+        same = None
+    if same is None or (same.id, same.pem) != (id, pem):
+        yield Finding("it is another key than its id says", where)

@@ -1,0 +1,182 @@
+"""Checks that all a request store says of what was done holds together, and its public part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from fedunlearn import merkle
+from fedunlearn.errors import VerificationError
+from fedunlearn.requests.clock import stamp
+from fedunlearn.requests.findings import Finding, check_key
+from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.ledger_tables import check_models, check_requests, check_tables
+from fedunlearn.requests.log import LogRow, TreeHead, parse_canonical
+from fedunlearn.requests.log_store import read_heads, read_log
+from fedunlearn.requests.receipts import verify_receipt
+from fedunlearn.requests.replay import Replay
+from fedunlearn.requests.store import RequestStore
+from fedunlearn.requests.tables import APPLIED, KEYS, LOG
+
+__all__ = ["FORMAT", "Finding", "export_ledger", "verify_export", "verify_ledger"]
+
+FORMAT = "fedunlearn.ledger.v1"
+
+
+def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> list[Finding]:
+    """Return what does not hold; nothing where all does.
+
+    The log under its tree heads, what the tables say against what the log leads to, receipts,
+    the owners' signatures, the steps of each request, and the model files.
+
+    Args:
+        store: To check.
+        key: The issuer's.
+        models: Folder of the model files; None leaves them unchecked.
+    """
+    try:
+        with store.snapshot() as connection:
+            rows, heads = read_log(connection), read_heads(connection)
+            replay = Replay()
+            found = list(_check_log(rows, heads, key, replay))
+            found += _check_leaves(connection, rows)
+            found += check_tables(connection, replay)
+            found += check_requests(connection)
+            receipts = _read_receipts(connection)
+            found += _check_receipts(rows, heads, receipts, key)
+            found += check_models(connection, models)
+    except VerificationError as error:
+        return [Finding(str(error), "the request store")]
+    return found
+
+
+def export_ledger(store: RequestStore) -> dict[str, object]:
+    """Return the log, its heads, all public keys and receipts, as JSON, for anyone to verify."""
+    with store.snapshot() as connection:
+        rows, heads = read_log(connection), read_heads(connection)
+        keys = connection.execute(select(KEYS).order_by(KEYS.c.created, KEYS.c.id)).mappings()
+        return {
+            "format": FORMAT,
+            "rows": [{"index": row.index, "entry": row.entry, "time": row.time} for row in rows],
+            "heads": [
+                {
+                    "size": head.size,
+                    "root": head.root,
+                    "time": head.time,
+                    "key_id": head.key_id,
+                    "signature": head.signature.hex(),
+                }
+                for head in heads
+            ],
+            "keys": [
+                {
+                    "id": row["id"],
+                    "principal": row["principal"],
+                    "pem": row["pem"],
+                    "revoked": None if row["revoked"] is None else stamp(row["revoked"]),
+                }
+                for row in keys
+            ],
+            "receipts": _read_receipts(connection),
+        }
+
+
+def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
+    """Return what does not hold of an exported ledger; nothing where all does.
+
+    Args:
+        document: As it was exported.
+        key: The issuer's.
+    """
+    where = "the exported ledger"
+    try:
+        if document["format"] != FORMAT:
+            return [Finding(f"it is not of the format {FORMAT}", where)]
+        rows = [LogRow(row["index"], row["entry"], row["time"]) for row in document["rows"]]
+        heads = [
+            TreeHead(
+                head["size"],
+                head["root"],
+                head["time"],
+                head["key_id"],
+                bytes.fromhex(head["signature"]),
+            )
+            for head in document["heads"]
+        ]
+        receipts = {int(index): str(text) for index, text in document["receipts"].items()}
+        replay = Replay()
+        found = list(_check_log(rows, heads, key, replay))
+        found += _check_receipts(rows, heads, receipts, key)
+        for entry in document["keys"]:
+            found += check_key(entry["id"], entry["principal"], entry["pem"], replay)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return [Finding(f"it has another form: {error!r}", where)]
+    return found
+
+
+def _check_log(
+    rows: Sequence[LogRow], heads: Sequence[TreeHead], key: PublicKey, replay: Replay
+) -> Iterator[Finding]:
+    roots = {0: merkle.EMPTY}
+    frontier = merkle.Frontier()
+    for place, row in enumerate(rows):
+        where = f"row {row.index} of the log"
+        frontier.append(row.leaf)
+        roots[frontier.size] = frontier.root
+        if row.index != place:
+            yield Finding(f"it stands where row {place} should", where)
+        try:
+            entry = parse_canonical(row.entry.encode(), "its entry")
+            if entry.get("time") != row.time:
+                yield Finding("its time is not the entry's", where)
+            replay.follow(row.index, entry)
+        except VerificationError as error:
+            yield Finding(str(error), where)
+    for head in heads:
+        where = f"the tree head of size {head.size}"
+        try:
+            head.verify(key)
+        except VerificationError as error:
+            yield Finding(str(error), where)
+        root = roots.get(head.size)
+        if root is None or root.hex() != head.root:
+            yield Finding("its root is not that of the log", where)
+    last = heads[-1].size if heads else 0
+    if last != len(rows):
+        yield Finding(f"it has {len(rows)} rows, and the last tree head covers {last}", "the log")
+
+
+def _check_leaves(connection: Connection, rows: Iterable[LogRow]) -> Iterator[Finding]:
+    leaves = connection.execute(select(LOG.c.leaf).order_by(LOG.c.index)).scalars()
+    for row, leaf in zip(rows, leaves, strict=True):
+        if bytes(leaf) != row.leaf:
+            yield Finding("its leaf is not the entry's hash", f"row {row.index} of the log")
+
+
+def _read_receipts(connection: Connection) -> dict[int, str]:
+    query = select(APPLIED.c.index, APPLIED.c.receipt).where(APPLIED.c.receipt.is_not(None))
+    rows = connection.execute(query.order_by(APPLIED.c.index)).mappings()
+    return {row["index"]: row["receipt"] for row in rows}
+
+
+def _check_receipts(
+    rows: Sequence[LogRow],
+    heads: Sequence[TreeHead],
+    receipts: Mapping[int, str],
+    key: PublicKey,
+) -> Iterator[Finding]:
+    entries = {row.index: row.entry for row in rows}
+    for index, text in receipts.items():
+        where = f"the receipt of row {index} of the log"
+        try:
+            receipt = verify_receipt(text, key)
+        except VerificationError as error:
+            yield Finding(str(error), where)
+            continue
+        if receipt.index != index or receipt.leaf.decode() != entries.get(index):
+            yield Finding("it tells of another row", where)
+        if receipt.head not in heads:
+            yield Finding("the log has no such tree head", where)

@@ -1,0 +1,223 @@
+"""Checks of a request store's tables: against its log, the owners' signatures and the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from sqlalchemy import Connection, RowMapping, select
+
+from fedunlearn.errors import KeyFileError, VerificationError
+from fedunlearn.requests.clock import stamp
+from fedunlearn.requests.deletion import TRANSITIONS, State
+from fedunlearn.requests.findings import Finding, check_key
+from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.models import model_path
+from fedunlearn.requests.replay import Removal, Replay
+from fedunlearn.requests.rows import scope_text
+from fedunlearn.requests.statement import DELETION_TYPE, scope_of
+from fedunlearn.requests.tables import (
+    APPLIED,
+    CURRENT,
+    DELETIONS,
+    EVENTS,
+    KEYS,
+    MODELS,
+    NODES,
+    PRINCIPALS,
+)
+from fedunlearn.rpc.v1 import deletion_pb2 as pb
+
+_FIRST = frozenset({State.PENDING, State.AWAITING_APPROVAL})
+
+
+def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
+    """Check the tables against what the log leads to.
+
+    Args:
+        connection: To the store.
+        replay: What the log leads to.
+
+    Yields:
+        What does not hold.
+    """
+    yield from _check_applied(connection, replay)
+    current = connection.execute(select(CURRENT.c.model)).scalar_one_or_none()
+    if current != replay.current:
+        yield Finding(f"it is {current}, and the log leads to {replay.current}", "current model")
+    known = set()
+    for row in connection.execute(select(MODELS)).mappings():
+        known.add(row["sha256"])
+        file = replay.files.get(row["sha256"], row["file"])
+        retired = row["sha256"] in replay.retired
+        if (row["file"], row["rolled_back"]) != (file, retired):
+            yield Finding("its row is not what the log leads to", f"model {row['sha256']}")
+    for sha256 in sorted(set(replay.files) - known):
+        yield Finding("the log knows it and the table does not", f"model {sha256}")
+    yield from _check_people(connection, replay)
+
+
+def _check_applied(connection: Connection, replay: Replay) -> Iterator[Finding]:
+    left = dict(replay.removals)
+    for row in connection.execute(select(APPLIED).order_by(APPLIED.c.index)).mappings():
+        told = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
+        same = left.pop(row["index"], None) == told
+        if not same or row["rolled_back"] != (row["index"] in replay.taken_back):
+            yield Finding("what was applied is not what the log says", f"row {row['index']}")
+    for index in left:
+        yield Finding("it tells of a removal that was not applied", f"row {index} of the log")
+
+
+def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
+    query = select(KEYS, PRINCIPALS.c.role).join(PRINCIPALS, PRINCIPALS.c.name == KEYS.c.principal)
+    rows = connection.execute(query).mappings().all()
+    for row in rows:
+        id = row["id"]
+        yield from check_key(id, row["principal"], row["pem"], replay)
+        if replay.keys.get(id, ("", row["role"]))[1] != row["role"]:
+            yield Finding("its principal has another role than in the log", f"key {id}")
+        if (row["revoked"] is not None) != (id in replay.revoked):
+            yield Finding("the log disagrees on whether it is revoked", f"key {id}")
+    for id in sorted(set(replay.keys) - {row["id"] for row in rows}):
+        yield Finding("it was registered and is not in the table", f"key {id}")
+    owners, commitments = {}, {}
+    for row in connection.execute(select(NODES)).mappings():
+        owners[row["number"]] = row["owner"]
+        if row["commitment_root"] is not None:
+            commitments[row["number"]] = row["commitment_root"], row["commitment_size"]
+    for number in sorted({*owners, *replay.owners, *replay.commitments}):
+        owner, commitment = owners.get(number), commitments.get(number)
+        if owner != replay.owners.get(number) or commitment != replay.commitments.get(number):
+            yield Finding("the log names another owner or commitment", f"node {number}")
+
+
+def check_requests(connection: Connection) -> Iterator[Finding]:
+    """Check each request: what its owner signed, its steps, and that it ended as it should.
+
+    Args:
+        connection: To the store.
+
+    Yields:
+        What does not hold.
+    """
+    keys = {
+        row.id: row for row in connection.execute(select(KEYS.c.id, KEYS.c.principal, KEYS.c.pem))
+    }
+    standing = {
+        row["deletion"]: row
+        for row in connection.execute(select(APPLIED).where(~APPLIED.c.rolled_back)).mappings()
+    }
+    steps: dict[str, list[RowMapping]] = {}
+    for event in connection.execute(select(EVENTS).order_by(EVENTS.c.number)).mappings():
+        steps.setdefault(event["deletion"], []).append(event)
+    parsed: dict[str, PublicKey | None] = {}
+    for row in connection.execute(select(DELETIONS)).mappings():
+        where = f"request {row['id']}"
+        key = keys.get(row["key_id"])
+        if key is not None and row["key_id"] not in parsed:
+            parsed[row["key_id"]] = _key(key.pem)
+        owns = key is not None and key.principal == row["owner"]
+        for wrong in (
+            _signed(row, parsed.get(row["key_id"])),
+            None if owns else "its key is not its owner's",
+            _stepped(row, steps.pop(row["id"], [])),
+            _ended(row, standing.pop(row["id"], None)),
+        ):
+            if wrong is not None:
+                yield Finding(wrong, where)
+    for id in sorted({*steps, *standing}):
+        yield Finding("there are traces of it, and no such request", f"request {id}")
+
+
+def _key(pem: str) -> PublicKey | None:
+    try:
+        return PublicKey.from_pem(pem)
+    except KeyFileError:
+        return None
+
+
+def _signed(row: RowMapping, key: PublicKey | None) -> str | None:
+    statement, scope = bytes(row["statement"]), bytes(row["scope"])
+    digests = hashlib.sha256(statement).hexdigest(), hashlib.sha256(scope).hexdigest()
+    if digests != (row["statement_sha256"], row["scope_sha256"]):
+        return "its digests are not those of what was signed"
+    if key is None:
+        return "its key is not there"
+    try:
+        key.verify(DELETION_TYPE, statement, bytes(row["signature"]))
+        message = pb.DeletionStatement.FromString(statement)
+        read = scope_text(scope_of(scope))
+    except (VerificationError, DecodeError, ValueError) as error:
+        return f"what was signed does not verify: {error}"
+    named = message.scope_sha256.hex(), message.request_id, message.model_sha256.hex()
+    if named != (digests[1], row["request_id"], row["model"]) or read != row["parsed"]:
+        return "it is not what was signed"
+    return None
+
+
+def _stepped(row: RowMapping, events: list[RowMapping]) -> str | None:
+    before: State | None = None
+    for event in events:
+        try:
+            state = State(event["state"])
+        except ValueError:
+            return f"event {event['number']} has a state that does not exist"
+        first = before is None and state in (State.PENDING, State.AWAITING_APPROVAL)
+        if not (
+            first or (before is not None and (state is before or state in TRANSITIONS[before]))
+        ):
+            return f"event {event['number']} takes it from {before} to {state}"
+        before = state
+    if not events:
+        return "it has no events"
+    last = events[-1]
+    names = ("state", "stage")
+    if [row[name] for name in names] != [last[name] for name in names]:
+        return "its state is not that of its last event"
+    if row["last_event"] != last["number"]:
+        return "its last event is another one than it says"
+    return None
+
+
+def _ended(row: RowMapping, applied: RowMapping | None) -> str | None:
+    state = row["state"]
+    models = (None, None) if applied is None else (applied["base"], applied["new"])
+    if (row["model_before"], row["model_after"]) != models:
+        return "its models are not those of its removal"
+    if applied is None:
+        return "it succeeded, and was not applied" if state == State.SUCCEEDED.value else None
+    if state not in (State.SUCCEEDED.value, State.RUNNING.value):
+        return f"it is {state}, and its removal is in the current model"
+    if (state == State.SUCCEEDED.value) != (applied["receipt"] is not None):
+        return "it has succeeded without a receipt, or has one and has not"
+    return None
+
+
+def check_models(connection: Connection, folder: Path | None) -> Iterator[Finding]:
+    """Check that kept model files are there, as they were, and the others gone.
+
+    Args:
+        connection: To the store.
+        folder: Of the files; None leaves them unchecked.
+
+    Yields:
+        What does not hold.
+    """
+    if folder is None:
+        return
+    for row in connection.execute(select(MODELS).order_by(MODELS.c.number)).mappings():
+        path = model_path(folder, row["sha256"])
+        if row["file"] == "disposed":
+            if path.exists():
+                yield Finding("it was to be disposed of and is still there", str(path))
+            continue
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            yield Finding(f"it cannot be read: {error.strerror}", str(path))
+            continue
+        if found != row["sha256"]:
+            yield Finding(f"it was changed: its sha256 is {found}", str(path))

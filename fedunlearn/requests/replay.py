@@ -1,0 +1,135 @@
+"""What must be so if all that the log says was done, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedunlearn.errors import VerificationError
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A removal as its row in the log tells of it."""
+
+    deletion: str
+    job: str
+    base: str
+    new: str
+    time: str
+
+
+@dataclass
+class Replay:
+    """The state of a store as the rows of its log lead to it.
+
+    Attributes:
+        removals: By index of their rows.
+        taken_back: Indexes of those that were rolled back.
+        current: Model in use.
+        files: Whether the file of a model is present or disposed of.
+        retired: Models out of use since a rollback.
+        keys: Principal and role of each key.
+        revoked: Keys that are.
+        owners: Of nodes.
+        commitments: Root and size, by node.
+    """
+
+    removals: dict[int, Removal] = field(default_factory=dict)
+    taken_back: set[int] = field(default_factory=set)
+    current: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    revoked: set[str] = field(default_factory=set)
+    owners: dict[int, str] = field(default_factory=dict)
+    commitments: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def follow(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Take the next row.
+
+        Args:
+            index: Its place in the log.
+            entry: What it says.
+
+        Raises:
+            VerificationError: It cannot have happened after the rows before.
+        """
+        steps = {
+            "key": self._key,
+            "commitment": self._commitment,
+            "model": self._model,
+            "removal": self._removal,
+            "rollback": self._rollback,
+            "disposal": self._disposal,
+        }
+        step = steps.get(entry.get("kind", ""))
+        if step is None:
+            raise VerificationError(f"it is of no kind that is known: {entry.get('kind')!r}")
+        try:
+            step(index, entry)
+        except (KeyError, TypeError) as error:
+            raise VerificationError(f"it does not say what its kind does: {error}") from None
+
+    def _key(self, _: int, entry: Mapping[str, Any]) -> None:
+        if entry["action"] == "revoke":
+            self.revoked.add(entry["key_id"])
+            return
+        self.keys[entry["key_id"]] = entry["principal"], entry["role"]
+        self.owners.update(dict.fromkeys(entry["nodes"], entry["principal"]))
+
+    def _commitment(self, _: int, entry: Mapping[str, Any]) -> None:
+        self.commitments[entry["node"]] = entry["root"], entry["size"]
+
+    def _model(self, _: int, entry: Mapping[str, Any]) -> None:
+        if self.current is not None:
+            raise VerificationError("there was a model before it")
+        self._use(entry["model"])
+
+    def _removal(self, index: int, entry: Mapping[str, Any]) -> None:
+        found = Removal(
+            entry["deletion"],
+            entry["job"],
+            entry["model_before"],
+            entry["model_after"],
+            entry["time"],
+        )
+        before = self.removals.get(index - 1)
+        same_swap = before is not None and (before.job, before.base, before.new) == (
+            found.job,
+            found.base,
+            found.new,
+        )
+        if not same_swap and found.base != self.current:
+            raise VerificationError(f"it is from model {found.base}, which was not the current one")
+        if found.deletion in {self.removals[i].deletion for i in self._standing()}:
+            raise VerificationError(f"request {found.deletion} was removed before")
+        self.removals[index] = found
+        self._use(found.new)
+
+    def _rollback(self, _: int, entry: Mapping[str, Any]) -> None:
+        job = [i for i in self._standing() if self.removals[i].job == entry["job"]]
+        if not job or job[-1] != max(self._standing()):
+            raise VerificationError("it does not take the last removal back")
+        last = self.removals[job[-1]]
+        told = entry["deletions"], entry["model_before"], entry["model_after"]
+        if told != ([self.removals[i].deletion for i in job], last.new, last.base):
+            raise VerificationError("it tells of other requests or models than the removal")
+        self.taken_back.update(job)
+        if last.new != last.base:
+            self.retired.add(last.new)
+        self.current = last.base
+
+    def _disposal(self, _: int, entry: Mapping[str, Any]) -> None:
+        if entry["model"] == self.current:
+            raise VerificationError("it disposes of the current model")
+        self.files[entry["model"]] = "disposed"
+
+    def _use(self, model: str) -> None:
+        self.current = model
+        self.files[model] = "present"
+        self.retired.discard(model)
+
+    def _standing(self) -> Iterable[int]:
+        return [index for index in self.removals if index not in self.taken_back]
