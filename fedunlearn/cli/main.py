@@ -9,7 +9,12 @@ import threading
 import click
 
 from fedunlearn.cli.compare import compare
+from fedunlearn.cli.keys import keys
+from fedunlearn.cli.ledger import ledger
+from fedunlearn.cli.receipts import receipt
+from fedunlearn.cli.requests import request
 from fedunlearn.cli.scenarios import demo, run
+from fedunlearn.cli.serve import serve
 from fedunlearn.cli.tune import tune
 from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
 
@@ -32,6 +37,11 @@ cli.add_command(demo)
 cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(tune)
+cli.add_command(serve)
+cli.add_command(request)
+cli.add_command(receipt)
+cli.add_command(ledger)
+cli.add_command(keys)
 
 
 def main() -> None:

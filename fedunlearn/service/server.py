@@ -122,6 +122,11 @@ class DeletionServer:
         """Stop."""
         self.stop()
 
+    @property
+    def running(self) -> bool:
+        """Whether it has neither been stopped nor failed."""
+        return self._thread is not None and self._thread.is_alive()
+
     async def _run(self, credentials: grpc.ServerCredentials | None, started: _Started) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()

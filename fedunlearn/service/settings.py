@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from fedunlearn.scenario.settings import Positive, Settings, Share
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 File = Annotated[Path, Field(strict=False)]
+FILES = ("tls-certificate", "tls-key", "client-ca")
 
 
 class ServiceSettings(Settings):
@@ -66,14 +68,15 @@ class ServiceSettings(Settings):
         return timedelta(days=self.near_due_days)
 
 
-def load_settings(path: Path) -> ServiceSettings:
+def load_settings(path: Path, changes: Mapping[str, object] | None = None) -> ServiceSettings:
     """Read the settings of a service.
 
     Args:
         path: A TOML file; where there is none, all settings have their defaults.
+        changes: Take the place of what the file says; keys as in the file.
 
     Returns:
-        The settings; relative paths in them are looked up beside the file.
+        The settings; relative paths in the file are looked up beside it.
 
     Raises:
         InputError: The file cannot be read, or a key or value cannot be used.
@@ -86,29 +89,10 @@ def load_settings(path: Path) -> ServiceSettings:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
-    return checked_settings(table, path)
-
-
-def checked_settings(table: dict[str, object], path: Path) -> ServiceSettings:
-    """Check settings that were read or changed.
-
-    Args:
-        table: Keys as in the file.
-        path: Named in errors; relative paths in the table are looked up beside it.
-
-    Returns:
-        The settings.
-
-    Raises:
-        InputError: A key or value cannot be used.
-    """
+    for key in FILES:
+        if isinstance(file := table.get(key), str):
+            table[key] = str(path.parent / file)
     try:
-        settings = ServiceSettings.model_validate(table)
+        return ServiceSettings.model_validate({**table, **(changes or {})})
     except ValidationError as error:
         raise InputError(f"{path}: {first_complaint(error, ServiceSettings)}") from None
-    files = {
-        name: path.parent / value
-        for name in ("tls_certificate", "tls_key", "client_ca")
-        if (value := getattr(settings, name)) is not None
-    }
-    return settings.model_copy(update=files)

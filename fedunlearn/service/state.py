@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,11 @@ class ServiceState:
 
 @contextmanager
 def open_state(
-    folder: Path, database: str | None = None, *, create: bool = True
+    folder: Path,
+    database: str | None = None,
+    *,
+    create: bool = True,
+    changes: Mapping[str, object] | None = None,
 ) -> Iterator[ServiceState]:
     """Open a state folder.
 
@@ -48,6 +52,7 @@ def open_state(
         folder: The folder.
         database: URL of the request store; left out that of the settings, or a file in the folder.
         create: Make what is missing: the folder, the issuer's key, the store.
+        changes: Of settings, in the place of what the file says.
 
     Yields:
         The state; its store is closed at the end.
@@ -64,7 +69,7 @@ def open_state(
             raise StoreError(f"--state {folder} cannot be made: {error.strerror}") from None
     elif not (folder / ISSUER).is_file():
         raise StoreError(f"--state {folder} is no state folder; 'fedunlearn serve' makes one")
-    settings = load_settings(folder / SETTINGS)
+    settings = load_settings(folder / SETTINGS, changes)
     url = database or settings.database or state_url(folder)
     issuer = _issuer(folder, anew=create and not (folder / "requests.db").exists())
     with RequestStore.open(url, issuer=issuer, create=create) as store:

@@ -1,0 +1,367 @@
+"""``fedunlearn request``: asking for removals, and deciding about them."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedunlearn.cli.connection import Connection, connected, connection_options
+from fedunlearn.cli.tables import print_json, print_pairs, print_table, printable
+from fedunlearn.errors import InputError, VerificationError
+
+if TYPE_CHECKING:
+    from fedunlearn.rpc.v1 import deletion_pb2 as pb
+
+_FILE = click.Path(path_type=Path)
+_NUMBER = click.IntRange(0, 2**32 - 1)
+STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+reason_option = click.option("--reason", required=True, metavar="TEXT", help="Why; one line.")
+
+
+@click.group()
+def request() -> None:
+    """Ask a service for removals, follow them, and decide about them as its operator."""
+
+
+@request.command()
+@click.option("--node", "nodes", type=_NUMBER, multiple=True, metavar="N", help="Whole node.")
+@click.option(
+    "--records", metavar="LIST|FILE", help="Records by position: 3,5,7-9, or a file of these."
+)
+@click.option(
+    "--commitments", type=_FILE, metavar="FILE", help="The node's commitments, for --records."
+)
+@click.option("--of-node", type=_NUMBER, metavar="N", help="Which node holds the records.")
+@click.option("--class", "labels", type=_NUMBER, multiple=True, metavar="C", help="Whole class.")
+@click.option(
+    "--on-node",
+    "on_nodes",
+    type=_NUMBER,
+    multiple=True,
+    metavar="N",
+    help="Where the class is removed; left out, on all nodes (operators only).",
+)
+@click.option("--model", metavar="SHA256", help="Model that was seen; left out, the current one.")
+@click.option("--request-id", metavar="UUID4", help="Left out, a new one.")
+@connection_options
+@json_option
+def create(
+    connection: Connection,
+    nodes: tuple[int, ...],
+    records: str | None,
+    commitments: Path | None,
+    of_node: int | None,
+    labels: tuple[int, ...],
+    on_nodes: tuple[int, ...],
+    model: str | None,
+    request_id: str | None,
+    as_json: bool,
+) -> None:
+    """Ask for the removal of nodes, of records of a node, or of classes; one of these.
+
+    Durable when it returns. The same request id again gives the same request only with the same
+    signed statement; use a new one for another request.
+    """
+    if model is not None and not re.fullmatch("[0-9a-f]{64}", model):
+        _refuse("--model: give the sha256 of the model file, 64 hexadecimal digits in lower case")
+    scope = _scope(nodes, records, commitments, of_node, labels, on_nodes)
+    with connected(connection) as client:
+        _print(client.create(scope, model=model, request_id=request_id), as_json)
+
+
+@request.command()
+@click.argument("id")
+@connection_options
+@json_option
+def get(connection: Connection, id: str, as_json: bool) -> None:
+    """Show a request."""
+    with connected(connection) as client:
+        _print(client.get(id), as_json)
+
+
+@request.command("list")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES, case_sensitive=False),
+    multiple=True,
+    help="Only in this one. Repeatable.",
+)
+@connection_options
+@json_option
+def list_requests(connection: Connection, states: tuple[str, ...], as_json: bool) -> None:
+    """List requests, the oldest first: an owner's own, or all for an operator."""
+    from fedunlearn.requests.deletion import State
+
+    with connected(connection) as client:
+        found = list(client.list(State(state) for state in states))
+    if as_json:
+        print_json({"requests": [as_dict(one) for one in found]})
+        return
+    now = datetime.now(UTC)
+    print_table(
+        ("id", "owner", "state", "scope", "created", "due", "reason"),
+        [
+            (
+                one.id,
+                one.owner,
+                _state(one),
+                _what(one),
+                _day(_time(one, "created")),
+                _due(one, now),
+                one.reason,
+            )
+            for one in found
+        ],
+    )
+
+
+@request.command()
+@click.argument("id")
+@click.option(
+    "--after",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="EVENT",
+    help="Only changes after this one.",
+)
+@connection_options
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a change.")
+def watch(connection: Connection, id: str, after: int, as_json: bool) -> None:
+    """Print every change of a request until it has ended."""
+    with connected(connection) as client:
+        for event in client.watch(id, after):
+            entry = event_as_dict(event)
+            if as_json:
+                click.echo(json.dumps(entry, ensure_ascii=False))
+                continue
+            stage = f"/{entry['stage']}" if "stage" in entry else ""
+            reason = f"  {entry['reason']}" if "reason" in entry else ""
+            line = f"{entry['time']}  {entry['state']}{stage}  by {entry['actor']}{reason}"
+            click.echo(f"{event.number:>6}  {printable(line)}")
+
+
+@request.command()
+@click.argument("id")
+@connection_options
+@json_option
+def approve(connection: Connection, id: str, as_json: bool) -> None:
+    """Let a request run that waits for approval (operators)."""
+    with connected(connection) as client:
+        _print(client.approve(id), as_json)
+
+
+@request.command()
+@click.argument("id")
+@reason_option
+@connection_options
+@json_option
+def reject(connection: Connection, id: str, reason: str, as_json: bool) -> None:
+    """Refuse a request that does not run (operators)."""
+    with connected(connection) as client:
+        _print(client.reject(id, reason), as_json)
+
+
+@request.command()
+@click.argument("id")
+@connection_options
+@json_option
+def cancel(connection: Connection, id: str, as_json: bool) -> None:
+    """Take a request of one's own back that does not run yet."""
+    with connected(connection) as client:
+        _print(client.cancel(id), as_json)
+
+
+@request.command()
+@click.argument("id")
+@connection_options
+@json_option
+def retry(connection: Connection, id: str, as_json: bool) -> None:
+    """Let a request run again that failed (operators)."""
+    with connected(connection) as client:
+        _print(client.retry(id), as_json)
+
+
+@request.command()
+@click.argument("id")
+@click.option(
+    "--due",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    required=True,
+    help="New due date, UTC.",
+)
+@reason_option
+@connection_options
+@json_option
+def extend(connection: Connection, id: str, due: datetime, reason: str, as_json: bool) -> None:
+    """Move a request's due date by up to two months, once (operators; GDPR Art. 12(3))."""
+    with connected(connection) as client:
+        _print(client.extend(id, due.replace(tzinfo=UTC), reason), as_json)
+
+
+def as_dict(one: pb.Deletion) -> dict[str, object]:
+    """Return a request for programs; what it does not have is left out."""
+    from fedunlearn.rpc.v1 import deletion_pb2 as pb
+
+    entry: dict[str, object] = {
+        "id": one.id,
+        "request_id": one.request_id,
+        "owner": one.owner,
+        "state": pb.State.Name(one.state).removeprefix("STATE_"),
+        "scope": {"kind": one.kind, "count": one.count, "sha256": one.scope_sha256.hex()},
+    }
+    if one.stage:
+        entry["stage"] = pb.Stage.Name(one.stage).removeprefix("STAGE_")
+    for name in ("created", "due", "expected", "ended"):
+        if one.HasField(name):
+            entry[name] = _time(one, name).isoformat()
+    entry["near_due"] = one.near_due
+    if one.reason:
+        entry["reason"] = one.reason
+    entry["attempts"] = one.attempts
+    entry["last_event"] = one.last_event
+    if one.model_before_sha256:
+        entry["model_before"] = one.model_before_sha256.hex()
+    if one.model_after_sha256:
+        entry["model_after"] = one.model_after_sha256.hex()
+    return entry
+
+
+def event_as_dict(event: pb.Event) -> dict[str, object]:
+    """Return a change for programs; what it does not have is left out."""
+    from fedunlearn.rpc.v1 import deletion_pb2 as pb
+
+    entry: dict[str, object] = {
+        "number": event.number,
+        "time": event.time.ToDatetime(UTC).isoformat(),
+        "state": pb.State.Name(event.state).removeprefix("STATE_"),
+        "actor": event.actor,
+    }
+    if event.stage:
+        entry["stage"] = pb.Stage.Name(event.stage).removeprefix("STAGE_")
+    if event.reason:
+        entry["reason"] = event.reason
+    return entry
+
+
+def _print(one: pb.Deletion, as_json: bool) -> None:
+    if as_json:
+        print_json(as_dict(one))
+        return
+    now = datetime.now(UTC)
+    pairs = [
+        ("id", one.id),
+        ("request id", one.request_id),
+        ("owner", one.owner),
+        ("scope", _what(one)),
+        ("state", _state(one)),
+        ("created", _day(_time(one, "created"))),
+        ("due", _due(one, now)),
+        ("expected", _day(_time(one, "expected")) if one.HasField("expected") else ""),
+        ("ended", _day(_time(one, "ended")) if one.HasField("ended") else ""),
+        ("reason", one.reason),
+        ("attempts", str(one.attempts) if one.attempts else ""),
+        ("model before", one.model_before_sha256.hex()),
+        ("model after", one.model_after_sha256.hex()),
+    ]
+    print_pairs([(name, value) for name, value in pairs if value])
+
+
+def _state(one: pb.Deletion) -> str:
+    entry = as_dict(one)
+    return f"{entry['state']} ({entry['stage']})" if "stage" in entry else str(entry["state"])
+
+
+def _what(one: pb.Deletion) -> str:
+    name = {"node": "node", "records": "record", "class": "class"}.get(one.kind, one.kind)
+    plural = {"class": "classes"}.get(name, f"{name}s")
+    return f"{one.count} {name if one.count == 1 else plural}"
+
+
+def _due(one: pb.Deletion, now: datetime) -> str:
+    due = _time(one, "due")
+    if not one.near_due:
+        return _day(due)
+    left = due - now
+    if left.total_seconds() < 0:
+        return f"{_day(due)} OVERDUE"
+    return f"{_day(due)} NEAR: {left.days} d {left.seconds // 3600} h left"
+
+
+def _time(one: pb.Deletion, name: str) -> datetime:
+    time: datetime = getattr(one, name).ToDatetime(UTC)
+    return time
+
+
+def _day(time: datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%MZ")
+
+
+def _refuse(message: str) -> None:
+    raise InputError(message)
+
+
+def _scope(
+    nodes: tuple[int, ...],
+    records: str | None,
+    commitments: Path | None,
+    of_node: int | None,
+    labels: tuple[int, ...],
+    on_nodes: tuple[int, ...],
+) -> pb.Scope:
+    from fedunlearn.requests.statement import class_scope, node_scope, record_scope
+
+    if sum((bool(nodes), records is not None, bool(labels))) != 1:
+        raise InputError("give one of --node, --records and --class")
+    if on_nodes and not labels:
+        raise InputError("--on-node: goes with --class; whole nodes are removed with --node")
+    if (commitments is not None or of_node is not None) and records is None:
+        raise InputError("--commitments and --of-node go with --records")
+    if nodes:
+        return node_scope(set(nodes))
+    if labels:
+        return class_scope(set(labels), set(on_nodes))
+    assert records is not None
+    if commitments is None or of_node is None:
+        raise InputError("--records: needs --commitments and --of-node")
+    from fedunlearn.commitments import Commitments
+
+    try:
+        return record_scope(of_node, Commitments.load(commitments), set(_positions(records)))
+    except VerificationError as error:
+        raise InputError(f"--commitments: {error}") from None
+    except IndexError as error:
+        raise InputError(f"--records: {error}") from None
+
+
+def _positions(text: str) -> list[int]:
+    """Read positions of records: ``3,5,7-9``, or a file of these.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    listed = re.compile(r"\s*\d+(-\d+)?(\s*[,\s]\s*\d+(-\d+)?)*\s*,?\s*")
+    if not listed.fullmatch(text):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise InputError(
+                f"--records: {text} is neither a list as 3,5,7-9 nor a file that can be read"
+            ) from None
+        if not listed.fullmatch(text):
+            raise InputError("--records: the file must hold positions, as 3,5,7-9, or one a line")
+    found: list[int] = []
+    for part in re.findall(r"\d+(?:-\d+)?", text):
+        first, _, last = part.partition("-")
+        if int(last or first) - int(first) > 10**6:
+            raise InputError(f"--records: {part} names more than a million")
+        found.extend(range(int(first), int(last or first) + 1))
+    if not found:
+        raise InputError("--records: no position is named")
+    return found
