@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -84,9 +85,8 @@ def _pairs(value: object, prefix: str = "") -> list[tuple[str, str]]:
             for pair in _pairs(below, f"{prefix}.{key}" if prefix else str(key))
         ]
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        return [
-            pair for place, one in enumerate(value) for pair in _pairs(one, f"{prefix}[{place}]")
-        ]
+        places = [_pairs(one, f"{prefix}[{place}]") for place, one in enumerate(value)]
+        return [pair for pairs in places for pair in pairs]
     if isinstance(value, list):
         return [(prefix, ", ".join(map(str, value)))] if value else []
     return [(prefix, str(value))]
@@ -113,5 +113,5 @@ def _mismatch(model: Path, expected: str) -> None:
     raise VerificationError(f"{model} is not the model of the receipt, whose sha256 is {expected}")
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise InputError(message)

@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _NUMBER = click.IntRange(0, 2**32 - 1)
+MOST_RECORDS = 100_000
 STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 reason_option = click.option("--reason", required=True, metavar="TEXT", help="Why; one line.")
@@ -303,7 +304,7 @@ def _day(time: datetime) -> str:
     return time.strftime("%Y-%m-%d %H:%MZ")
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise InputError(message)
 
 
@@ -341,27 +342,24 @@ def _scope(
 
 
 def _positions(text: str) -> list[int]:
-    """Read positions of records: ``3,5,7-9``, or a file of these.
-
-    Raises:
-        InputError: They cannot be read.
-    """
-    listed = re.compile(r"\s*\d+(-\d+)?(\s*[,\s]\s*\d+(-\d+)?)*\s*,?\s*")
-    if not listed.fullmatch(text):
+    """Return positions of records of a list as ``3,5,7-9``, or of a file that holds one."""
+    found = _ranges(text)
+    if found is None:
         try:
-            text = Path(text).read_text(encoding="utf-8")
+            found = _ranges(Path(text).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
-            raise InputError(
-                f"--records: {text} is neither a list as 3,5,7-9 nor a file that can be read"
-            ) from None
-        if not listed.fullmatch(text):
-            raise InputError("--records: the file must hold positions, as 3,5,7-9, or one a line")
-    found: list[int] = []
-    for part in re.findall(r"\d+(?:-\d+)?", text):
-        first, _, last = part.partition("-")
-        if int(last or first) - int(first) > 10**6:
-            raise InputError(f"--records: {part} names more than a million")
-        found.extend(range(int(first), int(last or first) + 1))
+            _refuse(f"--records: {text} is neither a list as 3,5,7-9 nor a file that can be read")
     if not found:
-        raise InputError("--records: no position is named")
-    return found
+        _refuse(f"--records: {text} must hold positions, as 3,5,7-9, or one a line")
+    return [position for positions in found for position in positions]
+
+
+def _ranges(text: str) -> list[range] | None:
+    parts = [part for part in re.split(r"[,\s]+", text) if part]
+    if not all(re.fullmatch(r"\d{1,18}(-\d{1,18})?", part) for part in parts):
+        return None
+    pairs = [part.partition("-") for part in parts]
+    bounds = [(int(first), int(last or first)) for first, _, last in pairs]
+    if sum(last + 1 - first for first, last in bounds) > MOST_RECORDS:
+        _refuse(f"--records: more than {MOST_RECORDS} are named; ask in several requests")
+    return [range(first, last + 1) for first, last in bounds]
