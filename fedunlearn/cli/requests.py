@@ -66,8 +66,7 @@ def create(
 ) -> None:
     """Ask for the removal of nodes, of records of a node, or of classes; one of these.
 
-    Durable when it returns. The same request id again gives the same request only with the same
-    signed statement; use a new one for another request.
+    Durable when it returns. The same request id again, with the same scope, gives the same request.
     """
     if model is not None and not re.fullmatch("[0-9a-f]{64}", model):
         _refuse("--model: give the sha256 of the model file, 64 hexadecimal digits in lower case")

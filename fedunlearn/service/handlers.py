@@ -136,15 +136,33 @@ class Handlers:
         )
 
     async def _create(self, call: Call) -> pb.CreateDeletionResponse:
-        large = len(call.body) > LARGE
-        new = await self._fresh(
-            lambda snapshot: self._admission.admit(
-                parsed(pb.CreateDeletionRequest, call.body), snapshot, self._parts.clock()
-            ),
-            elsewhere=large,
-        )
+        try:
+            new = await self._fresh(
+                lambda snapshot: self._admission.admit(
+                    parsed(pb.CreateDeletionRequest, call.body), snapshot, self._parts.clock()
+                ),
+                elsewhere=len(call.body) > LARGE,
+            )
+        except ServiceRefusal as refusal:
+            # Whoever missed the answer asks again, perhaps when the removal is done already.
+            stored = await self._repeated(call) if refusal.reason is Reason.NODE_LEFT else None
+            if stored is None:
+                raise
+            return pb.CreateDeletionResponse(deletion=self._shown(stored))
         deletion = await asyncio.wrap_future(self._parts.writer.submit(new))
         return pb.CreateDeletionResponse(deletion=self._shown(deletion))
+
+    async def _repeated(self, call: Call) -> Deletion | None:
+        """Return what the first of a request's repeats has made; its signature was checked."""
+        request = pb.CreateDeletionRequest.FromString(call.body)
+        statement = pb.DeletionStatement.FromString(request.statement.payload)
+        owner = self._parts.pulse.snapshot.principals[request.statement.key_id].name
+        found: Deletion | None = await self._blocking(
+            self._parts.store.find, owner, statement.request_id
+        )
+        if found is None or found.scope_sha256 != statement.scope_sha256.hex():
+            return None
+        return found
 
     async def _get(self, call: Call) -> pb.GetDeletionResponse:
         caller = await self._caller(call)

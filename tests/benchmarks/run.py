@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import instant_step, kills, round_seconds, session_memory
+from tests.benchmarks import deletions, instant_step, kills, round_seconds, session_memory
 from tests.benchmarks.memory import node_memory
 from tests.benchmarks.products import product_costs
 from tests.benchmarks.server_memory import server_memory
@@ -24,6 +24,7 @@ PARTS: Mapping[str, Callable[[], Mapping[str, object]]] = {
     "round_seconds": round_seconds.round_seconds,
     "session_memory": session_memory.session_memory,
     "kills": kills.kills,
+    "deletions": deletions.deletions,
 }
 
 # What a figure, or those below a key, should keep to.
@@ -38,6 +39,7 @@ BOUNDS = {
     **round_seconds.BOUNDS,
     **session_memory.BOUNDS,
     **kills.BOUNDS,
+    **deletions.BOUNDS,
 }
 
 

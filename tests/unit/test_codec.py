@@ -165,8 +165,9 @@ def test_labels_of_parts_that_do_not_exist_are_passed_over() -> None:
     assert decode_answer(4, header.SerializeToString(), {}).labels == {}
 
 
-def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
-    proto = "fedunlearn/rpc/v1/session.proto"
+@pytest.mark.parametrize("name", ["session", "deletion"])
+def test_generated_code_is_that_of_the_protos(tmp_path: Path, name: str) -> None:
+    proto = f"fedunlearn/rpc/v1/{name}.proto"
     subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos"),
@@ -177,5 +178,5 @@ def test_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
         check=True,
     )
     for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"):
-        name = proto.replace(".proto", suffix)
-        assert (ROOT / name).read_text() == (tmp_path / name).read_text(), "run 'make protos'"
+        file = proto.replace(".proto", suffix)
+        assert (ROOT / file).read_text() == (tmp_path / file).read_text(), "run 'make protos'"
