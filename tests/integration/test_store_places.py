@@ -1,0 +1,137 @@
+"""Where request stores can be, of which version, and what is said where they cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from fedunlearn.errors import StoreError, VerificationError
+from fedunlearn.requests import database
+from fedunlearn.requests.database import VERSION, Database, state_url
+from fedunlearn.requests.ledger import verify_ledger
+from fedunlearn.requests.store import RequestStore
+from fedunlearn.requests.tables import METADATA
+from tests.deletions import ISSUER, START, made, populate
+from tests.stores import KINDS, Places
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_migrations_make_the_tables(kind: str, places: Places, tmp_path: Path) -> None:
+    opened = Database(places.new_url(kind, tmp_path), durable=False)
+    with opened.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+    opened.close()
+    config = Config()
+    config.set_main_option("script_location", "fedunlearn.requests:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [VERSION]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_newer_store_is_refused(kind: str, places: Places, tmp_path: Path) -> None:
+    url = places.new_url(kind, tmp_path)
+    with pytest.raises(StoreError, match=r"there is no request store|holds no request store"):
+        RequestStore.open(url, create=False)
+    opened = Database(url, durable=False)
+    with opened.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '2'"))
+    opened.close()
+    with pytest.raises(StoreError, match=r"has version 2 and this fedunlearn knows 1; right is"):
+        RequestStore.open(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("requests.db", "URL cannot be read; right is sqlite:///"),
+        ("mysql://host/db", "names 'mysql' or no database; right is"),
+        ("sqlite://", "names 'sqlite' or no database; right is"),
+        ("sqlite:////nowhere/at/all.db", "there is no folder /nowhere/at"),
+        ("postgresql+psycopg://nobody@/db?host=/nowhere", r"db\?host=.* cannot be used"),
+        ("postgresql+pg8000://nobody@/db?host=/nowhere", "PostgreSQL needs a driver"),
+    ],
+)
+def test_urls_that_lead_nowhere(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as raised:
+        RequestStore.open(url)
+    assert "\n" not in str(raised.value)
+
+
+def test_passwords_are_not_said() -> None:
+    with pytest.raises(StoreError) as raised:
+        RequestStore.open("postgresql+psycopg://me:secret@/db?host=/nowhere")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "requests.db"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="file is not a database"):
+        RequestStore.open(state_url(tmp_path))
+    with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        connection.execute("CREATE TABLE notes (line TEXT)")
+    with pytest.raises(StoreError, match="holds no request store"):
+        RequestStore.open(f"sqlite:///{tmp_path / 'other.db'}", create=False)
+
+
+def test_sqlite_is_durable(tmp_path: Path) -> None:
+    opened = Database(state_url(tmp_path))
+    with opened.write() as tx:
+        run = tx.connection.exec_driver_sql
+        found = [run(f"PRAGMA {name}").scalar_one() for name in _PRAGMAS]
+    opened.close()
+    assert found == list(_PRAGMAS.values())
+
+
+_PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+
+
+def test_a_busy_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
+    with RequestStore.open(state_url(tmp_path), issuer=ISSUER, durable=False) as store:
+        populate(store)
+        other = sqlite3.connect(tmp_path / "requests.db", isolation_level=None)
+        with closing(other):
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match=r"requests\.db is busy for over 0\.1 s"):
+                made(store)
+            assert store.list() == []
+            other.execute("ROLLBACK")
+        made(store)
+
+
+def test_a_busy_postgresql_says_so(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 1)
+    url = places.new_url("postgresql", tmp_path)
+    with RequestStore.open(url, issuer=ISSUER, durable=False) as store:
+        populate(store)
+        other = Database(url, durable=False)
+        with other.write() as tx:
+            tx.order()
+            with pytest.raises(StoreError, match="is busy for over 1 s; try again"):
+                made(store)
+        other.close()
+        made(store)
+
+
+def test_a_damaged_file_is_a_finding(tmp_path: Path) -> None:
+    with RequestStore.open(state_url(tmp_path), issuer=ISSUER, durable=False) as store:
+        populate(store)
+    with closing(sqlite3.connect(tmp_path / "requests.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE log SET entry = CAST(x'ff' AS TEXT) WHERE \"index\" = 1")
+    with RequestStore.open(state_url(tmp_path)) as store:
+        (finding,) = verify_ledger(store, ISSUER.public, None)
+        assert "was changed or is damaged" in str(finding)
+        with pytest.raises(VerificationError):
+            store.log()
+        assert store.count_since("alice", START) == 0
