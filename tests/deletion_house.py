@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.commitments import Commitments
+from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
 from fedunlearn.service.state import ServiceState, open_state
 
+FEDERATION = "hospitals"
 MODEL = hashlib.sha256(b"the first model").hexdigest()
+MOST_RECORDS = 40
 RECORDS = {0: 64, 1: 64, 2: 256}
 KEYS: Mapping[str, PrivateKey] = {
     "alice": PrivateKey.generate("ed25519"),
@@ -80,11 +83,27 @@ class House:
         self.server.stop(1.0)
 
 
+def remove(state: ServiceState, name: str) -> None:
+    """Do what a worker does for the request that is due first, with a model of this name."""
+    store, at = state.store, now()
+    lease = store.lease("worker", now=at, seconds=60.0)
+    assert lease is not None
+    new = hashlib.sha256(name.encode()).hexdigest()
+    entries = {one.id: {"scope": {"kind": one.scope.kind.value}} for one in lease.deletions}
+    store.commit(lease, new=new, entries=entries, facts={}, now=at)
+    store.finish(lease, make_receipts(store, lease.job, state.issuer), now=at)
+
+
 @contextmanager
 def house(folder: Path, *, clock: Any = now, **settings: object) -> Iterator[House]:
     """Open a furnished service on a free port, and close it."""
     anew = not folder.exists()
-    changes = {"listen": "127.0.0.1:0", **settings}
+    changes = {
+        "listen": "127.0.0.1:0",
+        "federation": FEDERATION,
+        "most-records": MOST_RECORDS,
+        **settings,
+    }
     with open_state(folder, changes=changes) as state:
         if anew:
             furnish(state.store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -36,6 +37,8 @@ class Quotas:
         self._store = store
         self._settings = settings
         self._counts: dict[str, _Count] = {}
+        # Counted in, but not stored yet: what the store says does not hold them.
+        self._waiting: Counter[str] = Counter()
 
     def take(self, new: NewDeletion) -> None:
         """Count a request in.
@@ -58,6 +61,7 @@ class Quotas:
                 )
         count.open += 1
         count.day += 1
+        self._waiting[new.owner] += 1
 
     def give_back(self, owner: str) -> None:
         """Count one out that was not stored anew."""
@@ -65,12 +69,22 @@ class Quotas:
         count.open -= 1
         count.day -= 1
 
+    def stored(self) -> None:
+        """Know that all which were counted in are stored, or were given back."""
+        self._waiting.clear()
+
     def forget(self) -> None:
         """Count anew: it is not known what was stored."""
         self._counts.clear()
+        self._waiting.clear()
 
     def _read(self, owner: str, now: datetime) -> _Count:
-        return _Count(self._store.count_open(owner), self._store.count_since(owner, now - DAY), now)
+        more = self._waiting[owner]
+        return _Count(
+            open=self._store.count_open(owner) + more,
+            day=self._store.count_since(owner, now - DAY) + more,
+            read=now,
+        )
 
     def _exceeded(self, count: _Count) -> str:
         if count.open >= (most := self._settings.quota_open):

@@ -53,9 +53,10 @@ class Inner:
 
 @dataclass(frozen=True)
 class Items:
-    """Messages inside of another, one to ``most``."""
+    """Messages inside of another, one to ``most``, ascending by a field of theirs."""
 
     most: int
+    by: str
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ RULES: Mapping[str, Mapping[str, Rule | Inner | Items | Choice | Time]] = Mappin
         },
         "Scope": {"kind": Choice()},
         "NodeScope": {"nodes": _ascending(1, MOST_NODES)},
-        "RecordScope": {"records": Items(MOST_RECORDS)},
+        "RecordScope": {"records": Items(MOST_RECORDS, by="index")},
         "Record": {"index": _between(0, 2**63 - 1), "commitment": _DIGEST, "path": _path},
         "ClassScope": {"labels": _ascending(1, MOST_LABELS), "nodes": _NONE},
         "GetDeletionRequest": _ID,
@@ -256,8 +257,9 @@ def _of_field(
             yield from violations(getattr(message, name), field)
     elif isinstance(rule, Items):
         items = getattr(message, name)
-        if not 1 <= len(items) <= rule.most:
-            yield Violation(field, f"must name 1 to {rule.most}")
+        order = _ascending(1, rule.most)([getattr(item, rule.by) for item in items])
+        if order is not None:
+            yield Violation(field, order)
         for place, item in enumerate(items):
             yield from violations(item, f"{field}[{place}]")
     elif (wish := rule(getattr(message, name))) is not None:

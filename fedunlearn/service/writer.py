@@ -105,3 +105,4 @@ class Writer:
             if not made:
                 self._quotas.give_back(new.owner)
             future.set_result(deletion)
+        self._quotas.stored()
