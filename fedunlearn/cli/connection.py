@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
         InputError: A file or the address cannot be used, or the service finds the input wrong.
         ServiceError: The service refused, or cannot be reached.
     """
+    # gRPC would add lines of its own to the one that says what is wrong.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedunlearn.requests.keys import PrivateKey
     from fedunlearn.service.client import DeletionClient
     from fedunlearn.service.tls import address_of, content, is_loopback

@@ -332,8 +332,9 @@ def _scope(
         raise InputError("--records: needs --commitments and --of-node")
     from fedunlearn.commitments import Commitments
 
+    positions = set(_positions(records))
     try:
-        return record_scope(of_node, Commitments.load(commitments), set(_positions(records)))
+        return record_scope(of_node, Commitments.load(commitments), positions)
     except VerificationError as error:
         raise InputError(f"--commitments: {error}") from None
     except IndexError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -56,6 +57,8 @@ def serve(
     Makes the state folder where there is none. Without a certificate it listens on the loopback
     interface only. SIGTERM and Ctrl-C stop it once the calls under way have finished.
     """
+    # Handshakes that strangers fail are no news.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedunlearn.service.server import DeletionServer
     from fedunlearn.service.state import open_state
 
