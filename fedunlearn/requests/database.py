@@ -95,6 +95,12 @@ class Database:
             if not file.parent.is_dir():
                 raise StoreError(f"there is no folder {file.parent} for the request store")
         self._engine = _engine(parsed, durable)
+        # Several statements see one state, as they do in SQLite.
+        self._readers = self._engine
+        if self._engine.dialect.name == "postgresql":
+            self._readers = self._engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         self._writers = self._engine.execution_options(fedunlearn_writes=True)
         try:
             self._migrate(create)
@@ -113,7 +119,7 @@ class Database:
         Yields:
             Its connection.
         """
-        with self._speaking(), self._engine.begin() as connection:
+        with self._speaking(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager
@@ -201,10 +207,7 @@ def _engine(url: URL, durable: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get("fedunlearn_writes"):
-            # Several statements see one state, as with SQLite.
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        elif not durable:
+        if not durable and connection.get_execution_options().get("fedunlearn_writes"):
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     return engine

@@ -11,7 +11,7 @@ from fedunlearn.requests.clock import micros, months_after, stamp
 from fedunlearn.requests.database import Database
 from fedunlearn.requests.deletion import OPEN, Deletion, State
 from fedunlearn.requests.tables import DELETIONS
-from fedunlearn.requests.transitions import locked, move
+from fedunlearn.requests.transitions import locked, move, note
 
 # From its arrival; GDPR Art. 12(3): one month, and two more where there is a reason.
 MOST_MONTHS = 3
@@ -124,10 +124,9 @@ class Decisions:
                     f"request {id} cannot be due on {stamp(micros(due))}; right is after "
                     f"{stamp(micros(deletion.due))} and not after {stamp(micros(latest))}"
                 )
-            move(
+            note(
                 tx,
-                [deletion],
-                deletion.state,
+                deletion,
                 actor=actor,
                 now=micros(now),
                 stage=deletion.stage,

@@ -22,7 +22,7 @@ from fedunlearn.requests.database import Database, Transaction
 from fedunlearn.requests.deletion import Deletion, Stage, State
 from fedunlearn.requests.rows import DELETION_COLUMNS, deletion_from
 from fedunlearn.requests.tables import APPLIED, CURRENT, DELETIONS, JOBS
-from fedunlearn.requests.transitions import locked, move
+from fedunlearn.requests.transitions import locked, move, note
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ class Leases:
         with self._database.write() as tx:
             held(tx, lease, now)
             deletions = locked(tx, [deletion.id for deletion in lease.deletions])
-            behind = [deletion for deletion in deletions if deletion.stage is not stage]
-            if behind:
-                actor = f"worker {lease.worker}"
-                move(tx, behind, State.RUNNING, actor=actor, now=micros(now), stage=stage)
+            for deletion in deletions:
+                if deletion.stage is not stage:
+                    actor = f"worker {lease.worker}"
+                    note(tx, deletion, actor=actor, now=micros(now), stage=stage)
 
     def fail(self, lease: Lease, reason: str, *, now: datetime) -> None:
         """End a job that could not be done; its requests may be tried again.
@@ -257,10 +257,9 @@ def _take_over(tx: Transaction, worker: str, now: int, until: int) -> Lease | No
     ).scalars()
     reason = f"taken over from worker {job['worker']}"
     for deletion in (deletions := locked(tx, ids)):
-        move(
+        note(
             tx,
-            [deletion],
-            State.RUNNING,
+            deletion,
             actor=f"worker {worker}",
             now=now,
             stage=deletion.stage,

@@ -52,12 +52,12 @@ def move(
     reason: str = "",
     columns: Mapping[str, object] | None = None,
 ) -> None:
-    """Change the state of requests, or only their stage or dates, and keep each change as an event.
+    """Change the state of requests, and keep each change as an event.
 
     Args:
         tx: The transaction.
         deletions: Which are locked.
-        state: The new one, or the one they have.
+        state: The new one.
         actor: Who does it, as Event says.
         now: Microseconds since the epoch.
         stage: The new one.
@@ -68,20 +68,68 @@ def move(
         TransitionError: A request's state does not allow it.
     """
     for deletion in deletions:
-        if state is not deletion.state and state not in TRANSITIONS[deletion.state]:
+        if state not in TRANSITIONS[deletion.state]:
             raise TransitionError(
                 f"request {deletion.id} is {deletion.state} and cannot become {state}"
             )
+    values = {**(columns or {}), "state": state.value, "stage": _value(stage)}
+    first = _update(tx, deletions, values)
+    events = [
+        event_row(first + i, deletion.id, state, stage, actor=actor, now=now, reason=reason)
+        for i, deletion in enumerate(deletions)
+    ]
+    tx.execute(insert(EVENTS), events)
+
+
+def note(
+    tx: Transaction,
+    deletion: Deletion,
+    *,
+    actor: str,
+    now: int,
+    stage: Stage | None,
+    reason: str = "",
+    columns: Mapping[str, object] | None = None,
+) -> None:
+    """Change a request that keeps its state, and keep the change as an event.
+
+    Args:
+        tx: The transaction.
+        deletion: Which is locked.
+        actor: Who does it, as Event says.
+        now: Microseconds since the epoch.
+        stage: The new one, or the one it has.
+        reason: Why, where there is one to give.
+        columns: Further columns of the table to set.
+    """
+    number = _update(tx, [deletion], {**(columns or {}), "stage": _value(stage)})
+    row = event_row(number, deletion.id, deletion.state, stage, actor=actor, now=now, reason=reason)
+    tx.execute(insert(EVENTS), [row])
+
+
+def _value(stage: Stage | None) -> str | None:
+    return None if stage is None else stage.value
+
+
+def _update(tx: Transaction, deletions: Sequence[Deletion], values: Mapping[str, object]) -> int:
+    """Set columns of requests that are still in the state they were read in.
+
+    Args:
+        tx: The transaction.
+        deletions: The requests.
+        values: Of the columns.
+
+    Returns:
+        Number of the first one's event; the others' follow.
+
+    Raises:
+        TransitionError: One of them is in another state.
+    """
     first = max(tx.numbered(EVENTS.c.number), 1)
     changed = tx.execute(
         update(DELETIONS)
         .where(DELETIONS.c.id == bindparam("of_id"), DELETIONS.c.state == bindparam("of_state"))
-        .values(
-            state=state.value,
-            stage=None if stage is None else stage.value,
-            last_event=bindparam("number"),
-            **(columns or {}),
-        ),
+        .values(last_event=bindparam("number"), **values),
         [
             {"of_id": deletion.id, "of_state": deletion.state.value, "number": first + i}
             for i, deletion in enumerate(deletions)
@@ -89,13 +137,7 @@ def move(
     )
     if changed.rowcount != len(deletions):
         raise TransitionError("a request has changed in between; right is to look at it again")
-    tx.execute(
-        insert(EVENTS),
-        [
-            event_row(first + i, deletion.id, state, stage, actor=actor, now=now, reason=reason)
-            for i, deletion in enumerate(deletions)
-        ],
-    )
+    return first
 
 
 def event_row(
@@ -114,7 +156,7 @@ def event_row(
         "deletion": deletion,
         "time": now,
         "state": state.value,
-        "stage": None if stage is None else stage.value,
+        "stage": _value(stage),
         "actor": actor,
         "reason": reason,
     }
