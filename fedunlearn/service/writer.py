@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from concurrent.futures import Future
 
 from fedunlearn.errors import RequestReusedError
@@ -18,6 +19,7 @@ from fedunlearn.service.quotas import Quotas
 from fedunlearn.service.settings import ServiceSettings
 
 MOST = 64  # requests a transaction; more would let the first wait for the last
+WAIT_S = 0.003  # for others that are likely to come: about what a transaction takes
 
 _Waiting = tuple[NewDeletion, "Future[Deletion]"]
 
@@ -35,6 +37,7 @@ class Writer:
         self._store = store
         self._quotas = Quotas(store, settings)
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._last = 0
         self._thread = threading.Thread(target=self._run, name="deletion-writer", daemon=True)
         self._thread.start()
 
@@ -62,12 +65,18 @@ class Writer:
             more = self._write(self._gather())
 
     def _gather(self) -> list[_Waiting | None]:
+        # Those of the last group that ask again, and those that came meanwhile.
+        expected = min(self._last + self._queue.qsize(), MOST)
         group = [self._queue.get()]
-        while len(group) < MOST and group[-1] is not None:
+        end = time.monotonic() + WAIT_S
+        while group[-1] is not None and len(group) < MOST:
+            # A single caller never waits for others.
+            wait = max(0.0, end - time.monotonic()) if len(group) < expected else 0.0
             try:
-                group.append(self._queue.get_nowait())
+                group.append(self._queue.get(timeout=wait) if wait else self._queue.get_nowait())
             except queue.Empty:
                 break
+        self._last = len(group)
         return group
 
     def _write(self, group: list[_Waiting | None]) -> bool:
