@@ -11,11 +11,13 @@ import click
 from fedunlearn.cli.compare import compare
 from fedunlearn.cli.keys import keys
 from fedunlearn.cli.ledger import ledger
+from fedunlearn.cli.models import models
 from fedunlearn.cli.receipts import receipt
 from fedunlearn.cli.requests import request
 from fedunlearn.cli.scenarios import demo, run
 from fedunlearn.cli.serve import serve
 from fedunlearn.cli.tune import tune
+from fedunlearn.cli.work import work
 from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
 
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -38,10 +40,12 @@ cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(tune)
 cli.add_command(serve)
+cli.add_command(work)
 cli.add_command(request)
 cli.add_command(receipt)
 cli.add_command(ledger)
 cli.add_command(keys)
+cli.add_command(models)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedunlearn.evaluation import plots
+from fedunlearn.evaluation import deletions, plots
 from fedunlearn.evaluation.columns import COLUMNS, Column
 from fedunlearn.evaluation.evidence import Evidence
 from fedunlearn.evaluation.pages import render, sections, toml, unbroken
@@ -99,6 +99,10 @@ def render_report(results: Mapping[str, Any], evidence: Sequence[Evidence]) -> s
         name=results["name"],
         version=results["fedunlearn"],
         requests=requests,
+        deletions=[
+            deletions.view(deletion, f"d{number}")
+            for number, deletion in enumerate(results.get("deletions", ()), start=1)
+        ],
         columns=columns,
         settings=list(sections(results["scenario"])),
         environment=[f"{key} = {toml(value)}" for key, value in results["environment"].items()],

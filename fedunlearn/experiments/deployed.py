@@ -20,11 +20,11 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, out: Path) -> No
     experiment = Experiment.prepare(loaded)
     layout = ParameterLayout.of(experiment.task.model())
     with open_federation(len(experiment.task.split.nodes), layout) as federation:
-        requests, evidence = run_in(experiment, federation)
+        ran = run_in(experiment, federation)
         transport = federation.transport
     assert isinstance(transport, SessionOrMessages)
-    results = document(experiment, requests, transport.carrier)
+    results = document(experiment, ran.requests, transport.carrier)
     results["environment"]["session_join_seconds"] = transport.joining_s
     # The results last: whoever waits for them finds all.
-    write_whole(out / "report.html", render_report(results, tuple(evidence)))
+    write_whole(out / "report.html", render_report(results, tuple(ran.evidence)))
     write_whole(out / "results.json", to_json(results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -57,6 +58,20 @@ def read_model(layout: ParameterLayout, content: bytes) -> Tensor:
     return weights
 
 
+def require_keepable(method: UnlearningMethod[Any]) -> None:
+    """Refuse a method that needs of training what is not kept in files.
+
+    Raises:
+        NotRecordedError: It does; the message names others.
+    """
+    for item in method.to_record():
+        if not isinstance(item, SubspaceRecorder):
+            raise NotRecordedError(
+                f"{method.name} needs {item}, which a state folder does not keep; name a method "
+                "first that needs nothing recorded (cubic-newton), or instant-cubic-newton"
+            )
+
+
 class KeptModels:
     """Trained models in a state folder, each with what its next removal starts from."""
 
@@ -66,7 +81,7 @@ class KeptModels:
         training: Path,
         layout: ParameterLayout,
         settings: TrainingSettings,
-        method: UnlearningMethod[object],
+        method: UnlearningMethod[Any],
     ) -> None:
         """Take the folders, and what the models are models of.
 
@@ -80,12 +95,7 @@ class KeptModels:
         Raises:
             NotRecordedError: The method needs what is not kept in files.
         """
-        for item in method.to_record():
-            if not isinstance(item, SubspaceRecorder):
-                raise NotRecordedError(
-                    f"{method.name} needs {item}, which a state folder does not keep; use "
-                    "cubic-newton, instant-cubic-newton or retrain"
-                )
+        require_keepable(method)
         self._models = models
         self._training = training
         self._layout = layout

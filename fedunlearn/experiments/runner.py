@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from fedunlearn.evaluation.evidence import Evidence
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.measuring import Measuring
 from fedunlearn.experiments.removal import (
+    Removal,
     Replica,
     Retrained,
     remove,
@@ -22,7 +24,7 @@ from fedunlearn.experiments.removal import (
     retrain,
     train,
 )
-from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.progress import Progress
 from fedunlearn.scenario.loading import LoadedScenario
@@ -39,6 +41,23 @@ class Outcome:
 
     results: dict[str, Any]
     evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What a scenario left in a federation.
+
+    Attributes:
+        requests: Their entries of results.json.
+        evidence: For the report, one entry a request.
+        trained: The scenario's own model, before any request.
+        removals: What every method made of it, one entry a request.
+    """
+
+    requests: list[dict[str, Any]]
+    evidence: list[Evidence]
+    trained: TrainedModel
+    removals: Mapping[str, tuple[Removal, ...]]
 
 
 def run_scenario(
@@ -61,14 +80,14 @@ def run_scenario(
         FederationError: A round could not be completed.
     """
     experiment = Experiment.prepare(loaded)
-    requests, evidence = simulate(
+    ran = simulate(
         experiment.task,
         len(experiment.task.split.nodes),
         lambda federation: run_in(experiment, federation),
         transport=transport,
         progress=progress,
     )
-    return Outcome(document(experiment, requests, transport), tuple(evidence))
+    return Outcome(document(experiment, ran.requests, transport), tuple(ran.evidence))
 
 
 def document(
@@ -84,9 +103,7 @@ def document(
     }
 
 
-def run_in(
-    experiment: Experiment, federation: Federation
-) -> tuple[list[dict[str, Any]], list[Evidence]]:
+def run_in(experiment: Experiment, federation: Federation) -> Ran:
     """Run an experiment in a federation that is open.
 
     Args:
@@ -94,9 +111,9 @@ def run_in(
         federation: The nodes.
 
     Returns:
-        For each request its entry of results.json, and its evidence.
+        Results, and the model that they began with.
     """
-    replicas = _replicas(experiment, federation)
+    trained, replicas = _replicas(experiment, federation)
     measuring = Measuring(experiment)
     results: list[dict[str, Any]] = []
     evidence: list[Evidence] = []
@@ -105,10 +122,12 @@ def run_in(
         result, shown = measuring.request(index, replicas, oracles)
         results.append(result)
         evidence.append(shown)
-    return results, evidence
+    return Ran(results, evidence, trained, replicas[0].removals)
 
 
-def _replicas(experiment: Experiment, federation: Federation) -> list[Replica]:
+def _replicas(experiment: Experiment, federation: Federation) -> tuple[TrainedModel, list[Replica]]:
+    """Return the scenario's own model, and what every method made of it and of the further ones."""
+    models: list[TrainedModel] = []
     replicas: list[Replica] = []
     budgets: list[float] | None = None
     for seed in experiment.replica_seeds:
@@ -117,8 +136,10 @@ def _replicas(experiment: Experiment, federation: Federation) -> list[Replica]:
         removals = remove_by_all(list(experiment.methods), unlearn, budgets)
         if budgets is None:
             budgets = [removal.compute for removal in next(iter(removals.values()))]
+        models.append(trained)
         replicas.append(Replica(trained.weights, removals))
-    return replicas
+        del models[1:]  # of the others nobody asks but for what was made of them
+    return models[0], replicas
 
 
 def _oracles(experiment: Experiment, federation: Federation, index: int) -> list[Retrained]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedunlearn.commitments import Commitment
+from fedunlearn.errors import LeaseLostError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.federation.federation import Federation
@@ -24,6 +26,8 @@ from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.settings import WorkerSettings
 from fedunlearn.worker.worker import Worked, Worker, utc_now
 
+log = logging.getLogger(__name__)
+
 MODELS, NODES = "models", "nodes"
 
 
@@ -35,6 +39,7 @@ class WorkPlace:
         folder: The state folder.
         store: The requests.
         issuer: Signs receipts and the log.
+        name: Of the worker, in events.
         once: Whether to stop when nothing is due, instead of waiting for more.
         stop: Set from outside to end after the job at hand.
         tell: Hears what became of every job.
@@ -43,6 +48,7 @@ class WorkPlace:
     folder: Path
     store: RequestStore
     issuer: PrivateKey
+    name: str
     once: bool
     stop: threading.Event
     tell: Callable[[Worked], None]
@@ -109,9 +115,7 @@ def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) ->
     """
     settings = WorkerSettings.read(place.folder)
     models = ModelFolder(place.folder / MODELS)
-    remover = ScenarioRemover(
-        experiment, federation, models, place.folder, place.store.nodes_left
-    )
+    remover = ScenarioRemover(experiment, federation, models, place.folder, place.store.nodes_left)
     register_commitments(federation, place.store)
     if place.store.current() is None:
         place.store.set_first(remover.train(), now=utc_now())
@@ -121,10 +125,15 @@ def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) ->
         remover,
         place.issuer,
         version=version("fedunlearn"),
+        name=place.name,
         settings=settings,
     )
     while not place.stop.is_set():
-        worked = worker.work()
+        try:
+            worked = worker.work()
+        except LeaseLostError as error:
+            log.warning("%s", error)
+            continue
         if worked is not None:
             place.tell(worked)
             if worked.state is not State.RUNNING:
@@ -141,4 +150,3 @@ def register_commitments(federation: Federation, store: RequestStore) -> None:
         if enrolment.root is not None:
             commitment = Commitment(enrolment.root.hex(), enrolment.records)
             store.register_commitment(node, commitment, now=utc_now())
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from fedunlearn.requests.deletion import Deletion, Scope
+from fedunlearn.requests.deletion import Deletion, Scope, ScopeKind
 from fedunlearn.worker.gates import Check
 from fedunlearn.worker.removal import Removed
 from fedunlearn.worker.retention import Fate
@@ -17,8 +17,6 @@ def removal_entry(
     deletion: Deletion,
     removed: Removed,
     *,
-    model: str,
-    base: str,
     checks: Sequence[Check],
     checkpoints: Sequence[Fate],
     together: int,
@@ -31,8 +29,6 @@ def removal_entry(
     Args:
         deletion: The request.
         removed: What was done.
-        model: sha256 of the model file after.
-        base: Likewise before.
         checks: The gates.
         checkpoints: What becomes of the models before.
         together: How many requests were removed in this step.
@@ -41,10 +37,9 @@ def removal_entry(
         now: When the model is swapped.
 
     Returns:
-        JSON-able; the store adds the kind of the entry.
+        JSON-able; the store adds kind, request, models and time.
     """
     return {
-        "deletion": deletion.id,
         "request_id": deletion.request_id,
         "statement_sha256": deletion.statement_sha256,
         "owner": deletion.owner,
@@ -58,8 +53,6 @@ def removal_entry(
         "received": _time(deletion.created),
         "due": _time(deletion.due),
         "completed": _time(now),
-        "model_before": base,
-        "model_after": model,
         "method": removed.method,
         "settings": dict(removed.settings),
         "status": removed.status,
@@ -72,17 +65,16 @@ def removal_entry(
         "bytes_down": removed.bytes_down,
         "checks": [check.as_dict() for check in checks],
         "checkpoints": [fate.as_dict() for fate in checkpoints],
-        "tombstones": _tombstones(deletion.scope),
+        "out_of_use": _out_of_use(deletion.scope),
         "issuer": issuer,
     }
 
 
-def _tombstones(scope: Scope) -> str:
-    who = "nodes " + ", ".join(map(str, scope.nodes)) if scope.nodes else "all nodes"
-    return (
-        f"on {who}: what was removed is on the node's durable list and takes part in nothing any "
-        "more; confirmed before this receipt was issued"
-    )
+def _out_of_use(scope: Scope) -> str:
+    """Say what keeps the removed data out of all that comes."""
+    if scope.kind is ScopeKind.NODE:
+        return "the server refuses the node from now on"
+    return "confirmed by every node that held some: on its durable list, used for nothing any more"
 
 
 def _time(moment: datetime) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from fedunlearn.errors import FedunlearnError
-from fedunlearn.requests.store import Lease, RequestStore
+from fedunlearn.requests.leases import Lease
+from fedunlearn.requests.store import RequestStore
 
 Clock = Callable[[], datetime]
 

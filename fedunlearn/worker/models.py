@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedunlearn.errors import VerificationError
 from fedunlearn.files import flush_folder, replacing
+from fedunlearn.requests.models import model_path
 
 
 class ModelFolder:
@@ -63,7 +64,7 @@ class ModelFolder:
 
     def path(self, sha256: str) -> Path:
         """Return where a model's file is."""
-        return self.folder / f"{sha256}.safetensors"
+        return model_path(self.folder, sha256)
 
     def beside(self, sha256: str) -> Path:
         """Return the folder of what its next removal starts from; perhaps it is not there."""

@@ -93,5 +93,5 @@ class Remover(Protocol):
         ...
 
     def done(self, job: str) -> None:
-        """Delete what was kept of a job while it ran."""
+        """Delete what was kept of a job while it was computed; nothing where it is gone."""
         ...

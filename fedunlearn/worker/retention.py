@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fedunlearn.requests.store import Model
+from fedunlearn.requests.models import Model
 from fedunlearn.worker.settings import Retention
 
 PRESENT = "present"

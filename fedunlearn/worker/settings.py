@@ -24,7 +24,7 @@ class Gates(Settings):
     """
 
     retain_loss_rise: NotNegative = 0.1
-    test_accuracy_drop: NotNegative = 0.05
+    test_accuracy_drop: NotNegative = 0.2
     relative_update: Positive = 1.0
 
 

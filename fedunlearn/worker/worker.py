@@ -8,17 +8,18 @@ after it, the rest is done again, which changes nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fedunlearn.errors import FedunlearnError, LeaseLostError, StoppedError
+from fedunlearn.errors import FedunlearnError, LeaseLostError, StoppedError, TransitionError
 from fedunlearn.requests.deletion import Stage, State
+from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
-from fedunlearn.requests.receipts import make_receipt
-from fedunlearn.requests.store import Applied, Lease, RequestStore
+from fedunlearn.requests.leases import Lease
+from fedunlearn.requests.removals import Applied
+from fedunlearn.requests.store import RequestStore
 from fedunlearn.worker.entries import removal_entry
 from fedunlearn.worker.gates import check, failures
 from fedunlearn.worker.lease import Clock, kept
@@ -136,7 +137,7 @@ class Worker:
         applied = self._store.applied(lease.job)
         if not applied:
             try:
-                applied = self._apply(lease)
+                applied = self._apply_to_current(lease)
             except (LeaseLostError, StoppedError):
                 raise
             except _GateError as error:
@@ -147,7 +148,7 @@ class Worker:
                 log.exception("job %s failed", lease.job)
                 return self._failed(lease, ids, f"{type(error).__name__}; see the worker's log")
         try:
-            self._complete(lease, applied)
+            self._complete(lease)
         except LeaseLostError:
             raise
         except FedunlearnError as error:
@@ -159,9 +160,22 @@ class Worker:
         return Worked(lease.job, ids, State.SUCCEEDED, model=applied[0].new)
 
     def _failed(self, lease: Lease, ids: tuple[str, ...], reason: str) -> Worked:
-        self._store.fail(lease, reason, now=self._clock())
         self._remover.done(lease.job)
+        self._store.fail(lease, reason, now=self._clock())
         return Worked(lease.job, ids, State.FAILED, reason)
+
+    def _apply_to_current(self, lease: Lease) -> tuple[Applied, ...]:
+        """Apply a job; where another has swapped the model meanwhile, from the new one."""
+        while True:
+            current = self._store.current()
+            if current is not None and current.sha256 != lease.base:
+                lease = self._store.rebase(lease, now=self._clock())
+            try:
+                return self._apply(lease)
+            except TransitionError:
+                now_current = self._store.current()
+                if now_current is None or now_current.sha256 == lease.base:
+                    raise
 
     def _apply(self, lease: Lease) -> tuple[Applied, ...]:
         """Compute the new model and make it the current one."""
@@ -181,8 +195,6 @@ class Worker:
             deletion.id: removal_entry(
                 deletion,
                 removed,
-                model=sha256,
-                base=lease.base,
                 checks=checks,
                 checkpoints=checkpoints,
                 together=len(lease.deletions),
@@ -192,16 +204,18 @@ class Worker:
             )
             for deletion in lease.deletions
         }
-        return self._store.commit(lease, new=sha256, entry=entries, facts=_facts(removed), now=now)
+        return self._store.commit(
+            lease, new=sha256, entries=entries, facts=_facts(removed), now=now
+        )
 
-    def _complete(self, lease: Lease, applied: tuple[Applied, ...]) -> None:
+    def _complete(self, lease: Lease) -> None:
         """Do what follows a swap; all of it may be done again."""
+        self._remover.done(lease.job)
         for deletion in lease.deletions:
             self._remover.bury(deletion.id, deletion.scope)
         self.tidy()
-        receipts = {each.deletion: self._receipt(each) for each in applied}
+        receipts = make_receipts(self._store, lease.job, self._issuer)
         self._store.finish(lease, receipts, now=self._clock())
-        self._remover.done(lease.job)
 
     def _job(self, lease: Lease) -> RemovalJob:
         before = self._store.removed()
@@ -213,14 +227,6 @@ class Worker:
 
     def _reached(self, lease: Lease) -> Callable[[Stage], None]:
         return lambda stage: self._store.advance(lease, stage, now=self._clock())
-
-    def _receipt(self, applied: Applied) -> str:
-        """Make a receipt from the log alone, so that making it again gives the same."""
-        row = self._store.log(after=applied.index - 1)[0]
-        head = next(head for head in self._store.heads() if head.size > row.index)
-        path = self._store.inclusion(row.index, head.size)
-        entry = json.loads(row.entry)
-        return make_receipt(entry, applied.new, row, head, path, self._issuer)
 
 
 class _GateError(FedunlearnError):

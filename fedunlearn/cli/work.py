@@ -1,0 +1,87 @@
+"""``fedunlearn work``: the worker that removes what the deletion service was asked to remove."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedunlearn.cli.scenarios import Transport, overrides_option
+
+if TYPE_CHECKING:
+    from fedunlearn.worker.worker import Worked
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path), metavar="SCENARIO.toml")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The state folder of 'fedunlearn serve'.",
+)
+@click.option("--database", metavar="URL", help="Of the requests; left out, as 'serve' has it.")
+@overrides_option
+@click.option(
+    "--transport",
+    type=click.Choice(["inline", "flower"]),
+    default="flower",
+    show_default=True,
+    help="Nodes in this process, or on Flower's simulation engine.",
+)
+@click.option("--once", is_flag=True, help="End when nothing is due, instead of waiting for more.")
+@click.option("--name", help="Of this worker, in events; left out, the machine's.")
+def work(
+    scenario: Path,
+    state: Path,
+    database: str | None,
+    overrides: tuple[str, ...],
+    transport: Transport,
+    once: bool,
+    name: str | None,
+) -> None:
+    """Remove what is due: one line for each job.
+
+    Trains the scenario's model first, where the state folder has none. The scenario's first method
+    removes. Gates and retention: worker.toml in the state folder.
+    """
+    from fedunlearn.cli.progress import terminal_progress
+    from fedunlearn.experiments.working import WorkPlace, work_simulated
+    from fedunlearn.scenario.loading import load_scenario
+    from fedunlearn.service.state import open_state
+
+    loaded = load_scenario(scenario, overrides)
+    with open_state(state, database) as opened, _stopping() as stop, terminal_progress() as bars:
+        place = WorkPlace(
+            folder=state,
+            store=opened.store,
+            issuer=opened.issuer,
+            name=name or socket.gethostname(),
+            once=once,
+            stop=stop,
+            tell=_tell,
+        )
+        work_simulated(loaded, place, transport=transport, progress=bars)
+
+
+def _tell(worked: Worked) -> None:
+    line = f"{', '.join(worked.deletions)}: {worked.state}"
+    click.echo(f"{line}: {worked.reason}" if worked.reason else line)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """On SIGTERM end after the job at hand; Ctrl-C ends at once, and the job goes on later."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

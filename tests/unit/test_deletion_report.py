@@ -1,0 +1,93 @@
+"""The report tells what became of a request, and what its receipt says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedunlearn.evaluation.deletions import view
+
+
+def deletion(**changes: Any) -> dict[str, Any]:
+    events = [
+        ("2026-11-25T10:00:00+00:00", "AWAITING_APPROVAL", None, "owner clinic", ""),
+        ("2026-11-25T10:00:01+00:00", "PENDING", None, "operator ward", ""),
+        ("2026-11-25T10:00:02+00:00", "RUNNING", "SOLVING", "worker w", ""),
+        ("2026-11-25T10:00:04+00:00", "SUCCEEDED", None, "worker w", ""),
+    ]
+    keys = ("time", "state", "stage", "actor", "reason")
+    told = {
+        "owner": "clinic",
+        "description": "node 3",
+        "state": "SUCCEEDED",
+        "reason": "",
+        "due": "2026-12-25T10:00:00+00:00",
+        "events": [dict(zip(keys, event, strict=True)) for event in events],
+        "model_before": "b" * 64,
+        "model_after": "a" * 64,
+        "same_as_comparison": True,
+        "receipt": {"file": "receipt.json", "verified": True, "predicate": predicate()},
+    }
+    return told | changes
+
+
+def predicate() -> dict[str, Any]:
+    return {
+        "owner": "clinic",
+        "verified": "signature",
+        "method": "cubic-newton",
+        "claim": "EMPIRICAL",
+        "rounds": 14,
+        "bytes_up": 1_092_990,
+        "bytes_down": 2,
+        "removed_together": 1,
+        "issuer": "c" * 64,
+        "scope": {"kind": "records", "count": 2},
+        "cohort": {"nodes": [0, 1], "missing": [2]},
+        "statement_sha256": "d" * 64,
+        "log": {"index": 4, "size": 5, "root": "e" * 64},
+        "checks": [
+            {
+                "name": "retain_loss_rise",
+                "meaning": "m",
+                "value": 0.5,
+                "threshold": 0.1,
+                "passed": 0,
+            }
+        ],
+        "checkpoints": [{"sha256": "b" * 64, "fate": "deleted"}],
+        "out_of_use": "the server refuses the node from now on",
+    }
+
+
+def test_a_timeline_has_every_event_where_it_belongs() -> None:
+    shown = view(deletion(), "d1")
+    assert [(moment.seconds, moment.share) for moment in shown["timeline"]] == [
+        ("0.00 s", 0.0),
+        ("1.00 s", 25.0),
+        ("2.00 s", 50.0),
+        ("4.00 s", 100.0),
+    ]
+    assert [moment.actor.split()[0] for moment in shown["timeline"]] == [
+        *("owner", "operator", "worker", "worker")
+    ]
+    assert "waits for the operator" in shown["timeline"][0].what
+    assert shown["timeline"][1].what == "released to the worker"
+
+
+def test_the_lead_says_how_it_ended() -> None:
+    lead = view(deletion(), "d1")["lead"]
+    assert "4.0 s later the model was swapped" in lead
+    assert "to the last bit" in lead
+    failed = deletion(state="FAILED", reason="a gate", receipt=None)
+    assert "it is FAILED: a gate" in view(failed, "d1")["lead"]
+    assert view(failed, "d1")["receipt"] is None
+
+
+def test_the_receipt_is_shown_as_it_is() -> None:
+    shown = view(deletion(), "d1")
+    assert shown["receipt"]["scope"] == "2 records"
+    assert shown["receipt"]["bytes from nodes"] == "1,092,990"
+    assert shown["receipt"]["place in the log"] == "row 4 of 5"
+    assert shown["receipt"]["nodes missing"] == "1"
+    assert shown["checks"][0]["passed"] == "no"
+    assert shown["models"] == {"before": "b" * 64, "after": "a" * 64}
