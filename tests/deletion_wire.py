@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 
-from fedunlearn.service.errors import details, error_info
+from fedunlearn.service.errors import DOMAIN, details, error_info
 from tests.deletion_messages import Sent
 
 
@@ -68,3 +70,25 @@ def tables(folder: Path) -> dict[str, list[tuple[object, ...]]]:
         return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in names}
     finally:
         connection.close()
+
+
+def check_details(answer: Answer) -> None:
+    info, *others = answer.details
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert (info.domain, info.reason) == (DOMAIN, answer.reason)
+    kinds = {type(one) for one in others}
+    if answer.reason == "FIELD_INVALID":
+        assert kinds == {error_details_pb2.BadRequest}
+        for violation in others[0].field_violations:  # type: ignore[attr-defined]
+            assert violation.field and violation.description
+    elif answer.reason == "QUOTA_EXCEEDED":
+        assert kinds == {error_details_pb2.QuotaFailure}
+    else:
+        assert kinds == ({error_details_pb2.RetryInfo} if answer.code == "UNAVAILABLE" else set())
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

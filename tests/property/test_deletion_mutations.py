@@ -12,7 +12,7 @@ import pytest
 
 from fedunlearn.requests.statement import CALL_TYPE, DELETION_TYPE, class_scope, record_scope
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
-from tests.deletion_catalogue import METHODS, valid
+from tests.deletion_catalogue.calls import METHODS, valid
 from tests.deletion_house import COMMITMENTS, House, house, remove
 from tests.deletion_messages import CALL_KEY, Names, Sent, calling, creating, signed
 from tests.deletion_wire import refused
