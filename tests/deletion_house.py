@@ -95,7 +95,9 @@ def remove(state: ServiceState, name: str) -> None:
 
 
 @contextmanager
-def house(folder: Path, *, clock: Any = now, **settings: object) -> Iterator[House]:
+def house(
+    folder: Path, *, database: str | None = None, clock: Any = now, **settings: object
+) -> Iterator[House]:
     """Open a furnished service on a free port, and close it."""
     anew = not folder.exists()
     changes = {
@@ -104,7 +106,7 @@ def house(folder: Path, *, clock: Any = now, **settings: object) -> Iterator[Hou
         "most-records": MOST_RECORDS,
         **settings,
     }
-    with open_state(folder, changes=changes) as state:
+    with open_state(folder, database, changes=changes) as state:
         if anew:
             furnish(state.store)
         server = DeletionServer(state.store, state.settings, clock=clock)

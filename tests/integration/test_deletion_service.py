@@ -14,20 +14,26 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fedunlearn.errors import InputError, ServiceError, StoreError
+from fedunlearn.errors import InputError, KeyFileError, ServiceError, StoreError
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope, node_scope, record_scope
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
+from fedunlearn.service.audits import BURST, Audits
+from fedunlearn.service.errors import Reason, ServiceRefusal
 from fedunlearn.service.server import DeletionServer
 from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.state import open_state
 from tests.deletion_catalogue.calls import valid
 from tests.deletion_house import COMMITMENTS, KEYS, MODEL, house, now, remove
 from tests.deletion_messages import Names, creating
 from tests.deletion_wire import Answer, check_details, send, tables, wait_for
+from tests.stores import KINDS, Places
 
 
-def test_a_request_goes_through_its_life(tmp_path: Path) -> None:
-    with house(tmp_path / "state", **{"require-approval": True}) as opened:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_goes_through_its_life(tmp_path: Path, places: Places, kind: str) -> None:
+    database = places.new_url(kind, tmp_path)
+    with house(tmp_path / "state", database=database, **{"require-approval": True}) as opened:
         alice, op = opened.client("alice"), opened.client("op")
         made = alice.create(record_scope(0, COMMITMENTS[0], [1, 7]))
         assert (made.state, made.kind, made.count) == (pb.STATE_AWAITING_APPROVAL, "records", 2)
@@ -275,6 +281,33 @@ def test_figures(tmp_path: Path) -> None:
         ):
             wait_for(lambda line=line: line in opened.server.metrics.text())  # type: ignore[misc]
         assert "fedunlearn_deletion_oldest_open_age_seconds" in opened.server.metrics.text()
+
+
+def test_a_flood_of_refusals_leaves_few_traces(tmp_path: Path) -> None:
+    with house(tmp_path / "state") as opened:
+        audits = Audits(opened.store)
+        denied = ServiceRefusal(Reason.KEY_UNKNOWN, "no")
+        missing = ServiceRefusal(Reason.CREDENTIAL_MISSING, "no")
+        assert not audits.wanted(missing)
+        assert BURST <= sum(audits.wanted(denied) for _ in range(20 * BURST)) < 2 * BURST
+        audits.write(denied, method="GetDeletion", key_id="", peer="", now=now())
+        (trace,) = opened.store.audits(1)
+        assert trace.kind == "KEY_UNKNOWN" and "more were not written" in trace.detail
+
+
+def test_a_state_is_opened_with_the_key_that_signed_its_log(tmp_path: Path) -> None:
+    with house(tmp_path / "state"):
+        pass
+    (tmp_path / "state" / "issuer.key").unlink()
+    with pytest.raises(KeyFileError, match="cannot be read"), open_state(tmp_path / "state"):
+        pass
+    KEYS["nobody"].write(tmp_path / "state" / "issuer.key")
+    with pytest.raises(KeyFileError, match="did not sign"), open_state(tmp_path / "state"):
+        pass
+    (tmp_path / "state" / "service.toml").write_text("due-day = 3")
+    with pytest.raises(InputError, match=r"due-day: unknown key \(did you mean 'due-days'"):
+        with open_state(tmp_path / "state"):
+            pass
 
 
 def test_settings_are_checked() -> None:
