@@ -9,6 +9,7 @@ writer at a time, which holds all of it from the start (BEGIN IMMEDIATE).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,7 @@ class Database:
             if not file.parent.is_dir():
                 raise StoreError(f"there is no folder {file.parent} for the request store")
         self._engine = _engine(parsed, durable)
+        self._lock = threading.Lock()
         # Several statements see one state, as they do in SQLite.
         self._readers = self._engine
         if self._engine.dialect.name == "postgresql":
@@ -129,8 +131,21 @@ class Database:
         Yields:
             The transaction.
         """
-        with self._speaking(), self._writers.begin() as connection:
+        with self._speaking(), self._turn(), self._writers.begin() as connection:
             yield Transaction(connection)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let this process's threads write to SQLite in turn, which else sleeps and tries again."""
+        if self._engine.dialect.name != "sqlite":
+            yield
+            return
+        if not self._lock.acquire(timeout=BUSY_S):
+            raise StoreError(f"{self.name} is busy for over {BUSY_S:g} s; try again")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:

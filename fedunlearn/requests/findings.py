@@ -27,13 +27,16 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def check_key(id: str, principal: str, pem: str, replay: Replay) -> Iterator[Finding]:
+def check_key(
+    id: str, principal: str, pem: str, revoked: str | None, replay: Replay
+) -> Iterator[Finding]:
     """Check that a key is the one that was registered.
 
     Args:
         id: Its own.
         principal: For whom it speaks.
         pem: The key.
+        revoked: When it was.
         replay: What the log leads to.
 
     Yields:
@@ -42,6 +45,8 @@ def check_key(id: str, principal: str, pem: str, replay: Replay) -> Iterator[Fin
     where = f"key {id}"
     if replay.keys.get(id, ("", ""))[0] != principal:
         yield Finding(f"the log does not say that it was registered for {principal}", where)
+    if revoked != replay.revoked.get(id):
+        yield Finding("the log disagrees on whether and when it was revoked", where)
     try:
         same = PublicKey.from_pem(pem)
     except KeyFileError:

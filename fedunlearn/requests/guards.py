@@ -99,6 +99,8 @@ class Guards:
             False where it was seen before.
         """
         with self._database.write() as tx:
+            # Two that clean up at once could wait for each other's rows.
+            tx.order()
             tx.execute(delete(NONCES).where(NONCES.c.expires < micros(now)))
             return tx.insert_new(NONCES, key_id=key_id, nonce=nonce, expires=micros(expires))
 

@@ -102,7 +102,7 @@ def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
                 head["root"],
                 head["time"],
                 head["key_id"],
-                bytes.fromhex(head["signature"]),
+                _unhex(head["signature"]),
             )
             for head in document["heads"]
         ]
@@ -111,9 +111,18 @@ def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
         found = list(_check_log(rows, heads, key, replay))
         found += _check_receipts(rows, heads, receipts, key)
         for entry in document["keys"]:
-            found += check_key(entry["id"], entry["principal"], entry["pem"], replay)
+            found += check_key(
+                entry["id"], entry["principal"], entry["pem"], entry["revoked"], replay
+            )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [Finding(f"it has another form: {error!r}", where)]
+    return found
+
+
+def _unhex(text: str) -> bytes:
+    found = bytes.fromhex(text)
+    if found.hex() != text:
+        raise ValueError("digits that are not lower case")
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, Integer, RowMapping, select, type_coerce
 
 from fedunlearn.errors import KeyFileError, VerificationError
 from fedunlearn.requests.clock import stamp
@@ -61,10 +61,12 @@ def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
 
 def _check_applied(connection: Connection, replay: Replay) -> Iterator[Finding]:
     left = dict(replay.removals)
-    for row in connection.execute(select(APPLIED).order_by(APPLIED.c.index)).mappings():
+    # As it is in the database: SQLite takes any number but 0 for true.
+    flag = type_coerce(APPLIED.c.rolled_back, Integer).label("flag")
+    for row in connection.execute(select(APPLIED, flag).order_by(APPLIED.c.index)).mappings():
         told = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
         same = left.pop(row["index"], None) == told
-        if not same or row["rolled_back"] != (row["index"] in replay.taken_back):
+        if not same or row["flag"] != (row["index"] in replay.taken_back):
             yield Finding("what was applied is not what the log says", f"row {row['index']}")
     for index in left:
         yield Finding("it tells of a removal that was not applied", f"row {index} of the log")
@@ -75,11 +77,10 @@ def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
     rows = connection.execute(query).mappings().all()
     for row in rows:
         id = row["id"]
-        yield from check_key(id, row["principal"], row["pem"], replay)
+        revoked = None if row["revoked"] is None else stamp(row["revoked"])
+        yield from check_key(id, row["principal"], row["pem"], revoked, replay)
         if replay.keys.get(id, ("", row["role"]))[1] != row["role"]:
             yield Finding("its principal has another role than in the log", f"key {id}")
-        if (row["revoked"] is not None) != (id in replay.revoked):
-            yield Finding("the log disagrees on whether it is revoked", f"key {id}")
     for id in sorted(set(replay.keys) - {row["id"] for row in rows}):
         yield Finding("it was registered and is not in the table", f"key {id}")
     owners, commitments = {}, {}

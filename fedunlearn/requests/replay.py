@@ -31,7 +31,7 @@ class Replay:
         files: Whether the file of a model is present or disposed of.
         retired: Models out of use since a rollback.
         keys: Principal and role of each key.
-        revoked: Keys that are.
+        revoked: Keys that are, and when they were.
         owners: Of nodes.
         commitments: Root and size, by node.
     """
@@ -42,7 +42,7 @@ class Replay:
     files: dict[str, str] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
-    revoked: set[str] = field(default_factory=set)
+    revoked: dict[str, str] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     commitments: dict[int, tuple[str, int]] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Replay:
 
     def _key(self, _: int, entry: Mapping[str, Any]) -> None:
         if entry["action"] == "revoke":
-            self.revoked.add(entry["key_id"])
+            self.revoked[entry["key_id"]] = entry["time"]
             return
         self.keys[entry["key_id"]] = entry["principal"], entry["role"]
         self.owners.update(dict.fromkeys(entry["nodes"], entry["principal"]))
