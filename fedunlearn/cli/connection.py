@@ -124,6 +124,8 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
             yield client
         except ServiceError as error:
             said = f"{error.reason or error.code}: {error}"
+            if not error.reason and not connection.plaintext and is_loopback(host):
+                said += "; --plaintext, where it serves without TLS"
             if error.code in _UNUSABLE:
                 raise InputError(said) from None
             raise ServiceError(said, code=error.code, reason=error.reason) from None

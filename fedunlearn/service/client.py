@@ -29,6 +29,7 @@ CALL_LASTS = timedelta(minutes=2)
 BACKDATED = timedelta(seconds=5)
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between attempts
 MOST_PAUSE_S = 5.0
+KEEPALIVE_MS = 30_000
 LARGEST = 2**26  # of an answer; a receipt of many checkpoints, a page of requests
 
 _Answer = TypeVar("_Answer", bound=Message)
@@ -67,7 +68,12 @@ class DeletionClient:
         self.address = address
         self._key = key
         self._timeout = timeout_s
-        options = (("grpc.max_receive_message_length", LARGEST),)
+        options = (
+            ("grpc.max_receive_message_length", LARGEST),
+            # A watch notices that the service is gone also where nobody says so.
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+        )
         if plaintext:
             self._channel = grpc.insecure_channel(address, options)
         else:

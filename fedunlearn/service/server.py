@@ -36,7 +36,6 @@ SPARE_CALLS = 512  # at once, beside the watches
 KEEPALIVE_MS = 30_000
 FIGURES_S = 30.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def _now() -> datetime:
@@ -151,30 +150,27 @@ class DeletionServer:
         store, settings = self._store, self._settings
         pulse = Pulse(store, blocking)
         watches = Watches(store, settings, pulse, blocking, self.metrics)
-        calls = Calls(self.metrics, Audits(store), blocking, self._clock)
         writer = Writer(store, settings)
-        server, health_of, port = self._listening(
-            credentials,
-            Handlers(
-                Parts(
-                    store=store,
-                    settings=settings,
-                    audience=self.audience,
-                    issuer=(self._issuer.pem, self._issuer.id),
-                    clock=self._clock,
-                    blocking=blocking,
-                    pulse=pulse,
-                    writer=writer,
-                    watches=watches,
-                    figures=self._figures,
-                )
-            ).method_handlers(calls),
+        handlers = Handlers(
+            Parts(
+                store=store,
+                settings=settings,
+                audience=self.audience,
+                issuer=(self._issuer.pem, self._issuer.id),
+                clock=self._clock,
+                blocking=blocking,
+                pulse=pulse,
+                writer=writer,
+                watches=watches,
+                figures=self._figures,
+            )
         )
-        beats = [
-            asyncio.create_task(pulse.run()),
-            asyncio.create_task(self._read_figures(blocking)),
-        ]
+        calls = Calls(self.metrics, Audits(store), blocking, self._clock)
+        beats: list[asyncio.Task[None]] = []
         try:
+            server, health_of, port = self._listening(credentials, handlers.method_handlers(calls))
+            beats.append(asyncio.create_task(pulse.run()))
+            beats.append(asyncio.create_task(self._read_figures(blocking)))
             await server.start()
             for name in ("", SERVICE.full_name):
                 await health_of.set(name, _SERVING)
