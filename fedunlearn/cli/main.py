@@ -57,8 +57,9 @@ def main() -> None:
         fail(UNUSABLE, f"{error.format_message().rstrip('.')}; see '{command} --help'")
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fedunlearn: interrupted; no result was written", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        what = error.args[0] if error.args else "no result was written"
+        click.echo(f"fedunlearn: interrupted; {what}", err=True)
         # Threads of Flower's engine may wait for workers that are gone, others still compute, and
         # an ordinary exit would wait for them.
         if any(not thread.daemon for thread in threading.enumerate()[1:]):

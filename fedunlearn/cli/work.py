@@ -78,10 +78,23 @@ def _tell(worked: Worked) -> None:
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """On SIGTERM end after the job at hand; Ctrl-C ends at once, and the job goes on later."""
+    """On SIGTERM end after the job at hand; on Ctrl-C at once, and the job goes on later.
+
+    Yields:
+        Set when the worker is to end.
+    """
     stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def interrupt(number: int, frame: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt("what was begun goes on when the worker starts again")
+
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: stop.set()),
+        signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
+    }
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -26,40 +26,22 @@ from typing import Any
 
 import torch
 
-from fedunlearn.commitments import Commitments
-from fedunlearn.experiments.working import MODELS, NODES, WorkPlace, work_simulated
-from fedunlearn.progress import Silent
+from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.requests.database import Database
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import verify_ledger
-from fedunlearn.requests.statement import class_scope, node_scope, record_scope
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
-from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
 from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.service.state import ServiceState, open_state
-from fedunlearn.worker.worker import Worked, utc_now
+from tests.workplaces import FEDERATION, prepare, scenario, scope, work
 
-GONE = [3, 5, 8]
+LOADED = scenario(**{"recovery-rounds": 1})
 GOING_ON = (State.PENDING, State.AWAITING_APPROVAL, State.RUNNING)
 # Journal rounds and the like are many of a kind: the first of each kind and the last are killed at.
 NUMBER = re.compile(r"\d+|[0-9a-f]{32,}(-[0-9a-f]+)*|[0-9a-f-]{36}")
-
-
-def scenario() -> LoadedScenario:
-    table: dict[str, Any] = {
-        "data": {"name": "digits", "nodes": 3, "limit": 120, "partition": "iid"},
-        "model": {"name": "logistic"},
-        "training": {"rounds": 4, "local-epochs": 1},
-        "unlearning": {
-            "methods": ["cubic-newton"],
-            "recovery-rounds": 1,
-            "cubic-newton": {"products": 3},
-        },
-    }
-    return LoadedScenario("kills", Path.cwd(), parse_scenario(table))
 
 
 class Trace:
@@ -68,7 +50,6 @@ class Trace:
     def __init__(self, kill_at: int | None) -> None:
         self.points: list[str] = []
         self._kill_at = kill_at
-        self._thread = threading.get_ident()
 
     @contextmanager
     def write(self, what: str) -> Iterator[None]:
@@ -122,46 +103,16 @@ def _named(target: Any) -> str:
     return NUMBER.sub("N", Path(target).name)
 
 
-def scope_of(kind: str, folder: Path) -> pb.Scope:
-    if kind == "node":
-        return node_scope([1])
-    if kind == "class":
-        return class_scope([7], [1])
-    return record_scope(1, Commitments.load(folder / NODES / "node-1" / "commitments.bin"), GONE)
-
-
-def prepare(folder: Path) -> None:
-    """Train, and register who may ask."""
-    (folder / "worker.toml").write_text(
-        "[gates]\nretain-loss-rise = 10\ntest-accuracy-drop = 1\nrelative-update = 100\n"
-    )
-    with open_state(folder) as state:
-        work(state)
-        for name, role, nodes in (("owner", "owner", (1,)), ("operator", "operator", ())):
-            key = PrivateKey.generate()
-            key.write(folder / f"{name}.key")
-            state.store.register_key(name, role, key.public, nodes, now=utc_now())  # type: ignore
-
-
-def work(state: ServiceState) -> list[Worked]:
-    told: list[Worked] = []
-    place = WorkPlace(
-        state.folder, state.store, state.issuer, "w", True, threading.Event(), told.append
-    )
-    work_simulated(scenario(), place, transport="inline", progress=Silent())
-    return told
-
-
 def ask(state: ServiceState, kind: str, request_id: str) -> str:
     """File and approve a request over gRPC; returns its id, once both are acknowledged."""
-    settings = ServiceSettings(listen="127.0.0.1:0", federation="kills", require_approval=True)
+    settings = ServiceSettings(listen="127.0.0.1:0", federation=FEDERATION, require_approval=True)
     with DeletionServer(state.store, settings) as server:
         address = server.start()
         owner, operator = (
             DeletionClient(address, PrivateKey.read(state.folder / f"{name}.key"), plaintext=True)
-            for name in ("owner", "operator")
+            for name in ("owner-1", "operator")
         )
-        filed = owner.create(scope_of(kind, state.folder), request_id=request_id)
+        filed = owner.create(scope(state.folder, kind), request_id=request_id)
         acknowledge(state.folder, filed.id)
         if filed.state == pb.STATE_AWAITING_APPROVAL:
             operator.approve(filed.id)
@@ -199,7 +150,7 @@ def story(folder: Path, kind: str, request_id: str, kill_at: int | None, points:
     with open_state(folder) as state:
         watch_writes(trace)
         ask(state, kind, request_id)
-        work(state)
+        work(state, LOADED)
     points.write_text(json.dumps(trace.points))
 
 
@@ -214,7 +165,7 @@ def go_on(folder: Path, kind: str, request_id: str) -> None:
         id = ask(state, kind, request_id)
         end = time.monotonic() + 20.0
         while state.store.get(id).state in GOING_ON and time.monotonic() < end:
-            work(state)
+            work(state, LOADED)
             time.sleep(0.05)
 
 
@@ -263,7 +214,7 @@ def main() -> None:
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     template = folder / "template"
     template.mkdir()
-    prepare(template)  # in this process: what it loads, the children have
+    prepare(template, LOADED)  # in this process: what it loads, the children have
     request_id = "5f0c0a4e-3c52-4f0e-9d56-0e0a3f6f5a11"
 
     def run(name: str, kill_at: int | None) -> dict[str, Any]:
