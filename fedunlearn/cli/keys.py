@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from fedunlearn.cli.numbers import NUMBER
 from fedunlearn.cli.serve import database_option, state_option
 from fedunlearn.cli.tables import print_json, print_table
 from fedunlearn.errors import InputError, KeyFileError, VerificationError
@@ -59,9 +60,7 @@ def generate(out: Path, kind: Literal["ed25519", "p256", "p384"]) -> None:
     show_default=True,
     help="Owners ask for removals; operators see and decide on all.",
 )
-@click.option(
-    "--node", "nodes", type=click.IntRange(0, 2**32 - 1), multiple=True, metavar="N", help="Owned."
-)
+@click.option("--node", "nodes", type=NUMBER, multiple=True, metavar="N", help="Owned.")
 @click.option(
     "--commitment",
     type=_FILE,

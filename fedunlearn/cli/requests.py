@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from fedunlearn.cli.connection import Connection, connected, connection_options
+from fedunlearn.cli.numbers import NUMBER
 from fedunlearn.cli.tables import print_json, print_pairs, print_table, printable
 from fedunlearn.errors import InputError, VerificationError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from fedunlearn.rpc.v1 import deletion_pb2 as pb
 
 _FILE = click.Path(path_type=Path)
-_NUMBER = click.IntRange(0, 2**32 - 1)
 MOST_RECORDS = 100_000
 STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -31,19 +31,19 @@ def request() -> None:
 
 
 @request.command()
-@click.option("--node", "nodes", type=_NUMBER, multiple=True, metavar="N", help="Whole node.")
+@click.option("--node", "nodes", type=NUMBER, multiple=True, metavar="N", help="Whole node.")
 @click.option(
     "--records", metavar="LIST|FILE", help="Records by position: 3,5,7-9, or a file of these."
 )
 @click.option(
     "--commitments", type=_FILE, metavar="FILE", help="The node's commitments, for --records."
 )
-@click.option("--of-node", type=_NUMBER, metavar="N", help="Which node holds the records.")
-@click.option("--class", "labels", type=_NUMBER, multiple=True, metavar="C", help="Whole class.")
+@click.option("--of-node", type=NUMBER, metavar="N", help="Which node holds the records.")
+@click.option("--class", "labels", type=NUMBER, multiple=True, metavar="C", help="Whole class.")
 @click.option(
     "--on-node",
     "on_nodes",
-    type=_NUMBER,
+    type=NUMBER,
     multiple=True,
     metavar="N",
     help="Where the class is removed; left out, on all nodes (operators only).",
@@ -200,7 +200,7 @@ def retry(connection: Connection, id: str, as_json: bool) -> None:
 @connection_options
 @json_option
 def extend(connection: Connection, id: str, due: datetime, reason: str, as_json: bool) -> None:
-    """Move a request's due date by up to two months, once (operators; GDPR Art. 12(3))."""
+    """Move the due date of a request by up to two months, once (operators)."""
     with connected(connection) as client:
         _print(client.extend(id, due.replace(tzinfo=UTC), reason), as_json)
 
