@@ -1,25 +1,22 @@
-"""Numbers of nodes and labels."""
+"""Whole numbers as options take them, whose help need not tell their bounds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-LARGEST = 2**32 - 1
 
+def number_up_to(largest: int) -> Callable[[str], int]:
+    """Return a type of options: a whole number from 0 to ``largest``."""
 
-class Number(click.ParamType):
-    """A whole number from 0 that fits the service's messages."""
-
-    name = "number"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the number of a text."""
-        text = str(value)
-        if not (text.isascii() and text.isdecimal() and int(text) <= LARGEST):
-            self.fail(f"{text!r} is not a whole number from 0 to {LARGEST}", param, ctx)
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and int(text) <= largest):
+            raise click.BadParameter(f"{text!r} is not a whole number from 0 to {largest}")
         return int(text)
 
+    return number
 
-NUMBER = Number()
+
+NUMBER = number_up_to(2**32 - 1)  # of nodes and labels
+EVENT = number_up_to(2**63 - 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from fedunlearn.cli.connection import Connection, connected, connection_options
-from fedunlearn.cli.numbers import NUMBER
+from fedunlearn.cli.numbers import EVENT, NUMBER
 from fedunlearn.cli.tables import print_json, print_pairs, print_table, printable
 from fedunlearn.errors import InputError, VerificationError
 
@@ -126,8 +126,8 @@ def list_requests(connection: Connection, states: tuple[str, ...], as_json: bool
 @click.argument("id")
 @click.option(
     "--after",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
+    type=EVENT,
+    default="0",
     metavar="EVENT",
     help="Only changes after this one.",
 )
