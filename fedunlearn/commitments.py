@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedunlearn import merkle
 from fedunlearn.errors import VerificationError
 from fedunlearn.files import replacing
-from fedunlearn import merkle
 
 _MAGIC = b"fedunlearn commitments 1\n"
 _WIDTH = 32

@@ -27,7 +27,6 @@ from fedunlearn.requests.tables import DELETIONS, EVENTS
 from fedunlearn.requests.transitions import event_row
 
 Outcome = tuple[Deletion, bool] | RequestReusedError
-_OPEN = [state.value for state in OPEN]
 
 
 class Filing:
@@ -209,13 +208,13 @@ class Filing:
 
 
 _INSERT = insert(DELETIONS)
+_OPEN = [state.value for state in OPEN]
 
 
 def _known(tx: Transaction, news: Sequence[NewDeletion]) -> dict[tuple[str, str], Deletion]:
-    pairs = sorted({(new.owner, new.request_id) for new in news})
-    query = select(*DELETION_COLUMNS).where(
-        tuple_(DELETIONS.c.owner, DELETIONS.c.request_id).in_(pairs)
-    )
+    # SQLite has no index for pairs; owners who choose the same id by chance are told apart below.
+    ids = sorted({new.request_id for new in news})
+    query = select(*DELETION_COLUMNS).where(DELETIONS.c.request_id.in_(ids))
     found = map(deletion_from, tx.execute(query).mappings())
     return {(deletion.owner, deletion.request_id): deletion for deletion in found}
 

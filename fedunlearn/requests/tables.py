@@ -121,7 +121,9 @@ DELETIONS = Table(
     Column("last_event", BigInteger, nullable=False),
     Column("model_before", _digest()),
     Column("model_after", _digest()),
-    UniqueConstraint("owner", "request_id"),
+    # In this order, so that a batch is looked up by its request ids.
+    UniqueConstraint("request_id", "owner"),
+    Index("ix_deletions_owner_state", "owner", "state"),
     Index("ix_deletions_created_id", "created", "id"),
     Index("ix_deletions_owner_created_id", "owner", "created", "id"),
     Index("ix_deletions_state_due_created_id", "state", "due", "created", "id"),

@@ -167,13 +167,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_deletions_key_id")),
         sa.ForeignKeyConstraint(["owner"], ["principals.name"], name=op.f("fk_deletions_owner")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deletions")),
-        sa.UniqueConstraint("owner", "request_id", name=op.f("uq_deletions_owner_request_id")),
+        sa.UniqueConstraint("request_id", "owner", name=op.f("uq_deletions_request_id_owner")),
     )
     op.create_index("ix_deletions_created_id", "deletions", ["created", "id"], unique=False)
     op.create_index(op.f("ix_deletions_job"), "deletions", ["job"], unique=False)
     op.create_index(
         "ix_deletions_owner_created_id", "deletions", ["owner", "created", "id"], unique=False
     )
+    op.create_index("ix_deletions_owner_state", "deletions", ["owner", "state"], unique=False)
     op.create_index(
         "ix_deletions_state_due_created_id",
         "deletions",
