@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -149,7 +148,7 @@ class Handlers:
             if stored is None:
                 raise
             return pb.CreateDeletionResponse(deletion=self._shown(stored))
-        deletion = await asyncio.wrap_future(self._parts.writer.submit(new))
+        deletion = await self._parts.writer.store(new)
         return pb.CreateDeletionResponse(deletion=self._shown(deletion))
 
     async def _repeated(self, call: Call) -> Deletion | None:

@@ -7,6 +7,7 @@ for a change to watch or for the disk, costs no thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -104,7 +105,8 @@ class DeletionServer:
             return
         if grace is not None:
             self._grace = grace
-        if self._thread.is_alive():
+        # It may have ended of itself.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 

@@ -84,7 +84,7 @@ def _line(most: int) -> Rule:
     def rule(value: str) -> str | None:
         if not 1 <= len(value) <= most or not value.strip():
             return wish
-        return wish if any(unicodedata.category(one) in {"Cc", "Cs"} for one in value) else None
+        return wish if any(unicodedata.category(one) in _NOT_IN_LINES for one in value) else None
 
     return rule
 
@@ -121,6 +121,8 @@ def _states(values: Any) -> str | None:
     return None
 
 
+# Control characters and separators of lines; half of a pair that UTF-8 cannot hold.
+_NOT_IN_LINES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _STATES = frozenset(pb.State.values()) - {pb.STATE_UNSPECIFIED}
 _DIGEST = _size(DIGEST_BYTES, DIGEST_BYTES)
 _NAME = _line(200)

@@ -6,10 +6,11 @@ group gathers.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Sequence
 
 from fedunlearn.errors import RequestReusedError
 from fedunlearn.requests.deletion import Deletion, NewDeletion
@@ -21,11 +22,12 @@ from fedunlearn.service.settings import ServiceSettings
 MOST = 64  # requests a transaction; more would let the first wait for the last
 WAIT_S = 0.003  # for others that are likely to come: about what a transaction takes
 
-_Waiting = tuple[NewDeletion, "Future[Deletion]"]
+_Waiting = tuple[NewDeletion, "asyncio.Future[Deletion]"]
+_Outcome = Deletion | Exception
 
 
 class Writer:
-    """The thread, and what waits for it."""
+    """The thread, and what waits for it; made and used on the server's loop."""
 
     def __init__(self, store: RequestStore, settings: ServiceSettings) -> None:
         """Start the thread.
@@ -36,33 +38,41 @@ class Writer:
         """
         self._store = store
         self._quotas = Quotas(store, settings)
+        self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._last = 0
         self._thread = threading.Thread(target=self._run, name="deletion-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, new: NewDeletion) -> Future[Deletion]:
+    async def store(self, new: NewDeletion) -> Deletion:
         """Have a request stored.
 
         Args:
             new: It was checked.
 
         Returns:
-            Resolves when it is durable, or to a ServiceRefusal.
+            The request, which is durable; the first answer where it is a repeat.
         """
-        future: Future[Deletion] = Future()
+        future: asyncio.Future[Deletion] = self._loop.create_future()
         self._queue.put((new, future))
-        return future
+        return await future
 
     def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write what waits and end the thread; not on the loop, which the thread needs."""
         self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         more = True
         while more:
-            more = self._write(self._gather())
+            group = self._gather()
+            more = group[-1] is not None
+            # A caller that has gone takes its request back as long as nothing is done for it.
+            waiting = [one for one in group if one is not None and not one[1].cancelled()]
+            outcomes = self._outcomes([new for new, _ in waiting])
+            futures = [future for _, future in waiting]
+            # Once for all of them, as each time wakes the loop.
+            self._loop.call_soon_threadsafe(_resolve, futures, outcomes)
 
     def _gather(self) -> list[_Waiting | None]:
         # Those of the last group that ask again, and those that came meanwhile.
@@ -79,39 +89,46 @@ class Writer:
         self._last = len(group)
         return group
 
-    def _write(self, group: list[_Waiting | None]) -> bool:
-        # From here on a caller that no longer waits cannot take its request back.
-        waiting = [
-            one for one in group if one is not None and one[1].set_running_or_notify_cancel()
-        ]
+    def _outcomes(self, news: Sequence[NewDeletion]) -> list[_Outcome]:
+        found: dict[int, _Outcome] = {}
+        counted: list[int] = []
         try:
-            self._store_all([one for one in waiting if self._counted(*one)])
+            for place, new in enumerate(news):
+                try:
+                    self._quotas.take(new)
+                    counted.append(place)
+                except ServiceRefusal as refusal:
+                    found[place] = refusal
+            stored = self._stored([news[place] for place in counted])
+            found.update(zip(counted, stored, strict=True))
+            self._quotas.stored()
         except Exception as error:
+            # Nothing of the transaction is there, or it is not known.
             self._quotas.forget()
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        return group[-1] is not None
+            found = {place: found.get(place, error) for place in range(len(news))}
+        return [found[place] for place in range(len(news))]
 
-    def _counted(self, new: NewDeletion, future: Future[Deletion]) -> bool:
-        try:
-            self._quotas.take(new)
-        except ServiceRefusal as refusal:
-            future.set_exception(refusal)
-            return False
-        return True
-
-    def _store_all(self, waiting: list[_Waiting]) -> None:
-        if not waiting:
-            return
-        outcomes = self._store.create_many([new for new, _ in waiting])
-        for (new, future), outcome in zip(waiting, outcomes, strict=True):
+    def _stored(self, news: Sequence[NewDeletion]) -> list[_Outcome]:
+        found: list[_Outcome] = []
+        for new, outcome in zip(news, self._store.create_many(news), strict=True):
             if isinstance(outcome, RequestReusedError):
                 self._quotas.give_back(new.owner)
-                future.set_exception(ServiceRefusal(Reason.REQUEST_ID_REUSED, str(outcome)))
+                found.append(ServiceRefusal(Reason.REQUEST_ID_REUSED, str(outcome)))
                 continue
             deletion, made = outcome
             if not made:
                 self._quotas.give_back(new.owner)
-            future.set_result(deletion)
-        self._quotas.stored()
+            found.append(deletion)
+        return found
+
+
+def _resolve(
+    futures: Sequence[asyncio.Future[Deletion]], outcomes: Sequence[Deletion | Exception]
+) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -60,5 +60,6 @@ TEXTS = {
     "blank": "  ",
     "two lines": "a\nb",
     "with NUL": "a\0b",
+    "of two paragraphs": "a\u2029b",
     "long": "a" * 201,
 }
