@@ -23,8 +23,8 @@ from sqlalchemy.exc import (
     DatabaseError,
     NoSuchModuleError,
     OperationalError,
-    TimeoutError,
 )
+from sqlalchemy.exc import TimeoutError as PoolError
 
 from fedunlearn.errors import StoreError, VerificationError
 
@@ -151,10 +151,10 @@ class Database:
     def _speaking(self) -> Iterator[None]:
         try:
             yield
-        except TimeoutError:
+        except PoolError:
             raise StoreError(f"{self.name} is busy: all its connections are; try again") from None
         except OperationalError as error:
-            said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no word"
+            said = _first_line(error)
             busy = "database is locked" in said or "lock timeout" in said or "deadlock" in said
             if busy:
                 raise StoreError(f"{self.name} is busy for over {BUSY_S:g} s; try again") from error
@@ -162,11 +162,12 @@ class Database:
                 raise VerificationError(f"{self.name} was changed or is damaged: {said}") from error
             raise StoreError(f"{self.name} cannot be used: {said}") from error
         except DatabaseError as error:
-            if "malformed" in str(error.orig):
-                raise VerificationError(f"{self.name} is damaged: {error.orig}") from error
+            said = _first_line(error)
+            if "malformed" in said:
+                raise VerificationError(f"{self.name} is damaged: {said}") from error
             # A broken rule of the tables is a mistake of this program and is not hidden.
-            if error.connection_invalidated or "not a database" in str(error.orig):
-                raise StoreError(f"{self.name} cannot be used: {error.orig}") from error
+            if error.connection_invalidated or "not a database" in said:
+                raise StoreError(f"{self.name} cannot be used: {said}") from error
             raise
 
     def _migrate(self, create: bool) -> None:
@@ -251,6 +252,11 @@ def _sqlite(url: URL, durable: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _first_line(error: DatabaseError) -> str:
+    # Further lines may quote values.
+    return next(iter(str(error.orig).strip().splitlines()), "it does not say why")
 
 
 def _version(connection: Connection) -> str | None:

@@ -10,6 +10,7 @@ from fedunlearn.errors import TransitionError
 from fedunlearn.requests.clock import micros, months_after, stamp
 from fedunlearn.requests.database import Database
 from fedunlearn.requests.deletion import OPEN, Deletion, State
+from fedunlearn.requests.rows import storable
 from fedunlearn.requests.tables import DELETIONS
 from fedunlearn.requests.transitions import locked, move, note
 
@@ -111,6 +112,7 @@ class Decisions:
             UnknownDeletionError: There is no such request.
             TransitionError: It has ended or was extended before, or the date is too early or late.
         """
+        reason = storable(reason)
         with self._database.write() as tx:
             (deletion,) = locked(tx, [id])
             if deletion.state not in OPEN:
@@ -138,7 +140,7 @@ class Decisions:
     def _decide(
         self, id: str, only: State | None, state: State, actor: str, reason: str, now: datetime
     ) -> Deletion:
-        time = micros(now)
+        time, reason = micros(now), storable(reason)
         with self._database.write() as tx:
             (deletion,) = locked(tx, [id])
             if only is not None and deletion.state is not only:

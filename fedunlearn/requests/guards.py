@@ -9,6 +9,7 @@ from sqlalchemy import delete, insert, select
 
 from fedunlearn.requests.clock import micros, moment
 from fedunlearn.requests.database import Database
+from fedunlearn.requests.rows import storable
 from fedunlearn.requests.tables import AUDIT, NONCES
 
 MOST_AUDITS = 100_000
@@ -106,6 +107,4 @@ class Guards:
 
 
 def _clipped(text: str) -> str:
-    # PostgreSQL keeps no NUL, and neither keeps half a surrogate pair.
-    clean = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return clean[:MOST_DETAIL].encode("utf-8", "replace").decode()
+    return storable(text[:MOST_DETAIL])

@@ -20,7 +20,7 @@ from fedunlearn.errors import LeaseLostError, TransitionError
 from fedunlearn.requests.clock import micros, moment, stamp
 from fedunlearn.requests.database import Database, Transaction
 from fedunlearn.requests.deletion import Deletion, Stage, State
-from fedunlearn.requests.rows import DELETION_COLUMNS, deletion_from
+from fedunlearn.requests.rows import DELETION_COLUMNS, deletion_from, storable
 from fedunlearn.requests.tables import APPLIED, CURRENT, DELETIONS, JOBS
 from fedunlearn.requests.transitions import locked, move, note
 
@@ -164,16 +164,15 @@ class Leases:
             held(tx, lease, now)
             _refuse_applied(tx, lease.job)
             deletions = locked(tx, [deletion.id for deletion in lease.deletions])
-            actor, columns = f"worker {lease.worker}", {"reason": reason}
-            time = micros(now)
+            time, reason = micros(now), storable(reason)
             move(
                 tx,
                 deletions,
                 State.FAILED,
-                actor=actor,
+                actor=f"worker {lease.worker}",
                 now=time,
                 reason=reason,
-                columns=columns,
+                columns={"reason": reason},
             )
             _set(tx, lease, ended=time)
 

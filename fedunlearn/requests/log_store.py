@@ -94,8 +94,17 @@ def append(
 
     Returns:
         The rows' indexes.
+
+    Raises:
+        StoreError: Another key has signed the log so far.
     """
     first = tx.numbered(LOG.c.index)
+    last = tx.execute(select(HEADS.c.key_id).order_by(HEADS.c.size.desc()).limit(1)).scalar()
+    if last not in (None, issuer.public.id):
+        raise StoreError(
+            f"the log is signed with key {last}, not {issuer.public.id}; right is the issuer's key "
+            "that it began with"
+        )
     texts = [canonical({**entry, "time": stamp(now)}) for entry in entries]
     leaves = [merkle.leaf_hash(text) for text in texts]
     tx.execute(

@@ -65,10 +65,14 @@ class Principals(Log):
                 node has another owner.
         """
         issuer, time, wanted = self._signer(), micros(now), sorted(set(nodes))
-        if role not in ("owner", "operator") or not name.strip() or len(name) > 200:
+        if (
+            role not in ("owner", "operator")
+            or not 0 < len(name.strip()) <= 200
+            or not name.isprintable()
+        ):
             raise TransitionError(
                 f"{name[:200]!r} cannot be registered as {role!r}; right is a name of up to 200 "
-                "characters, as owner or operator"
+                "printable characters, as owner or operator"
             )
         if wanted and role == "operator":
             raise TransitionError(f"{name} is an operator and owns no nodes; right is an owner")

@@ -23,7 +23,7 @@ from fedunlearn.requests.models import (
     revive_model,
 )
 from fedunlearn.requests.receipts import verify_receipt
-from fedunlearn.requests.rows import scope_from
+from fedunlearn.requests.rows import scope_from, storable
 from fedunlearn.requests.tables import APPLIED, CURRENT, DELETIONS, JOBS, LOG, MODELS, NODES
 from fedunlearn.requests.transitions import locked, move
 
@@ -194,7 +194,7 @@ class Removals(Models):
             TransitionError: There is none to take back, a job runs, or the file of the model
                 before is gone.
         """
-        issuer, time = self._signer(), micros(now)
+        issuer, time, reason = self._signer(), micros(now), storable(reason)
         with self._database.write() as tx:
             tx.execute(select(CURRENT).with_for_update())
             query = select(JOBS.c.id).where(JOBS.c.ended.is_(None)).limit(1)

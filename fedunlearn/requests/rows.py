@@ -19,6 +19,12 @@ DELETION_COLUMNS = tuple(
 )
 
 
+def storable(text: str) -> str:
+    """Return a text as every database keeps it: without NUL and halves of surrogate pairs."""
+    clean = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return clean.encode("utf-8", "replace").decode()
+
+
 def scope_text(scope: Scope) -> str:
     """Return a scope as a row keeps it."""
     parts: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -74,7 +75,8 @@ def test_people_that_cannot_be_registered(store: RequestStore) -> None:
     refused("olga is registered as operator", "olga", "owner", key)
     refused("operator and owns no nodes", "otto", "operator", key, [5])
     refused("cannot be registered as 'auditor'", "otto", "auditor", key)
-    refused("right is a name of up to 200", " ", "owner", key)
+    for name in (" ", "a\nb", "a" * 201):
+        refused("right is a name of up to 200", name, "owner", key)
     store.revoke_key(BOB.public.id, now=START)
     refused("is registered for bob and revoked", "bob", "owner", BOB.public)
     with pytest.raises(TransitionError, match="there is no key"):
@@ -114,6 +116,8 @@ def test_a_request_is_stored_once(store: RequestStore) -> None:
         "owner alice",
         first.last_event,
     )
+    anew = replace(request(received=at(9), request_id=new.request_id), model="0" * 64)
+    assert store.create(anew) == (first, False)
     waits = made(store, request(awaits_approval=True))
     assert waits.state is State.AWAITING_APPROVAL
     with pytest.raises(UnknownDeletionError, match="there is no request nowhere"):
@@ -169,10 +173,10 @@ def test_operators_and_owners_decide(store: RequestStore) -> None:
     assert store.approve(waits.id, OPERATOR, now=at(1)).state is State.PENDING
     cancelled = store.cancel(waits.id, "owner alice", now=at(2))
     assert (cancelled.state, cancelled.ended) == (State.CANCELLED, at(2))
-    rejected = store.reject(made(store).id, OPERATOR, "not yours", now=at(3))
-    assert (rejected.state, rejected.reason) == (State.REJECTED, "not yours")
+    rejected = store.reject(made(store).id, OPERATOR, "not\0yours", now=at(3))
+    assert (rejected.state, rejected.reason) == (State.REJECTED, "not\ufffdyours")
     states = [(e.state, e.actor, e.reason) for e in store.events(rejected.id)]
-    assert states[-1] == (State.REJECTED, OPERATOR, "not yours")
+    assert states[-1] == (State.REJECTED, OPERATOR, "not\ufffdyours")
     assert store.events(rejected.id, after=rejected.last_event) == []
     assert [e.number for e in store.events(None)] == list(range(1, store.last_event() + 1))
     assert len(store.events(None, after=2, limit=1)) == 1

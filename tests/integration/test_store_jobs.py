@@ -16,6 +16,7 @@ from fedunlearn.errors import (
 )
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.issuing import make_receipts
+from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.requests.statement import class_scope, node_scope
 from fedunlearn.requests.store import RequestStore
@@ -335,3 +336,6 @@ def test_without_the_issuer_s_key_nothing_is_logged(store_url: str) -> None:
         with pytest.raises(StoreError, match="without the issuer's key"):
             store.register_key("x", "owner", BOB.public, now=START)
         assert holds(store)
+    with RequestStore.open(store_url, issuer=PrivateKey.generate(), durable=False) as store:
+        with pytest.raises(StoreError, match="right is the issuer's key that it began with"):
+            store.revoke_key(BOB.public.id, now=START)
