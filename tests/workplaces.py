@@ -74,7 +74,7 @@ def work(state: ServiceState, loaded: LoadedScenario | None = None) -> list[Work
         store=state.store,
         issuer=state.issuer,
         name="w",
-        once=True,
+        idle_s=0.0,
         stop=threading.Event(),
         tell=told.append,
     )

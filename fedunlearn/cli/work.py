@@ -64,7 +64,7 @@ def work(
             store=opened.store,
             issuer=opened.issuer,
             name=name or socket.gethostname(),
-            once=once,
+            idle_s=0.0 if once else None,
             stop=stop,
             tell=_tell,
         )

@@ -52,11 +52,10 @@ class Tombstones:
             return False
         try:
             document = json.loads(self._path.read_text(encoding="utf-8"))
-            if document["version"] != VERSION:
-                raise ValueError("another version")
+            assert document["version"] == VERSION
             self._left = set(document["left"])
             self._places = {name: tuple(map(int, p)) for name, p in document["removed"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             raise TaskError(
                 f"{self._path.name}: is no list of tombstones of version {VERSION}; restore it: "
                 "without it removed examples would be used again"

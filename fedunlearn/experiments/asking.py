@@ -136,7 +136,7 @@ class Asking:
             store=self._store,
             issuer=self._issuer,
             name="flower",
-            once=True,
+            idle_s=0.0,
             stop=threading.Event(),
             tell=lambda worked: None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,10 +14,8 @@ from fedunlearn.commitments import Commitment
 from fedunlearn.errors import LeaseLostError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.federation.federation import Federation
-from fedunlearn.flower.deployed_apps import Open
+from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.simulation import TransportName, simulate
-from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress
 from fedunlearn.requests.deletion import ScopeKind, State
 from fedunlearn.requests.keys import PrivateKey
@@ -40,7 +39,7 @@ class WorkPlace:
         store: The requests.
         issuer: Signs receipts and the log.
         name: Of the worker, in events.
-        once: Whether to stop when nothing is due, instead of waiting for more.
+        idle_s: End when nothing has been due for so long; None waits for ever.
         stop: Set from outside to end after the job at hand.
         tell: Hears what became of every job.
     """
@@ -49,7 +48,7 @@ class WorkPlace:
     store: RequestStore
     issuer: PrivateKey
     name: str
-    once: bool
+    idle_s: float | None
     stop: threading.Event
     tell: Callable[[Worked], None]
 
@@ -91,24 +90,19 @@ def work_simulated(
     )
 
 
-def work_deployed(loaded: LoadedScenario, open_federation: Open, place: WorkPlace) -> None:
-    """Work on a deployment, whose nodes keep their records themselves.
+def work_in(
+    experiment: Experiment,
+    federation: Federation,
+    place: WorkPlace,
+    trained: TrainedModel | None = None,
+) -> None:
+    """Work in a federation that is open: see WorkPlace for when it ends.
 
     Args:
-        loaded: Data, model, training, method.
-        open_federation: Opens it.
+        experiment: Data, model, training, method.
+        federation: The nodes.
         place: Requests and models.
-    """
-    experiment = Experiment.prepare(loaded)
-    layout = ParameterLayout.of(experiment.task.model())
-    left = place.refused
-    nodes = len(experiment.task.split.nodes) - len(left)
-    with open_federation(nodes, layout, refused=left) as federation:
-        work_in(experiment, federation, place)
-
-
-def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) -> None:
-    """Work in a federation that is open: see WorkPlace for when it ends.
+        trained: The first model, where the state folder has none; None trains it.
 
     Raises:
         TransitionError: A node's records are not those that were registered.
@@ -118,7 +112,8 @@ def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) ->
     remover = ScenarioRemover(experiment, federation, models, place.folder, place.store.nodes_left)
     register_commitments(federation, place.store)
     if place.store.current() is None:
-        place.store.set_first(remover.train(), now=utc_now())
+        first = remover.kept.keep_first(trained) if trained else remover.train()
+        place.store.set_first(first, now=utc_now())
     worker = Worker(
         place.store,
         models,
@@ -128,6 +123,7 @@ def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) ->
         name=place.name,
         settings=settings,
     )
+    busy = time.monotonic()
     while not place.stop.is_set():
         try:
             worked = worker.work()
@@ -136,10 +132,11 @@ def work_in(experiment: Experiment, federation: Federation, place: WorkPlace) ->
             continue
         if worked is not None:
             place.tell(worked)
+            busy = time.monotonic()
             if worked.state is not State.RUNNING:
                 continue
         worker.tidy()
-        if place.once:
+        if place.idle_s is not None and time.monotonic() - busy >= place.idle_s:
             return
         place.stop.wait(settings.poll_s)
 

@@ -22,7 +22,6 @@ from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.scenario.settings import TrainingSettings
 
-
 # Given a deletion, what it removed and the nodes to tell: how many examples each has buried.
 TellRemoved = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 

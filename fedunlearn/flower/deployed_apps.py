@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -60,15 +61,32 @@ def make_client(folder: Path) -> ClientApp:
     return app_of(node)
 
 
-def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None]) -> ServerApp:
+@dataclass(frozen=True)
+class Places:
+    """What a run is to do, and where its results go.
+
+    Attributes:
+        out: ``out``: folder for results.json and report.html.
+        compare: ``compare``: whether to compare methods first.
+        state: ``state``: state folder of the deletion service whose requests are then removed; None
+            for none.
+        idle_s: ``idle-s``: the run ends when no request has been due for so long.
+    """
+
+    out: Path
+    compare: bool
+    state: Path | None
+    idle_s: float
+
+
+def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Places], None]) -> ServerApp:
     """Build the ServerApp of the scenarios in a folder.
 
     Where the job cannot be done it leaves ``failure.txt``, one line, in the folder for results.
 
     Args:
         folder: Where the scenarios are.
-        run: Gets the scenario, what opens its federation, and the folder ``out`` of the run
-            config.
+        run: Gets the scenario, what opens its federation, and what else the run config says.
 
     Returns:
         The app.
@@ -80,6 +98,12 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
         config = context.run_config
         out = Path(str(config["out"]) or "out")
         out.mkdir(parents=True, exist_ok=True)
+        places = Places(
+            out=out,
+            compare=bool(config["compare"]),
+            state=Path(str(config["state"])) if config["state"] else None,
+            idle_s=_number(config, "idle-s", math.inf),
+        )
 
         def opened(
             nodes: int, layout: ParameterLayout, /, *, refused: Collection[int] = ()
@@ -96,7 +120,7 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Path], None])
             )
 
         try:
-            run(_scenario(folder, config), opened, out)
+            run(_scenario(folder, config), opened, places)
         except FedunlearnError as error:
             (out / FAILURE).write_text(f"{error}\n", encoding="utf-8")
             raise

@@ -1,7 +1,8 @@
 """A whole deployment on the loopback interface: train, let a node leave, remove it, stop.
 
-Starts a SuperLink with TLS and SuperNode authentication, and a SuperNode a node, each a process of
-its own as it would be on a machine of its own; runs the scenario; prints the table. Everything it
+Starts a SuperLink with TLS and SuperNode authentication, a SuperNode a node and the deletion
+service, each a process of its own as it would be on a machine of its own; runs the scenario; lets a
+node ask to leave, with its own key; verifies the receipt; prints the table. Everything it
 starts and writes, but for the results, is gone at the end, however that comes.
 
 Exit status: 0 done, 1 a node or Flower failed, 130 interrupted.
@@ -27,7 +28,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from keys import make_keys  # noqa: E402
+from story import furnish, leave, leaver  # noqa: E402
 
+from fedunlearn.errors import FedunlearnError  # noqa: E402
 from fedunlearn.flower.descendants import ended_afterwards  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -48,6 +51,7 @@ class Deployment:
         self.keys = folder / "keys"
         self.logs = folder / "logs"
         self.home = folder / "flwr"
+        self.state = folder / "state"
         self.address = f"{HOST}:{free_port()}"
         for made in (self.logs, self.home):
             made.mkdir()
@@ -97,11 +101,30 @@ class Deployment:
                 *("--root-certificates", self.keys / "ca.crt"),
                 *("--auth-supernode-private-key", self.keys / f"{node}.key"),
                 *("--host", HOST, "--port", free_port()),
-                *("--node-config", f'partition-id={number} org="{node}"'),
+                *("--node-config", self._node_config(number, node)),
             )
 
+    def serve(self, nodes: list[str]) -> str:
+        """Start the deletion service beside the SuperLink.
+
+        Args:
+            nodes: Names of the nodes, whose enrolment keys may ask for their removal.
+
+        Returns:
+            Its address.
+        """
+        furnish(self.state, self.keys, nodes)
+        address = f"{HOST}:{free_port()}"
+        self._start("service", "fedunlearn", "serve", "--state", self.state, "--listen", address)
+        self._await_port(int(address.rpartition(":")[2]), "the deletion service")
+        return address
+
+    def _node_config(self, number: int, node: str) -> str:
+        records = self.folder / "records" / node
+        return f'partition-id={number} org="{node}" records="{records}"'
+
     def run(
-        self, out: Path, config: dict[str, str], limit_s: float, *, app: Path = HERE / "app"
+        self, out: Path, config: dict[str, str | float], limit_s: float, *, app: Path = HERE / "app"
     ) -> dict[str, Any]:
         """Run the app and wait for its results.
 
@@ -197,7 +220,7 @@ class Deployment:
             )
         self._running.append((name, process))
 
-    def _await_port(self, port: int) -> None:
+    def _await_port(self, port: int, who: str = "the SuperLink") -> None:
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             self.require_running()
@@ -206,7 +229,7 @@ class Deployment:
                 if probe.connect_ex((HOST, port)) == 0:
                     return
             time.sleep(0.1)
-        raise DeploymentError(f"the SuperLink does not listen within {START_S:g} s")
+        raise DeploymentError(f"{who} does not listen within {START_S:g} s")
 
     def _ended(self) -> bool:
         """Whether the ServerApp's process has ended, well or not."""
@@ -291,7 +314,7 @@ def main() -> int:
         "hospitals": ["cleveland", "hungarian", "switzerland", "va"],
         "digits": [f"node-{number}" for number in range(4)],
     }[arguments.scenario]
-    for name in ("results.json", "report.html", "failure.txt"):
+    for name in ("results.json", "report.html", "failure.txt", "receipt.json", "issuer.pub"):
         (out / name).unlink(missing_ok=True)
     started = time.monotonic()
     # A shell lets its background jobs ignore interrupts, and a supervisor ends with SIGTERM.
@@ -300,19 +323,35 @@ def main() -> int:
     try:
         with ended_afterwards(), deployed(names, out / "logs") as deployment:
             print(f"SuperLink and {len(names)} SuperNodes run; the scenario starts", flush=True)
+            address = deployment.serve(names)
             config = {
                 "scenario": f"{arguments.scenario}.toml",
                 "set": "\n".join(arguments.set),
                 "out": str(out),
+                "state": str(deployment.state),
+                "idle-s": 60.0,
             }
             results = deployment.run(out, config, arguments.limit)
-    except DeploymentError as error:
+            number = leaver(out / "results.json")
+            told = leave(
+                address,
+                deployment.keys,
+                (number, names[number]),
+                out,
+                deployment.state / "issuer.pub",
+                arguments.limit,
+                deployment.require_running,
+            )
+            if told.state != "SUCCEEDED":
+                raise DeploymentError(f"the request ended {told.state}: {told.reason}")
+    except (DeploymentError, FedunlearnError) as error:
         said = " ".join(str(error).split())
         print(f"deployment: {said} (logs: {out / 'logs'})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("deployment: interrupted; everything is stopped", file=sys.stderr)
         return 130
+    print(f"{names[number]} asked to leave:", *told.lines, sep="\n  ", end="\n\n")
     tell(results, time.monotonic() - started)
     return 0
 
