@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from sqlalchemy import Connection, Integer, RowMapping, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, select, type_coerce
 
 from fedunlearn.errors import KeyFileError, VerificationError
 from fedunlearn.requests.clock import stamp
@@ -48,22 +48,27 @@ def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
     if current != replay.current:
         yield Finding(f"it is {current}, and the log leads to {replay.current}", "current model")
     known = set()
-    for row in connection.execute(select(MODELS)).mappings():
+    query = select(MODELS, _raw(MODELS.c.rolled_back))
+    for row in connection.execute(query).mappings():
         known.add(row["sha256"])
         file = replay.files.get(row["sha256"], row["file"])
         retired = row["sha256"] in replay.retired
-        if (row["file"], row["rolled_back"]) != (file, retired):
+        if (row["file"], row["flag"]) != (file, retired):
             yield Finding("its row is not what the log leads to", f"model {row['sha256']}")
     for sha256 in sorted(set(replay.files) - known):
         yield Finding("the log knows it and the table does not", f"model {sha256}")
     yield from _check_people(connection, replay)
 
 
+def _raw(flag: ColumnElement[bool]) -> ColumnElement[int]:
+    # As it is in the database: SQLite takes any number but 0 for true.
+    return type_coerce(flag, Integer).label("flag")
+
+
 def _check_applied(connection: Connection, replay: Replay) -> Iterator[Finding]:
     left = dict(replay.removals)
-    # As it is in the database: SQLite takes any number but 0 for true.
-    flag = type_coerce(APPLIED.c.rolled_back, Integer).label("flag")
-    for row in connection.execute(select(APPLIED, flag).order_by(APPLIED.c.index)).mappings():
+    query = select(APPLIED, _raw(APPLIED.c.rolled_back))
+    for row in connection.execute(query.order_by(APPLIED.c.index)).mappings():
         told = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
         same = left.pop(row["index"], None) == told
         if not same or row["flag"] != (row["index"] in replay.taken_back):

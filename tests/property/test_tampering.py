@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fedunlearn.commitments import Commitment
 from fedunlearn.errors import VerificationError
 from fedunlearn.requests.database import state_url
 from fedunlearn.requests.keys import Kind, PrivateKey
@@ -26,6 +27,7 @@ from tests.deletions import (
     FIRST,
     ISSUER,
     OPERATOR,
+    START,
     at,
     completed,
     holds,
@@ -39,6 +41,19 @@ from tests.deletions import (
 from tests.unit.test_receipts import KINDS, receipt
 
 TABLES = ("log", "heads", "applied")
+# What else the log and the owners' signatures vouch for.
+VOUCHED = {
+    "deletions": (
+        "id request_id owner key_id statement signature scope statement_sha256 scope_sha256 parsed "
+        "model state last_event model_before model_after"
+    ),
+    "events": "deletion state",
+    "keys": "id principal pem revoked",
+    "principals": "name role",
+    "nodes": "number owner commitment_root commitment_size",
+    "models": "sha256 file rolled_back",
+    "current": "model",
+}
 many = settings(max_examples=300, deadline=None, derandomize=True)
 
 
@@ -49,6 +64,7 @@ class Story:
     folder: Path
     store: RequestStore
     cells: list[tuple[str, int, str]]
+    vouched: list[tuple[str, int, str]]
 
     @property
     def database(self) -> Path:
@@ -60,6 +76,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
     with RequestStore.open(state_url(folder), issuer=ISSUER, durable=False) as store:
         populate(store)
+        store.register_commitment(0, Commitment("ab" * 32, 5), now=START)
         for name in ("first", "second", "third"):
             keep_model(folder, name)
         made(store)
@@ -71,15 +88,23 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         store.revoke_key(BOB.public.id, now=at(2))
         assert holds(store, folder)
         with closing(sqlite3.connect(folder / "requests.db")) as connection:
-            connection.row_factory = sqlite3.Row
-            cells = [
-                (table, row["rowid"], column)
-                for table in TABLES
-                for row in connection.execute(f'SELECT rowid AS rowid, * FROM "{table}"')
-                for column in row.keys()
-                if row[column] is not None and column != "rowid"
+            cells = [cell for table in TABLES for cell in cells_of(connection, table)]
+            vouched = [
+                cell
+                for table, columns in VOUCHED.items()
+                for cell in cells_of(connection, table)
+                if cell[2] in columns.split()
             ]
-        yield Story(folder, store, cells)
+        yield Story(folder, store, cells, vouched)
+
+
+def cells_of(connection: sqlite3.Connection, table: str) -> Iterator[tuple[str, int, str]]:
+    rows = connection.execute(f'SELECT rowid, * FROM "{table}"')
+    names = [column[0] for column in rows.description]
+    for row in rows.fetchall():
+        for name, value in list(zip(names, row, strict=True))[1:]:
+            if value is not None:
+                yield table, row[0], name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,13 +166,24 @@ def found(story: Story, table: str, row: int, column: str, place: float, bit: in
             connection.execute(f"UPDATE {cell} = ? WHERE rowid = ?", [value, name])
 
 
-NAMES = {("log", "index"), ("applied", "index"), ("heads", "size")}
+NAMES = {
+    ("log", "index"),
+    ("applied", "index"),
+    ("heads", "size"),
+    ("nodes", "number"),
+}
 
 
 def test_every_column_of_the_log(story: Story) -> None:
     for table, row, column in story.cells:
         for place, bit in ((0.0, 0), (0.5, 1), (1.0, 5)):
             assert found(story, table, row, column, place, bit), (table, row, column)
+    assert holds(story.store, story.folder)
+
+
+def test_what_is_vouched_for(story: Story) -> None:
+    for table, row, column in story.vouched:
+        assert found(story, table, row, column, 0.5, 1), (table, row, column)
     assert holds(story.store, story.folder)
 
 
