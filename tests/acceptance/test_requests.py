@@ -95,8 +95,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_a_request_from_asking_to_the_receipt(service: Service) -> None:
+    (service.folder / "records.txt").write_text("3, 5\n7-9\n")
     made = service.json(
-        *("request", "create", "--records", "3,5,7-9", "--of-node", "0"),
+        *("request", "create", "--records", "records.txt", "--of-node", "0"),
         *("--commitments", "node-0.commitments"),
     )
     assert made["scope"]["count"] == 5  # type: ignore[index]
@@ -130,10 +131,12 @@ def test_operators_decide(service: Service) -> None:
     def made(*scope: str, key: str = "alice") -> str:
         return str(service.json("request", "create", *scope, key=key)["id"])
 
-    id = made("--class", "3", key="op")
+    id = made("--class", "3", "--class", "1", key="op")
     rejected = service.json("request", "reject", id, "--reason", "no such class", key="op")
     assert (rejected["state"], rejected["reason"]) == ("REJECTED", "no such class")
-    id = made("--class", "3", "--class", "1", "--on-node", "0")
+    proofs = ("--of-node", "0", "--commitments", "node-0.commitments")
+    assert service.json("request", "create", "--records", "0-2,9", *proofs)["scope"]["count"] == 4  # type: ignore[index]
+    id = made("--class", "3", "--on-node", "0")
     extended = service.json(
         *("request", "extend", id, "--due", _day(70), "--reason", "many requests"), key="op"
     )
