@@ -16,11 +16,11 @@ from fedunlearn.requests.principals import Principal
 from fedunlearn.requests.statement import CALL_TYPE, DELETION_TYPE
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.errors import Reason, ServiceRefusal
+from fedunlearn.service.names import CALL_KEY
 from fedunlearn.service.snapshot import Snapshot
 from fedunlearn.service.tls import certified_key_id
 from fedunlearn.service.validation import parsed_field, time_of, violations
 
-CALL_KEY = "fedunlearn-call-bin"
 SKEW = timedelta(seconds=60)
 LONGEST_STATEMENT = timedelta(hours=1)
 LONGEST_CALL = timedelta(minutes=5)

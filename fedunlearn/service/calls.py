@@ -16,14 +16,13 @@ from google.protobuf.message import DecodeError, Message
 from fedunlearn.errors import StoreError
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.audits import Audits
-from fedunlearn.service.authentication import CALL_KEY
 from fedunlearn.service.errors import DETAILS_KEY, Reason, ServiceRefusal
 from fedunlearn.service.metrics import Metrics
+from fedunlearn.service.names import CALL_KEY, path_of
 from fedunlearn.service.pulse import Blocking
 from fedunlearn.service.validation import KEY_ID
 
 LOGGER = logging.getLogger("fedunlearn.service")
-SERVICE = pb.DESCRIPTOR.services_by_name["DeletionService"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Call:
     @property
     def path(self) -> str:
         """The method's full name, as it is signed."""
-        return f"/{SERVICE.full_name}/{self.method}"
+        return path_of(self.method)
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:

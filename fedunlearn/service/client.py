@@ -17,10 +17,9 @@ from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.statement import sign_call, sign_deletion, timestamp
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
-from fedunlearn.service.authentication import CALL_KEY
-from fedunlearn.service.calls import SERVICE
 from fedunlearn.service.errors import service_error
 from fedunlearn.service.messages import state_name
+from fedunlearn.service.names import CALL_KEY, path_of
 
 TIMEOUT_S = 30.0
 STATEMENT_LASTS = timedelta(minutes=15)
@@ -275,7 +274,7 @@ class DeletionClient:
 
     def _stream(self, request: Message, answer: type[_Answer]) -> Iterator[_Answer]:
         body = request.SerializeToString(deterministic=True)
-        call = self._channel.unary_stream(_path("WatchDeletion"))(
+        call = self._channel.unary_stream(path_of("WatchDeletion"))(
             body, metadata=self._credential("WatchDeletion", body)
         )
         try:
@@ -300,7 +299,7 @@ class DeletionClient:
 
         def attempt() -> bytes:
             metadata = self._credential(method, body) if signed else ()
-            sent: bytes = self._channel.unary_unary(_path(method))(
+            sent: bytes = self._channel.unary_unary(path_of(method))(
                 body, timeout=self._timeout, metadata=metadata
             )
             return sent
@@ -314,16 +313,12 @@ class DeletionClient:
         signed = sign_call(
             self._key,
             audience=self._known().audience,
-            method=_path(method),
+            method=path_of(method),
             request=body,
             issued=now,
             expires=now + CALL_LASTS,
         )
         return ((CALL_KEY, signed),)
-
-
-def _path(method: str) -> str:
-    return f"/{SERVICE.full_name}/{method}"
 
 
 def _repeated(attempt: Callable[[], bytes], pauses: Iterable[float]) -> bytes:

@@ -23,9 +23,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fedunlearn.errors import InputError, StoreError
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.audits import Audits
-from fedunlearn.service.calls import SERVICE, Calls
+from fedunlearn.service.calls import Calls
 from fedunlearn.service.handlers import Handlers, Parts
 from fedunlearn.service.metrics import Figures, Metrics
+from fedunlearn.service.names import SERVICE
 from fedunlearn.service.pulse import Pulse
 from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.service.tls import server_credentials

@@ -6,13 +6,16 @@ import hashlib
 import ipaddress
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedunlearn.errors import InputError
-from fedunlearn.service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from fedunlearn.service.settings import ServiceSettings
 
 
 def address_of(text: str, key: str) -> tuple[str, int]:
