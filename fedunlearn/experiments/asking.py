@@ -24,7 +24,13 @@ from fedunlearn.data.sources import Split
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import model_file
 from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS, NODES, WorkPlace, work_in
+from fedunlearn.experiments.working import (
+    MODELS,
+    NODES,
+    WorkPlace,
+    register_commitments,
+    work_in,
+)
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.parameters import ParameterLayout
@@ -110,6 +116,7 @@ class Asking:
             self._store.nodes_left,
         )
         self._store.set_first(remover.kept.keep_first(trained), now=utc_now())
+        register_commitments(self._federation, self._store)
         self._add_key(OPERATOR, "operator", ())
         for node in self._federation.nodes:
             self._add_key(_owner(node), "owner", (node,))

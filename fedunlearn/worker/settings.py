@@ -23,7 +23,7 @@ class Gates(Settings):
         relative_update: At most so far from the model before, in norms of that model.
     """
 
-    retain_loss_rise: NotNegative = 0.1
+    retain_loss_rise: NotNegative = 0.2
     test_accuracy_drop: NotNegative = 0.2
     relative_update: Positive = 1.0
 

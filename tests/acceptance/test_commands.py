@@ -70,6 +70,11 @@ def test_demo_on_flowers_engine_leaves_nothing_running(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["environment"]["transport"] == "flower"
+    (deletion,) = results["deletions"]
+    assert deletion["state"] == "SUCCEEDED" and deletion["same_as_comparison"]
+    assert "SUCCEEDED after" in done.stdout
+    verify = ("receipt", "verify", "out/receipt.json", "--key", "out/issuer.pub")
+    assert fedunlearn(*verify, cwd=tmp_path).returncode == 0
     assert gone(before)
 
 

@@ -12,7 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from fedunlearn.scenario.sections import Scenario
+from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
+from fedunlearn.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,3 +61,21 @@ def test_the_readme_lists_every_key(section: str) -> None:
     model = SECTIONS[section]
     assert model is not None
     assert set(re.findall(r"`([a-z-]+)`", row)) == keys_of(model)
+
+
+def keys_below(settings: type[BaseModel]) -> set[str]:
+    """The keys of settings and of the tables in them."""
+    found = set()
+    for name, field in settings.model_fields.items():
+        found.add(field.alias or name.replace("_", "-"))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= keys_below(field.annotation)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"), [("service.toml", ServiceSettings), ("worker.toml", WorkerSettings)]
+)
+def test_the_readme_lists_every_key_of_the_service(file: str, settings: type[BaseModel]) -> None:
+    (row,) = re.findall(rf"^\| `{re.escape(file)}` \| (.*) \|$", README, re.MULTILINE)
+    assert set(re.findall(r"`\[?([a-z-]+)\]?`", row)) == keys_below(settings)
