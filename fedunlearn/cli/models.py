@@ -6,16 +6,8 @@ from pathlib import Path
 
 import click
 
-state_option = click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="The state folder of 'fedunlearn serve'.",
-)
-database_option = click.option(
-    "--database", metavar="URL", help="Of the requests; left out, as 'serve' has it."
-)
+from fedunlearn.cli.serve import database_option, state_option
+from fedunlearn.cli.tables import print_json, print_table
 
 
 @click.group()
@@ -33,8 +25,6 @@ def list_models(state: Path, database: str | None, as_json: bool) -> None:
 
     with open_state(state, database, create=False) as opened:
         found = opened.store.models()
-    from fedunlearn.cli.tables import print_json, print_table
-
     if as_json:
         listed = [
             {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedunlearn.cli.scenarios import Transport, overrides_option
+from fedunlearn.cli.serve import database_option, state_option
 
 if TYPE_CHECKING:
     from fedunlearn.worker.worker import Worked
@@ -20,14 +21,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("scenario", type=click.Path(path_type=Path), metavar="SCENARIO.toml")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="The state folder of 'fedunlearn serve'.",
-)
-@click.option("--database", metavar="URL", help="Of the requests; left out, as 'serve' has it.")
+@state_option
+@database_option
 @overrides_option
 @click.option(
     "--transport",

@@ -63,9 +63,8 @@ def demonstrate(
 
     def body(federation: Federation) -> tuple[Ran, list[dict[str, Any]], dict[str, str]]:
         ran = run_in(experiment, federation)
-        steps = 2 * len(experiment.requests)
         with (
-            progress.piece("requests through the service", steps),
+            progress.piece("requests through the service", len(experiment.requests)),
             asking(experiment, federation, ran.trained, folder) as service,
         ):
             deletions = _ask_all(experiment, service, ran)

@@ -56,6 +56,10 @@ class ModelFolder:
             raise VerificationError(f"{path} was changed: its sha256 is not its name; restore it")
         return content
 
+    def digests(self) -> frozenset[str]:
+        """Return the digests of all models that are there."""
+        return frozenset(path.stem for path in self.folder.glob("*.safetensors"))
+
     def discard(self, sha256: str) -> None:
         """Delete a model and what lies beside it; nothing where they are gone."""
         self.path(sha256).unlink(missing_ok=True)

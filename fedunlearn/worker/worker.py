@@ -25,7 +25,7 @@ from fedunlearn.worker.gates import check, failures
 from fedunlearn.worker.lease import Clock, kept
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.removal import RemovalJob, Removed, Remover
-from fedunlearn.worker.retention import fates
+from fedunlearn.worker.retention import PRESENT, fates
 from fedunlearn.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Worker:
         """Delete the model files that are to be kept no longer.
 
         Returns:
-            Their digests.
+            Digests of those whose time was up.
         """
         now, current = self._clock(), self._store.current()
         if current is None:
@@ -126,10 +126,14 @@ class Worker:
         ]
         for sha256 in gone:
             self._store.dispose(sha256, now=now)
-        # Those too whose deletion was interrupted.
-        for model in self._store.models():
-            if model.file != "present" and self._models.path(model.sha256).exists():
-                self._models.discard(model.sha256)
+        there = self._models.digests()
+        files = {model.sha256: model.file for model in self._store.models()}
+        # A job that runs may have written a model that the store does not know yet; where none
+        # runs, an unknown one is what a job has left that began anew.
+        idle = not self._store.list(states=(State.RUNNING,), limit=1)
+        for sha256 in there:
+            if files.get(sha256, "left" if idle else PRESENT) != PRESENT:
+                self._models.discard(sha256)
         return gone
 
     def _do(self, lease: Lease) -> Worked:

@@ -372,3 +372,19 @@ def test_by_recorded_summaries_no_node_is_asked_to_compute(tmp_path: Path) -> No
             assert receipt.predicate["rounds"] == 0
         assert findings(state) == []
         assert state.store.nodes_left() == {1, 2}
+
+
+def test_what_an_interrupted_job_left_is_tidied_only_when_no_job_runs(
+    state: ServiceState, two_workers: list[Worker]
+) -> None:
+    models = ModelFolder(state.folder / MODELS)
+    orphan = models.put(b"of a job that began anew from another model")
+    filed = file(state, scope(state.folder, "samples"))
+    lease = state.store.lease("a", now=utc_now(), seconds=60.0)
+    assert lease is not None and lease.deletions[0].id == filed.id
+    two_workers[1].tidy()
+    assert orphan in models.digests()
+    state.store.release(lease, now=utc_now())
+    assert two_workers[1].work() is not None
+    two_workers[1].tidy()
+    assert models.digests() == {model.sha256 for model in state.store.models()}
