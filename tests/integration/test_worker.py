@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedunlearn.data.scenario_task import ScenarioTask
 from fedunlearn.errors import FederationError, LeaseLostError, TransitionError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import read_model
+from fedunlearn.experiments.removal import train
 from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation
@@ -388,3 +391,40 @@ def test_what_an_interrupted_job_left_is_tidied_only_when_no_job_runs(
     assert two_workers[1].work() is not None
     two_workers[1].tidy()
     assert models.digests() == {model.sha256 for model in state.store.models()}
+
+
+def test_records_removed_by_request_are_in_no_later_batch_gradient_or_product(
+    state: ServiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the signed request to the inputs of the network: the removed never reach it again."""
+    seen: set[bytes] = set()
+    real = ScenarioTask.model
+
+    def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        with suppress(RuntimeError):  # shapes alone, where memory is measured
+            seen.update(row.numpy().tobytes() for row in inputs[0])
+
+    def watched(self: ScenarioTask) -> torch.nn.Module:
+        network = real(self)
+        network.register_forward_pre_hook(look)
+        return network
+
+    inputs, _ = Experiment.prepare(scenario()).task.data(1)
+    removed = {inputs[place].numpy().tobytes() for place in (3, 5, 8)}
+    others = {row.numpy().tobytes() for row in inputs} - removed
+    monkeypatch.setattr(ScenarioTask, "model", watched)
+    file(state, scope(state.folder, "samples"))
+    (worked,) = work(state)
+    assert worked.state is State.SUCCEEDED
+    assert removed <= seen  # to remove them, they were needed
+    seen.clear()
+    file(state, records_of(state.folder, 1, [20]))
+    assert [one.state for one in work(state)] == [State.SUCCEEDED]
+
+    def train_again(federation: Federation) -> None:
+        experiment = Experiment.prepare(scenario())
+        train(experiment, federation, [], seed=1)
+
+    simulate(Experiment.prepare(scenario()).task, 3, train_again, records=state.folder / NODES)
+    assert others - {inputs[20].numpy().tobytes()} <= seen
+    assert not removed & seen
