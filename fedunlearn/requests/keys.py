@@ -26,6 +26,12 @@ _Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 _CURVES: dict[str, Kind] = {"secp256r1": "p256", "secp384r1": "p384"}
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"p256": hashes.SHA256, "p384": hashes.SHA384}
 _RIGHT = "Ed25519, or ECDSA on P-256 or P-384"
+# OpenSSH's form with a compressed point is "not implemented".
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, NotImplementedError)
+# The field of Curve25519, and y of its eight points of small order, for which anyone can sign.
+_FIELD = 2**255 - 19
+_EIGHTH = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+_SMALL_ORDER = frozenset({0, 1, _EIGHTH, _FIELD - _EIGHTH, _FIELD - 1})
 
 
 def pae(type: str, payload: bytes) -> bytes:
@@ -77,7 +83,7 @@ class PublicKey:
                 key = serialization.load_pem_public_key(data)
             else:
                 key = serialization.load_ssh_public_key(data)
-        except (ValueError, UnsupportedAlgorithm):
+        except _UNREADABLE:
             raise KeyFileError(
                 f"{where} is no public key; right is PEM or a line of OpenSSH, {_RIGHT}"
             ) from None
@@ -143,7 +149,7 @@ class PrivateKey:
             key = load(data, password=None)
         except TypeError:
             raise KeyFileError(f"{path} has a passphrase; right is a key without one") from None
-        except (ValueError, UnsupportedAlgorithm):
+        except _UNREADABLE:
             raise KeyFileError(
                 f"{path} is no private key; right is PEM (PKCS 8) or OpenSSH, {_RIGHT}"
             ) from None
@@ -163,8 +169,8 @@ class PrivateKey:
             serialization.NoEncryption(),
         )
         part = path.with_name(f"{path.name}.part")
-        part.unlink(missing_ok=True)
         try:
+            part.unlink(missing_ok=True)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with open(descriptor, "wb") as file:
@@ -205,10 +211,18 @@ def _public(key: object, where: str) -> PublicKey:
         kind = _CURVES.get(key.curve.name)
     if kind is None or not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
         raise KeyFileError(f"{where} is of a kind that is not used; right is {_RIGHT}")
+    if isinstance(key, ed25519.Ed25519PublicKey) and _is_weak(key):
+        raise KeyFileError(f"{where} verifies what others sign; right is one from 'keys generate'")
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     der = key.public_bytes(serialization.Encoding.DER, form)
     pem = key.public_bytes(serialization.Encoding.PEM, form).decode()
     return PublicKey(pem, hashlib.sha256(der).hexdigest(), kind, key)
+
+
+def _is_weak(key: ed25519.Ed25519PublicKey) -> bool:
+    """Whether a point has small order, or is written in a second way, which makes a second id."""
+    y = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)
+    return y >= _FIELD or y in _SMALL_ORDER
 
 
 def _content(path: Path) -> bytes:

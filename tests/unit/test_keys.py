@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fedunlearn.errors import KeyFileError, VerificationError
 from fedunlearn.requests.keys import Kind, PrivateKey, PublicKey, pae
@@ -62,8 +63,9 @@ def test_a_key_takes_no_other_file_s_place(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="is there already"):
         PrivateKey.generate().write(path)
     assert path.read_text() == "mine"
-    with pytest.raises(KeyFileError, match="cannot be written"):
-        PrivateKey.generate().write(tmp_path / "nowhere" / "key.pem")
+    for nowhere in (tmp_path / "nowhere" / "key.pem", path / "key.pem", tmp_path / ("x" * 300)):
+        with pytest.raises(KeyFileError, match="cannot be written"):
+            PrivateKey.generate().write(nowhere)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("ed25519", None), ("ecdsa", 256), ("ecdsa", 384)])
@@ -115,3 +117,31 @@ def test_files_that_hold_no_usable_key(tmp_path: Path) -> None:
             PublicKey.read(path)
     with pytest.raises(KeyFileError, match="there is no kind of key 'rsa'"):
         PrivateKey.generate("rsa")  # type: ignore[arg-type]
+
+
+FIELD = 2**255 - 19
+EIGHTH = int.from_bytes(  # from RFC 7748's curve, as libsodium lists it
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("y", [0, 1, FIELD - 1, EIGHTH, FIELD - EIGHTH, FIELD, FIELD + 1])
+def test_keys_for_which_anyone_can_sign_are_refused(y: int, sign: int) -> None:
+    point = ed25519.Ed25519PublicKey.from_public_bytes((y | sign << 255).to_bytes(32, "little"))
+    for encoding, form in (
+        (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+        (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH),
+    ):
+        with pytest.raises(KeyFileError, match="verifies what others sign"):
+            PublicKey.from_pem(point.public_bytes(encoding, form).decode())
+
+
+def test_a_compressed_point_in_openssh_s_form_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    form = serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
+    parts = b"ecdsa-sha2-nistp256", b"nistp256", key.public_bytes(*form)
+    data = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    line = f"ecdsa-sha2-nistp256 {base64.b64encode(data).decode()}"
+    with pytest.raises(KeyFileError, match="is no public key"):
+        PublicKey.from_pem(line)
