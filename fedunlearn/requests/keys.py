@@ -16,6 +16,10 @@ from typing import Literal
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from fedunlearn.errors import KeyFileError, VerificationError
 from fedunlearn.files import flush_folder
@@ -89,22 +93,32 @@ class PublicKey:
             ) from None
         return _public(key, where)
 
-    def verify(self, type: str, payload: bytes, signature: bytes) -> None:
+    def verify(
+        self, type: str, payload: bytes, signature: bytes, *, as_made_here: bool = False
+    ) -> None:
         """Check a signature.
+
+        Args:
+            type: What the payload is, a media type.
+            payload: The bytes.
+            signature: Over both.
+            as_made_here: Take of ECDSA's two signatures, of which anyone makes one from the other,
+                only the one that ``PrivateKey.sign`` gives.
 
         Raises:
             VerificationError: It is not this key's over this type and payload.
         """
+        wrong = VerificationError(f"the signature over {type} does not verify with key {self.id}")
         try:
             if isinstance(self._key, ed25519.Ed25519PublicKey):
                 self._key.verify(signature, pae(type, payload))
-            else:
-                digest = ec.ECDSA(_HASHES[self.kind]())
-                self._key.verify(signature, pae(type, payload), digest)
+                return
+            digest = ec.ECDSA(_HASHES[self.kind]())
+            self._key.verify(signature, pae(type, payload), digest)
         except InvalidSignature:
-            raise VerificationError(
-                f"the signature over {type} does not verify with key {self.id}"
-            ) from None
+            raise wrong from None
+        if as_made_here and _low(signature, self._key.curve) != signature:
+            raise wrong
 
 
 @dataclass(frozen=True)
@@ -195,12 +209,19 @@ class PrivateKey:
             payload: The bytes.
 
         Returns:
-            Ed25519: 64 bytes. ECDSA: DER, with SHA-256 for P-256 and SHA-384 for P-384.
+            Ed25519: 64 bytes. ECDSA: DER, with SHA-256 for P-256 and SHA-384 for P-384; of the two
+            that verify, the one whose s is the smaller.
         """
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(pae(type, payload))
         digest = _HASHES[self.public.kind]()
-        return self._key.sign(pae(type, payload), ec.ECDSA(digest, deterministic_signing=True))
+        made = self._key.sign(pae(type, payload), ec.ECDSA(digest, deterministic_signing=True))
+        return _low(made, self._key.curve)
+
+
+def _low(signature: bytes, curve: ec.EllipticCurve) -> bytes:
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, min(s, curve.group_order - s))
 
 
 def _public(key: object, where: str) -> PublicKey:

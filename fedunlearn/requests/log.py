@@ -112,7 +112,8 @@ class TreeHead:
             raise VerificationError(
                 f"the tree head of size {self.size} names key {self.key_id}, not {key.id}"
             )
-        key.verify(TREE_HEAD_TYPE, _payload(self.size, self.root, self.time), self.signature)
+        payload = _payload(self.size, self.root, self.time)
+        key.verify(TREE_HEAD_TYPE, payload, self.signature, as_made_here=True)
 
 
 def _payload(size: int, root: str, time: str) -> bytes:

@@ -124,7 +124,7 @@ def _payload(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
         raise VerificationError(
             f"the receipt names key {key_id}, not {key.id}; right is its issuer's key"
         )
-    key.verify(PAYLOAD_TYPE, payload, bytes_signed)
+    key.verify(PAYLOAD_TYPE, payload, bytes_signed, as_made_here=True)
     return payload
 
 

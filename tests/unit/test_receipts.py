@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 from google.protobuf import json_format
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
@@ -185,6 +186,30 @@ def test_another_envelope_is_found(change: Any, message: str) -> None:
     change(envelope)
     with pytest.raises(VerificationError, match=message):
         verify_receipt(canonical(envelope), key.public)
+
+
+def other_of_two(signature: bytes, kind: Kind) -> bytes:
+    """Return the other signature that ECDSA takes for the same."""
+    curve = ec.SECP256R1 if kind == "p256" else ec.SECP384R1
+    r, s = utils.decode_dss_signature(signature)
+    return utils.encode_dss_signature(r, curve.group_order - s)
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384"])
+def test_the_other_of_ecdsa_s_two_signatures_is_found(kind: Kind) -> None:
+    key = PrivateKey.generate(kind)
+    envelope = json.loads(receipt(key))
+    signature = envelope["signatures"][0]
+    twin = other_of_two(base64.b64decode(signature["sig"]), kind)
+    key.public.verify(PAYLOAD_TYPE, base64.b64decode(envelope["payload"]), twin)
+    signature["sig"] = base64.b64encode(twin).decode()
+    with pytest.raises(VerificationError, match="signature over"):
+        verify_receipt(canonical(envelope), key.public)
+    statement = statement_of(receipt(key))
+    log = statement["predicate"]["log"]
+    log["signature"] = other_of_two(bytes.fromhex(log["signature"]), kind).hex()
+    with pytest.raises(VerificationError, match="signature over"):
+        verify_receipt(signed_again(key, statement), key.public)
 
 
 @pytest.mark.parametrize(
