@@ -39,7 +39,7 @@ def open_federation(
 
     Args:
         grid: Flower's, of any kind.
-        nodes: How many nodes must be there.
+        nodes: How many nodes must be there, besides those refused.
         progress: Hears of every round.
         layout: Of the model's tensors, for methods that tell them apart.
         stop: Set from outside to end every wait.
@@ -54,12 +54,8 @@ def open_federation(
     """
     meters = MeterStack()
     metered = MeteredGrid(grid, meters, stop)
-    enrolled = enrol(metered, nodes, deadline_s=deadline_s)
-    here = {
-        number: found
-        for number, found in enrolled.items()
-        if number not in refused and not found[1].left
-    }
+    enrolled = enrol(metered, nodes, deadline_s=deadline_s, refused=refused)
+    here = {number: found for number, found in enrolled.items() if not found[1].left}
     addresses = {number: address for number, (address, _) in here.items()}
     messages = MessageTransport(metered, addresses)
     session = SessionOrMessages(metered, addresses, sessions, stop) if sessions else None

@@ -53,19 +53,20 @@ def simulate(
         What ``body`` returned.
     """
     listener = progress or Silent()
+    staying = nodes - len(set(refused) & set(range(nodes)))
     client_app, layout = make_client_app(task, records), ParameterLayout.of(task.model())
     if transport == "inline":
         with _quiet_flower():
             grid = InlineGrid(client_app, nodes)
             with open_federation(
-                grid, nodes, progress=listener, layout=layout, refused=refused
+                grid, staying, progress=listener, layout=layout, refused=refused
             ) as federation:
                 return body(federation)
     stop = threading.Event()
 
     def server_app(body: Callable[[Federation], None]) -> ServerApp:
         return make_server_app(
-            nodes, body, progress=listener, layout=layout, stop=stop, refused=refused
+            staying, body, progress=listener, layout=layout, stop=stop, refused=refused
         )
 
     return _on_engine(client_app, server_app, nodes, body, listener, stop)

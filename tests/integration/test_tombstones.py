@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Message
 from torch import Tensor, nn
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.data.records import COMMITMENTS, TOMBSTONES, NodeRecords, record_bytes
 from fedunlearn.data.tombstones import Tombstones
-from fedunlearn.errors import FederationError, NodeLeftError, TaskError
+from fedunlearn.errors import FederationError, MissingAnswerError, NodeLeftError, TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.node import TaskNode
+from fedunlearn.flower.client_app import make_client_app
+from fedunlearn.flower.inline_grid import InlineGrid
+from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights
+from fedunlearn.progress import Silent
+from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
 from fedunlearn.scenario.settings import TrainingSettings
@@ -176,12 +184,73 @@ def test_a_list_only_grows_and_is_shared(tmp_path: Path) -> None:
     assert not elsewhere.stays(5).any()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2, "left": [], "removed": {}}'])
+DAMAGED = (
+    *("", "{}", "[]", "\xff"),
+    '{"version": 2, "left": [], "removed": {}}',
+    '{"version": 1, "left": "d", "removed": {}}',
+    '{"version": 1, "left": [], "removed": {"d": [-1]}}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_list_is_refused_not_forgotten(tmp_path: Path, text: str) -> None:
     path = tmp_path / "list.json"
     path.write_text(text)
     with pytest.raises(TaskError, match=r"list\.json: is no list of tombstones of version 1"):
         Tombstones(path).refresh()
+
+
+def test_lists_that_grow_at_once_keep_all(tmp_path: Path) -> None:
+    """Several processes may tell a node what was removed, each with a list of its own."""
+    together = threading.Barrier(8)
+
+    def grow(number: int) -> None:
+        mine = Tombstones(tmp_path / "list.json")
+        together.wait()
+        for step in range(5):
+            mine.bury(f"{number}-{step}", [number * 5 + step])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(grow, range(8)))
+    whole = Tombstones(tmp_path / "list.json")
+    whole.refresh()
+    assert not whole.stays(40).any()
+
+
+def test_a_list_of_other_data_is_refused(tmp_path: Path) -> None:
+    tombstones = Tombstones(tmp_path / "list.json")
+    tombstones.bury("d", [7])
+    with pytest.raises(TaskError, match=r"hold 7 examples and list\.json names number 7; restore"):
+        tombstones.stays(7)
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TaskError, match="cannot be made: Not a directory; name one"):
+        NodeRecords(tmp_path / "file" / "node")
+    records = NodeRecords(tmp_path / "node")
+    (records.folder / TOMBSTONES).mkdir()
+    with pytest.raises(TaskError, match=r"tombstones\.json cannot be read: Is a directory"):
+        records.tombstones.refresh()
+    (records.folder / TOMBSTONES).rmdir()
+    (records.folder / "secret.key").mkdir()
+    with pytest.raises(TaskError, match=r"cannot be used: Is a directory"):
+        TaskNode(Numbered(), 1, records=records).enrol()
+
+
+def test_a_node_without_its_secret_says_so(tmp_path: Path) -> None:
+    TaskNode(Numbered(), 1, records=NodeRecords(tmp_path)).enrol()
+    (tmp_path / "secret.key").unlink()
+    with pytest.raises(TaskError, match=r"secret\.key is missing, which salts"):
+        TaskNode(Numbered(), 1, records=NodeRecords(tmp_path)).enrol()
+
+
+def test_a_node_whose_data_changed_answers_nothing(tmp_path: Path) -> None:
+    """Not only when it enrols: its list names places in the data that it committed to."""
+    TaskNode(Numbered(), 1, records=NodeRecords(tmp_path)).enrol()
+    changed = TaskNode(Numbered(), 2, records=NodeRecords(tmp_path))
+    with pytest.raises(TaskError, match="not those that this node committed to"):
+        changed.train(initial_weights(Numbered().model, 0), LocalPlan(1, 4, 0.1, 0.0, (1, 1, 1)))
 
 
 def test_a_node_commits_once_to_its_records_in_their_order(tmp_path: Path) -> None:
@@ -208,3 +277,41 @@ def test_every_byte_of_a_record_counts() -> None:
     assert zero != one
     other = [*record_bytes(inputs.double(), targets), *record_bytes(inputs + 1, targets)]
     assert len({zero, one, *other}) == 6
+
+
+class LateGrid(InlineGrid):
+    """Its last node comes when the others have been asked already."""
+
+    def get_node_ids(self) -> list[int]:
+        known = list(super().get_node_ids())
+        return known if self.asked else known[:-1]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = super().push_messages(messages)
+        self.asked = True
+        return sent
+
+    asked = False
+
+
+def test_a_node_that_left_does_not_stand_for_one_that_is_missing(tmp_path: Path) -> None:
+    def opened(grid: InlineGrid, deadline_s: float) -> Federation:
+        return open_federation(grid, 2, progress=Silent(), refused=(0,), deadline_s=deadline_s)
+
+    app = make_client_app(Numbered(), tmp_path)
+    with opened(LateGrid(app, 3), 30.0) as federation:
+        assert federation.nodes == (1, 2)
+    with pytest.raises(MissingAnswerError, match="1 of 2 nodes enrolled"):
+        opened(InlineGrid(app, 2), 0.2)
+
+
+def test_a_node_that_left_may_fail_as_it_likes(tmp_path: Path) -> None:
+    (tmp_path / "node-0").mkdir()
+    (tmp_path / "node-0" / TOMBSTONES).write_text("not a list")
+
+    def body(federation: Federation) -> None:
+        assert federation.nodes == (1, 2)
+
+    open_nodes(tmp_path, body, refused=(0,))
+    with pytest.raises(TaskError, match="no list of tombstones"):
+        open_nodes(tmp_path, body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -169,14 +169,15 @@ class MessageTransport:
 
 
 def enrol(
-    grid: MeteredGrid, expected: int, *, deadline_s: float
+    grid: MeteredGrid, expected: int, *, deadline_s: float, refused: Collection[int] = ()
 ) -> dict[int, tuple[int, Enrolment]]:
-    """Learn every node's number, address and number of examples: one round.
+    """Learn every node's number, address and number of examples: one round, if all are there.
 
     Args:
         grid: The grid.
-        expected: How many nodes must answer.
+        expected: How many nodes must answer, besides those refused.
         deadline_s: Seconds to wait for nodes and for their answers.
+        refused: Numbers of nodes that have left; whatever they answer counts for nothing.
 
     Returns:
         For each node's number: its Flower node id, and what it says of itself.
@@ -186,25 +187,40 @@ def enrol(
         FederationError: Two nodes claim one number.
     """
     end = time.monotonic() + deadline_s
-    addresses = list(grid.get_node_ids())
-    while len(addresses) < expected and time.monotonic() < end:
-        time.sleep(POLL_S)
-        addresses = list(grid.get_node_ids())
-    messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
+    asked: set[int] = set()
     found: dict[int, tuple[int, Enrolment]] = {}
-    for reply in grid.exchange(messages, deadline_s):
-        address = reply.metadata.src_node_id
-        raise_failure(f"the node at address {address}", reply)
-        enrolment = _enrolment(reply.content.config_records["header"])
-        number = enrolment.node
-        if number in found:
-            raise FederationError(f"two nodes call themselves node {number}; number them apart")
-        found[number] = (address, enrolment)
+    while len(found) < expected and (not asked or time.monotonic() < end):
+        addresses = [one for one in grid.get_node_ids() if one not in asked]
+        while len(addresses) < expected - len(found) and time.monotonic() < end:
+            time.sleep(POLL_S)
+            addresses = [one for one in grid.get_node_ids() if one not in asked]
+        asked.update(addresses)
+        messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
+        for reply in grid.exchange(messages, max(0.0, end - time.monotonic())):
+            address = reply.metadata.src_node_id
+            if _number_of(reply) in refused:
+                continue
+            raise_failure(f"the node at address {address}", reply)
+            enrolment = _enrolment(reply.content.config_records["header"])
+            number = enrolment.node
+            if number in found:
+                raise FederationError(f"two nodes call themselves node {number}; number them apart")
+            found[number] = (address, enrolment)
     if len(found) < expected:
         raise MissingAnswerError(
             f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s; start the others"
         )
     return found
+
+
+def _number_of(reply: Message) -> int | None:
+    """Return the number that a node gives in its answer, also where it reports a failure."""
+    if reply.has_error():
+        return None
+    for name in ("header", "failure"):
+        if name in reply.content.config_records:
+            return int(config_number(reply.content.config_records[name], "node"))
+    return None
 
 
 def reply_to_enrol(message: Message, node: TaskNode) -> Message:
