@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Files that are there whole or not at all, whenever the process is killed; locks on folders."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,21 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text in the place of a file."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in this block for a folder, and keep them out.
+
+    Yields:
+        Nothing; the lock goes with the process, however that ends.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush_folder(folder: Path) -> None:

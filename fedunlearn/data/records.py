@@ -17,7 +17,7 @@ from torch import Tensor
 from fedunlearn.commitments import Commitments
 from fedunlearn.data.tombstones import Tombstones
 from fedunlearn.errors import TaskError
-from fedunlearn.files import replacing
+from fedunlearn.files import alone_in, replacing
 
 SECRET, COMMITMENTS, TOMBSTONES = "secret.key", "commitments.bin", "tombstones.json"
 SECRET_BYTES = 32
@@ -27,8 +27,18 @@ class NodeRecords:
     """A folder on a node."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made where it is missing."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Use a folder, which is made where it is missing.
+
+        Raises:
+            TaskError: It cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise TaskError(
+                f"the folder for records {folder} cannot be made: {error.strerror}; name one that "
+                "can be written to"
+            ) from None
         self.folder = folder
         self.tombstones = Tombstones(folder / TOMBSTONES)
         self._checked: Commitments | None = None
@@ -43,24 +53,38 @@ class NodeRecords:
             The commitments.
 
         Raises:
-            TaskError: The records are not those that the node has committed to.
+            TaskError: The records are not those that the node has committed to, or the folder
+                cannot be used.
+            VerificationError: The file of commitments is damaged.
         """
         if self._checked is None:
-            found = Commitments.of(self._secret(), records)
-            path = self.folder / COMMITMENTS
-            if not path.exists():
+            try:
+                self._checked = self._check(records)
+            except OSError as error:
+                raise TaskError(
+                    f"the folder for records {self.folder} cannot be used: {error.strerror}"
+                ) from None
+        return self._checked
+
+    def _check(self, records: Iterable[bytes]) -> Commitments:
+        path = self.folder / COMMITMENTS
+        with alone_in(self.folder):
+            committed = path.exists()
+            found = Commitments.of(self._secret(anew=not committed), records)
+            if not committed:
                 found.save(path)
             elif Commitments.load(path).root != found.root:
                 raise TaskError(
                     "the data are not those that this node committed to when it enrolled; restore "
                     "them, or enrol anew with an empty folder for records"
                 )
-            self._checked = found
-        return self._checked
+        return found
 
-    def _secret(self) -> bytes:
+    def _secret(self, *, anew: bool) -> bytes:
         path = self.folder / SECRET
         if not path.exists():
+            if not anew:
+                raise TaskError(f"{SECRET} is missing, which salts {COMMITMENTS}; restore it")
             with replacing(path) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(secrets.token_bytes(SECRET_BYTES))

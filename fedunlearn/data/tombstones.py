@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from fedunlearn.errors import NodeLeftError, TaskError
-from fedunlearn.files import write_whole
+from fedunlearn.files import alone_in, write_whole
 
-VERSION = 1
+VERSION: Literal[1] = 1
+
+
+class _List(BaseModel):
+    """The file's content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1]
+    left: list[str]
+    removed: dict[str, tuple[NonNegativeInt, ...]]
 
 
 class Tombstones:
@@ -45,23 +58,27 @@ class Tombstones:
         """
         try:
             status = os.stat(self._path)
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._seen:
+                return False
+            text = self._path.read_bytes()
         except FileNotFoundError:
             return False
-        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self._seen:
-            return False
+        except OSError as error:
+            raise TaskError(f"{self._path} cannot be read: {error.strerror}") from None
+        self._left, self._places = self._read(text)
+        self._seen = seen
+        return True
+
+    def _read(self, text: bytes) -> tuple[set[str], dict[str, tuple[int, ...]]]:
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
-            assert document["version"] == VERSION
-            self._left = set(document["left"])
-            self._places = {name: tuple(map(int, p)) for name, p in document["removed"].items()}
-        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            listed = _List.model_validate_json(text)
+        except ValidationError:
             raise TaskError(
                 f"{self._path.name}: is no list of tombstones of version {VERSION}; restore it: "
                 "without it removed examples would be used again"
-            ) from error
-        self._seen = seen
-        return True
+            ) from None
+        return set(listed.left), dict(listed.removed)
 
     @property
     def has_left(self) -> bool:
@@ -78,9 +95,18 @@ class Tombstones:
             raise NodeLeftError("has left the federation; its data take part in nothing any more")
 
     def stays(self, count: int) -> Tensor:
-        """Return which of a node's examples (n,) are not removed, as booleans."""
+        """Return which of a node's examples (n,) are not removed, as booleans.
+
+        Raises:
+            TaskError: The list names an example that is not there: the data are others.
+        """
         kept = torch.full((count,), not self._left)
         for places in self._places.values():
+            if max(places, default=-1) >= count:
+                raise TaskError(
+                    f"the data hold {count} examples and {self._path.name} names number "
+                    f"{max(places)}; restore the data that this node enrolled with"
+                )
             kept[list(places)] = False
         return kept
 
@@ -91,18 +117,35 @@ class Tombstones:
             deletion: Its id.
             places: In the node's data.
         """
-        self.refresh()
         new = tuple(sorted(set(places)))
-        if self._places.get(deletion) != new:
-            self._places[deletion] = new
-            self._write()
+        with self._locked():
+            if self._places.get(deletion) != new:
+                self._places[deletion] = new
+                self._write()
 
     def leave(self, deletion: str) -> None:
         """Note that the node has left as a whole; the same again changes nothing."""
-        self.refresh()
-        if deletion not in self._left:
-            self._left.add(deletion)
-            self._write()
+        with self._locked():
+            if deletion not in self._left:
+                self._left.add(deletion)
+                self._write()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other process add to the list meanwhile, and begin with the last that was added.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            TaskError: The folder cannot be written to.
+        """
+        try:
+            with alone_in(self._path.parent):
+                self.refresh()
+                yield
+        except OSError as error:
+            raise TaskError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def _write(self) -> None:
         document = {

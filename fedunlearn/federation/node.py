@@ -61,14 +61,18 @@ class TaskNode:
 
     @cached_property
     def examples(self) -> Examples:
-        """The node's inputs and targets.
+        """The node's inputs and targets, removed ones included.
 
         Raises:
             EmptyNodeError: There are none.
+            TaskError: They are not those that the node has committed to: the list of removed ones
+                would name others.
         """
         inputs, targets = self.task.data(self.number)
         if len(inputs) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
+        if self.records is not None:
+            self.records.commitments(record_bytes(inputs, targets))
         return inputs, targets
 
     @cached_property
