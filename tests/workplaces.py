@@ -13,10 +13,14 @@ from typing import Any
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.data.records import COMMITMENTS
-from fedunlearn.experiments.working import NODES, WorkPlace, work_simulated
+from fedunlearn.experiments.experiment import Experiment
+from fedunlearn.experiments.remover import ScenarioRemover
+from fedunlearn.experiments.working import MODELS, NODES, WorkPlace, work_simulated
+from fedunlearn.federation.federation import Federation
 from fedunlearn.progress import Silent
 from fedunlearn.requests.deletion import Deletion, NewDeletion
 from fedunlearn.requests.keys import PrivateKey
+from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.requests.statement import (
     class_scope,
     node_scope,
@@ -27,6 +31,7 @@ from fedunlearn.requests.statement import (
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.service.state import ServiceState, open_state
+from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.worker import Worked, utc_now
 
 FEDERATION = "workplace"
@@ -132,3 +137,15 @@ def file(
 
 def digest_of(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
+
+
+def findings(state: ServiceState) -> list[str]:
+    found = verify_ledger(state.store, state.issuer.public, state.folder / MODELS)
+    return [str(one) for one in found]
+
+
+def remover_in(
+    experiment: Experiment, federation: Federation, state: ServiceState
+) -> ScenarioRemover:
+    models = ModelFolder(state.folder / MODELS)
+    return ScenarioRemover(experiment, federation, models, state.folder, state.store.nodes_left)

@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +48,6 @@ from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.worker import utc_now
 
 OPERATOR = "consortium"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What became of the requests.
-
-    Attributes:
-        deletions: As in results.json.
-        files: By name, what is put beside the report: receipts, the issuer's key, the ledger.
-    """
-
-    deletions: list[dict[str, Any]]
-    files: Mapping[str, str]
 
 
 class Asking:

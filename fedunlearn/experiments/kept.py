@@ -8,21 +8,23 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from fedunlearn.errors import NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
-from fedunlearn.files import replacing
-from fedunlearn.parameters import ParameterLayout
+from fedunlearn.files import flush_folder, replacing, write_whole
+from fedunlearn.parameters import ParameterLayout, digest
 from fedunlearn.recording.recorder import SubspaceRecorder
-from fedunlearn.recording.storage import BASIS, open_recording, save_recording
+from fedunlearn.recording.storage import BASIS, SUMS, open_recording, save_recording
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.worker.models import ModelFolder
 
 INITIAL = "initial.safetensors"
+SETTINGS = "settings.json"
 RECORDING = "recording"
 
 
@@ -80,16 +82,14 @@ class KeptModels:
         models: ModelFolder,
         training: Path,
         layout: ParameterLayout,
-        settings: TrainingSettings,
         method: UnlearningMethod[Any],
     ) -> None:
         """Take the folders, and what the models are models of.
 
         Args:
             models: The model files.
-            training: Folder for the initial weights.
+            training: Folder for the initial weights, and how the first model was trained.
             layout: Of the model's tensors.
-            settings: How it was trained.
             method: Removes from it, and says what must be recorded.
 
         Raises:
@@ -99,7 +99,6 @@ class KeptModels:
         self._models = models
         self._training = training
         self._layout = layout
-        self._settings = settings
         self._recordables: tuple[Recordable, ...] = method.to_record()
 
     def content(self, weights: Tensor) -> bytes:
@@ -115,6 +114,7 @@ class KeptModels:
         self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(self._training / INITIAL) as file:
             file.write(model_file(self._layout, trained.initial))
+        write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
         sha256 = self._models.put(model_file(self._layout, trained.weights))
         self.keep(trained, self._models.beside(sha256))
         return sha256
@@ -125,7 +125,7 @@ class KeptModels:
         Args:
             trained: The model.
             folder: Beside it.
-            base: sha256 of the model it came from, whose basis it shares.
+            base: sha256 of the model it came from; the files share a basis where that is the same.
         """
         for item in self._recordables:
             if item not in trained.recorded:
@@ -133,31 +133,47 @@ class KeptModels:
             target = folder / RECORDING
             target.mkdir(parents=True, exist_ok=True, mode=0o700)
             shared = self._models.beside(base) / RECORDING / BASIS if base else None
-            if shared is not None and not (target / BASIS).exists():
+            if shared is not None and shared.exists() and not (target / BASIS).exists():
                 os.link(shared, target / BASIS)
             save_recording(trained.recorded[item].value, target)
+            flush_folder(folder)
+            flush_folder(folder.parent)
 
     def load(self, sha256: str) -> TrainedModel:
         """Read a model as its next removal finds it.
+
+        A recording that is not there, or is of other weights, as where training went on after it,
+        is left out.
 
         Returns:
             The model.
 
         Raises:
             VerificationError: A file is missing or was changed.
+            RecordingError: Likewise.
         """
         weights = read_model(self._layout, self._models.read(sha256))
+        initial = read_model(self._layout, self._of_training(INITIAL))
         try:
-            start = (self._training / INITIAL).read_bytes()
-        except FileNotFoundError:
+            settings = TrainingSettings.model_validate_json(self._of_training(SETTINGS))
+        except ValidationError:
             raise VerificationError(
-                f"{self._training / INITIAL} is missing; restore it from a backup"
+                f"{self._training / SETTINGS} holds no settings of training; restore it"
             ) from None
         folder = self._models.beside(sha256) / RECORDING
-        recorded = {
-            item: Recorded(open_recording(folder), Meter().stopped())
-            for item in self._recordables
-            if folder.exists()
-        }
-        initial = read_model(self._layout, start)
-        return TrainedModel(weights, initial, self._settings, recorded)
+        recorded: dict[Recordable, Recorded] = {}
+        for item in self._recordables:
+            if (folder / SUMS).exists():
+                recording = open_recording(folder)
+                if recording.model == digest(weights):
+                    recorded[item] = Recorded(recording, Meter().stopped())
+        return TrainedModel(weights, initial, settings, recorded)
+
+    def _of_training(self, name: str) -> bytes:
+        path = self._training / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise VerificationError(
+                f"{path} cannot be read: {error.strerror}; restore it from a backup"
+            ) from None

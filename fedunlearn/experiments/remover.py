@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedunlearn.errors import FederationError, JobError
+from fedunlearn.errors import FederationError, JobError, StoppedError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import KeptModels
 from fedunlearn.experiments.predicting import accuracy
@@ -75,10 +75,7 @@ class ScenarioRemover:
         self._left = left
         self._name, self._method = next(iter(experiment.methods.items()))
         self._layout = ParameterLayout.of(experiment.task.model())
-        seed = experiment.scenario.training.seed
-        self.kept = KeptModels(
-            models, self._training, self._layout, experiment.training(seed), self._method
-        )
+        self.kept = KeptModels(models, self._training, self._layout, self._method)
 
     def train(self) -> str:
         """Train the first model, go on where that was interrupted, and keep it.
@@ -105,13 +102,16 @@ class ScenarioRemover:
 
     def bury(self, deletion: str, scope: Scope) -> Mapping[int, int]:
         """See Remover."""
+        rule = rule_of([scope])
+        if scope.kind is not ScopeKind.NODE:
+            return self._federation.without(self._left()).bury(deletion, rule)
         try:
-            return self._federation.bury(deletion, rule_of([scope]))
-        except FederationError:
-            if scope.kind is ScopeKind.NODE:  # it has left, and the server refuses it
-                log.warning("deletion %s: the node that left did not confirm", deletion)
-                return {}
+            return self._federation.bury(deletion, rule)
+        except StoppedError:
             raise
+        except FederationError:  # it has left, and the server refuses it
+            log.warning("deletion %s: the node that left did not confirm", deletion)
+            return {}
 
     def done(self, job: str) -> None:
         """See Remover."""
@@ -128,6 +128,8 @@ class ScenarioRemover:
         rounds = 0 if job.again else self._experiment.scenario.unlearning.recovery_rounds
         reached(Stage.SOLVING)
         with federation.measure() as meter:
+            if not job.again:  # a model that was trained on, or anew, has nothing recorded
+                trained = federation.record(trained, method.to_record())
             unlearned = unlearn(method, trained, federation, forget)
             weights = recover(
                 Unlearning(federation, trained, forget, name), unlearned.weights, rounds
@@ -135,7 +137,9 @@ class ScenarioRemover:
             require_finite(weights, name)
             spent = meter.stopped()
         reached(Stage.VERIFYING)
-        after = unlearned.trained or replace(trained, weights=weights, recorded={})
+        after = replace(trained, weights=weights, recorded={})
+        if unlearned.trained is not None and weights is unlearned.weights:
+            after = unlearned.trained
         settings: dict[str, Any] = method.settings.model_dump(mode="json", by_alias=True)
         return Removed(
             model=self.kept.content(weights),

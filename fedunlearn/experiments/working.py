@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedunlearn.commitments import Commitment
-from fedunlearn.errors import LeaseLostError
+from fedunlearn.errors import LeaseLostError, StoreError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.federation.federation import Federation, TrainedModel
@@ -106,12 +106,17 @@ def work_in(
 
     Raises:
         TransitionError: A node's records are not those that were registered.
+        VerificationError: The current model's file is damaged, or is of another scenario.
+        StoreError: The store has been busy, or gone, for as long as the worker waits.
     """
     settings = WorkerSettings.read(place.folder)
     models = ModelFolder(place.folder / MODELS)
     remover = ScenarioRemover(experiment, federation, models, place.folder, place.store.nodes_left)
     register_commitments(federation, place.store)
-    if place.store.current() is None:
+    current = place.store.current()
+    if current is not None:
+        remover.kept.load(current.sha256)  # before a request fails because of it
+    else:
         first = remover.kept.keep_first(trained) if trained else remover.train()
         place.store.set_first(first, now=utc_now())
     worker = Worker(
@@ -127,18 +132,28 @@ def work_in(
     while not place.stop.is_set():
         try:
             worked = worker.work()
+            if worked is None:
+                worker.tidy()
         except LeaseLostError as error:
             log.warning("%s", error)
             continue
+        except StoreError as error:
+            if _over(place, busy):
+                raise
+            log.warning("%s", error)
+            worked = None
         if worked is not None:
             place.tell(worked)
             busy = time.monotonic()
-            if worked.state is not State.RUNNING:
-                continue
-        worker.tidy()
-        if place.idle_s is not None and time.monotonic() - busy >= place.idle_s:
+        elif _over(place, busy):
             return
-        place.stop.wait(settings.poll_s)
+        else:
+            place.stop.wait(settings.poll_s)
+
+
+def _over(place: WorkPlace, busy: float) -> bool:
+    """Return whether nothing has been due for so long, since a monotonic time, that it may end."""
+    return place.idle_s is not None and time.monotonic() - busy >= place.idle_s
 
 
 def register_commitments(federation: Federation, store: RequestStore) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedunlearn.errors import VerificationError
-from fedunlearn.files import flush_folder, replacing
+from fedunlearn.files import alone_in, flush_folder, replacing
 from fedunlearn.requests.models import model_path
 
 
@@ -22,6 +24,18 @@ class ModelFolder:
         """Use a folder, which is made where it is missing."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from writing and deleting models until the block ends.
+
+        Between a file and the transaction that names it, nobody takes it for one that is left over.
+
+        Yields:
+            Nothing.
+        """
+        with alone_in(self.folder):
+            yield
 
     def put(self, content: bytes) -> str:
         """Write a model; one that is there already is left alone.
@@ -57,13 +71,16 @@ class ModelFolder:
         return content
 
     def digests(self) -> frozenset[str]:
-        """Return the digests of all models that are there."""
-        return frozenset(path.stem for path in self.folder.glob("*.safetensors"))
+        """Return the digests of all models of which something is there."""
+        return frozenset(path.name.partition(".")[0] for path in self.folder.iterdir())
 
     def discard(self, sha256: str) -> None:
-        """Delete a model and what lies beside it; nothing where they are gone."""
-        self.path(sha256).unlink(missing_ok=True)
-        shutil.rmtree(self.beside(sha256), ignore_errors=True)
+        """Delete all that is there of a model; nothing where it is gone."""
+        path = self.path(sha256)
+        for file in (path, path.with_name(f"{path.name}.part")):
+            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.beside(sha256))
         flush_folder(self.folder)
 
     def path(self, sha256: str) -> Path:

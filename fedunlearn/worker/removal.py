@@ -19,8 +19,9 @@ class RemovalJob:
         scopes: What is to be removed, by the ids of the requests.
         base: sha256 of the model file from which it is removed.
         before: What was removed before, in that order; nodes have it on their lists for good.
-        again: Whether it was removed once and rolled back: its nodes do not use it any more, not
-            even to remove it, so that only a method will do that does not ask for it.
+        again: Whether some of it may have been removed once and rolled back: its nodes do not use
+            that any more, not even to remove it, so that only a method will do that does not ask
+            for it.
     """
 
     id: str

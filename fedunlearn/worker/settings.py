@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from fedunlearn.errors import ScenarioError
+from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import NotNegative, Positive, Settings
 
 FILE = "worker.toml"
@@ -71,13 +72,13 @@ class WorkerSettings(Settings):
             ScenarioError: The file cannot be read, or has a key or value that it cannot have.
         """
         path = folder / FILE
-        if not path.exists():
-            return cls()
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except tomllib.TOMLDecodeError as error:
-            raise ScenarioError(f"{path}: {error}") from error
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise ScenarioError(f"{path} cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ScenarioError(f"{path} is not valid TOML: {error}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ScenarioError(f"{path}: {where}: {first['msg']}") from error
+            raise ScenarioError(f"{path}: {first_complaint(error, cls)}") from None

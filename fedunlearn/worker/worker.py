@@ -9,19 +9,28 @@ after it, the rest is done again, which changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fedunlearn.errors import FedunlearnError, LeaseLostError, StoppedError, TransitionError
-from fedunlearn.requests.deletion import Stage, State
+from fedunlearn.errors import (
+    FederationError,
+    FedunlearnError,
+    LeaseLostError,
+    StoppedError,
+    StoreError,
+    TransitionError,
+    VerificationError,
+)
+from fedunlearn.requests.deletion import Scope, Stage, State
 from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.leases import Lease
 from fedunlearn.requests.removals import Applied
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.worker.entries import removal_entry
-from fedunlearn.worker.gates import check, failures
+from fedunlearn.worker.gates import Check, check, failures
 from fedunlearn.worker.lease import Clock, kept
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.removal import RemovalJob, Removed, Remover
@@ -29,6 +38,11 @@ from fedunlearn.worker.retention import PRESENT, fates
 from fedunlearn.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
+
+# Says nothing of the others, who may be other owners'; the worker's log does.
+APART = "could not be removed together with others; it is tried alone"
+# These end a job's run and not its requests: whoever takes the job over goes on.
+INTERRUPTED = (LeaseLostError, StoppedError, StoreError)
 
 
 def utc_now() -> datetime:
@@ -43,7 +57,8 @@ class Worked:
     Attributes:
         job: Its id.
         deletions: Ids of its requests.
-        state: That they are in now; RUNNING where the job goes on later.
+        state: That they are in now; RUNNING where the job goes on later, PENDING where each of
+            them is tried alone.
         reason: Why they failed, or wait.
         model: sha256 of the new model file.
     """
@@ -90,6 +105,8 @@ class Worker:
         self._name = name
         self._settings = settings or WorkerSettings()
         self._clock = clock
+        self._alone: set[str] = set()
+        self._looked = False
 
     def work(self) -> Worked | None:
         """Do one job, or what is left of one that was interrupted.
@@ -100,14 +117,23 @@ class Worker:
         Raises:
             LeaseLostError: Another worker has taken the job over; nothing was changed since.
         """
+        self._take_apart_what_failed_together()
         seconds = self._settings.lease_s
-        lease = self._store.lease(
-            self._name, now=self._clock(), seconds=seconds, batch=self._settings.batch
-        )
+        batch = 1 if self._alone else self._settings.batch
+        lease = self._store.lease(self._name, now=self._clock(), seconds=seconds, batch=batch)
         if lease is None:
+            self._alone.clear()
             return None
+        self._alone.difference_update(deletion.id for deletion in lease.deletions)
         with kept(self._store, lease, seconds, self._clock):
-            return self._do(lease)
+            try:
+                return self._do(lease)
+            except LeaseLostError:
+                raise
+            except BaseException:  # whoever comes next need not wait until the lease ends
+                with suppress(FedunlearnError):
+                    self._store.release(lease, now=self._clock())
+                raise
 
     def tidy(self) -> list[str]:
         """Delete the model files that are to be kept no longer.
@@ -115,58 +141,80 @@ class Worker:
         Returns:
             Digests of those whose time was up.
         """
-        now, current = self._clock(), self._store.current()
+        with self._models.locked():
+            gone = [sha256 for sha256 in self._expired() if self._disposed(sha256)]
+            known = {model.sha256 for model in self._store.models() if model.file == PRESENT}
+            if known:
+                for sha256 in self._models.digests() - known:
+                    self._models.discard(sha256)
+        return gone
+
+    def _expired(self) -> list[str]:
+        current = self._store.current()
         if current is None:
             return []
         models, rule = self._store.models(), self._settings.retention
-        gone = [
-            fate.sha256
-            for fate in fates(models, current.sha256, current.parent, rule, now)
-            if fate.kept_until is None
-        ]
-        for sha256 in gone:
-            self._store.dispose(sha256, now=now)
-        there = self._models.digests()
-        files = {model.sha256: model.file for model in self._store.models()}
-        # A job that runs may have written a model that the store does not know yet; where none
-        # runs, an unknown one is what a job has left that began anew.
-        idle = not self._store.list(states=(State.RUNNING,), limit=1)
-        for sha256 in there:
-            if files.get(sha256, "left" if idle else PRESENT) != PRESENT:
-                self._models.discard(sha256)
-        return gone
+        found = fates(models, current.sha256, current.parent, rule, self._clock())
+        return [fate.sha256 for fate in found if fate.kept_until is None]
+
+    def _disposed(self, sha256: str) -> bool:
+        try:
+            self._store.dispose(sha256, now=self._clock())
+        except TransitionError:  # a rollback has just made it the current one
+            return False
+        return True
 
     def _do(self, lease: Lease) -> Worked:
-        ids = tuple(deletion.id for deletion in lease.deletions)
         applied = self._store.applied(lease.job)
         if not applied:
             try:
                 applied = self._apply_to_current(lease)
-            except (LeaseLostError, StoppedError):
+            except INTERRUPTED:
                 raise
-            except _GateError as error:
-                return self._failed(lease, ids, str(error))
             except FedunlearnError as error:
-                return self._failed(lease, ids, " ".join(str(error).split()))
+                blamed = not isinstance(error, FederationError | VerificationError)
+                return self._failed(lease, _one_line(error), apart=blamed)
             except Exception as error:  # the task's own, whose text may tell of data
                 log.exception("job %s failed", lease.job)
-                return self._failed(lease, ids, f"{type(error).__name__}; see the worker's log")
+                reason = f"{type(error).__name__}; see the worker's log"
+                return self._failed(lease, reason, apart=True)
+        ids = tuple(deletion.id for deletion in lease.deletions)
         try:
             self._complete(lease)
-        except LeaseLostError:
+        except INTERRUPTED:
             raise
         except FedunlearnError as error:
-            # The model is swapped: there is no way back but a rollback, so it is tried again.
-            reason = " ".join(str(error).split())
+            # The model is swapped: there is no way back but a rollback, so it is tried again when
+            # the lease ends. Until then other jobs have their turn.
+            reason = _one_line(error)
             log.warning("job %s is not complete: %s", lease.job, reason)
-            self._store.release(lease, now=self._clock())
             return Worked(lease.job, ids, State.RUNNING, reason, applied[0].new)
         return Worked(lease.job, ids, State.SUCCEEDED, model=applied[0].new)
 
-    def _failed(self, lease: Lease, ids: tuple[str, ...], reason: str) -> Worked:
+    def _failed(self, lease: Lease, reason: str, *, apart: bool) -> Worked:
+        """End a job; where one of several requests may be to blame, each is tried alone."""
+        ids = tuple(deletion.id for deletion in lease.deletions)
         self._remover.done(lease.job)
-        self._store.fail(lease, reason, now=self._clock())
-        return Worked(lease.job, ids, State.FAILED, reason)
+        if len(ids) == 1 or not apart:
+            self._store.fail(lease, reason, now=self._clock())
+            return Worked(lease.job, ids, State.FAILED, reason)
+        log.warning("job %s: %d requests are tried one by one: %s", lease.job, len(ids), reason)
+        self._store.fail(lease, APART, now=self._clock())
+        self._try_alone(ids)
+        return Worked(lease.job, ids, State.PENDING, APART)
+
+    def _try_alone(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            with suppress(TransitionError):  # it was rejected meanwhile, or another worker did it
+                self._store.retry(id, f"worker {self._name}", now=self._clock())
+                self._alone.add(id)
+
+    def _take_apart_what_failed_together(self) -> None:
+        """Do once what a worker has left that was killed between failing and trying alone."""
+        if not self._looked:
+            self._looked = True
+            failed = self._store.list(states=(State.FAILED,), limit=1000)
+            self._try_alone(deletion.id for deletion in failed if deletion.reason == APART)
 
     def _apply_to_current(self, lease: Lease) -> tuple[Applied, ...]:
         """Apply a job; where another has swapped the model meanwhile, from the new one."""
@@ -189,6 +237,13 @@ class Worker:
         if held_back := failures(checks):
             raise _GateError(f"the model would not be good enough: {held_back}")
         self._reached(lease)(Stage.COMMITTING)
+        with self._models.locked():
+            return self._swap(lease, removed, checks)
+
+    def _swap(
+        self, lease: Lease, removed: Removed, checks: tuple[Check, ...]
+    ) -> tuple[Applied, ...]:
+        """Write the new model, then name it as the current one."""
         sha256 = self._models.put(removed.model)
         if sha256 == lease.base:
             raise _GateError(f"the model stayed what it was: {removed.status}")
@@ -222,15 +277,29 @@ class Worker:
         self._store.finish(lease, receipts, now=self._clock())
 
     def _job(self, lease: Lease) -> RemovalJob:
-        before = self._store.removed()
-        again = any(
-            deletion.attempts > 1 and deletion.scope in before for deletion in lease.deletions
-        )
         scopes = {deletion.id: deletion.scope for deletion in lease.deletions}
-        return RemovalJob(lease.job, scopes, lease.base, before, again)
+        back = self._taken_back()
+        again = any(_touch(scope, other) for scope in scopes.values() for other in back)
+        return RemovalJob(lease.job, scopes, lease.base, self._store.removed(), again)
+
+    def _taken_back(self) -> list[Scope]:
+        """Return what is out of use on its nodes and was not removed since from the model."""
+        rows = self._store.all_applied()
+        removed = {row.deletion for row in rows if not row.rolled_back}
+        back = {row.deletion for row in rows} - removed
+        return [self._store.get(id).scope for id in sorted(back)]
 
     def _reached(self, lease: Lease) -> Callable[[Stage], None]:
         return lambda stage: self._store.advance(lease, stage, now=self._clock())
+
+
+def _touch(one: Scope, other: Scope) -> bool:
+    """Return whether two scopes may have data in common: some on the same node."""
+    return not one.nodes or not other.nodes or not set(one.nodes).isdisjoint(other.nodes)
+
+
+def _one_line(error: FedunlearnError) -> str:
+    return " ".join(str(error).split())
 
 
 class _GateError(FedunlearnError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +21,6 @@ from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.requests.deletion import Stage, State
-from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.models import ModelFolder
@@ -30,25 +28,16 @@ from fedunlearn.worker.removal import RemovalJob
 from fedunlearn.worker.settings import Retention, WorkerSettings
 from fedunlearn.worker.worker import Worker, utc_now
 from tests import workplaces
-from tests.workplaces import digest_of, file, records_of, scenario, scope, work
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template") / "state"
-    workplaces.prepare(folder)
-    return folder
-
-
-@pytest.fixture
-def state(template: Path, tmp_path: Path) -> Iterator[ServiceState]:
-    with open_state(workplaces.copied(template, tmp_path / "state")) as opened:
-        yield opened
-
-
-def findings(state: ServiceState) -> list[str]:
-    found = verify_ledger(state.store, state.issuer.public, state.folder / MODELS)
-    return [str(one) for one in found]
+from tests.workplaces import (
+    digest_of,
+    file,
+    findings,
+    records_of,
+    remover_in,
+    scenario,
+    scope,
+    work,
+)
 
 
 @pytest.mark.parametrize("kind", ["node", "samples", "class"])
@@ -153,13 +142,6 @@ def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> Non
     assert torch.equal(read_model(layout, content), expected[0])
 
 
-def remover_in(
-    experiment: Experiment, federation: Federation, state: ServiceState
-) -> ScenarioRemover:
-    models = ModelFolder(state.folder / MODELS)
-    return ScenarioRemover(experiment, federation, models, state.folder, state.store.nodes_left)
-
-
 def test_a_model_that_fails_a_gate_is_not_swapped(state: ServiceState) -> None:
     (state.folder / "worker.toml").write_text("[gates]\nrelative-update = 1e-9\n")
     before = state.store.current()
@@ -251,28 +233,6 @@ class NoRemover:
     bury = done = remove
 
 
-@pytest.fixture
-def two_workers(state: ServiceState) -> Iterator[list[Worker]]:
-    """Two workers over one store, in one federation, with leases that end when told."""
-    workers: list[Worker] = []
-    experiment = Experiment.prepare(scenario())
-    collected: list[Federation] = []
-    simulate(experiment.task, 3, collected.append, records=state.folder / NODES)
-    for name in ("a", "b"):
-        workers.append(
-            Worker(
-                state.store,
-                ModelFolder(state.folder / MODELS),
-                remover_in(experiment, collected[0], state),
-                state.issuer,
-                version="0",
-                name=name,
-                settings=WorkerSettings.read(state.folder),
-            )
-        )
-    yield workers
-
-
 def test_a_job_begins_anew_where_another_has_swapped_the_model(
     state: ServiceState, two_workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,9 +302,15 @@ def test_a_node_that_does_not_confirm_delays_the_receipt_not_the_swap(
     assert state.store.get(filed.id).state is State.RUNNING
     assert state.store.receipt(filed.id) is None
     assert state.store.current().sha256 == worked.model  # type: ignore[union-attr]
+    other = file(state, records_of(state.folder, 2, [1]), 2)
+    worked = worker.work()  # others have their turn until it is tried again
+    assert worked is not None and worked.deletions == (other.id,)
+    later = utc_now() + timedelta(minutes=2)
+    worker._clock = lambda: later
     worked = worker.work()
     assert worked is not None and worked.state is State.SUCCEEDED
-    assert len(state.store.all_applied()) == 1
+    assert worked.deletions == (filed.id,)
+    assert len(state.store.all_applied()) == 2
     assert findings(state) == []
 
 
@@ -377,20 +343,18 @@ def test_by_recorded_summaries_no_node_is_asked_to_compute(tmp_path: Path) -> No
         assert state.store.nodes_left() == {1, 2}
 
 
-def test_what_an_interrupted_job_left_is_tidied_only_when_no_job_runs(
+def test_what_an_interrupted_job_left_is_tidied(
     state: ServiceState, two_workers: list[Worker]
 ) -> None:
     models = ModelFolder(state.folder / MODELS)
     orphan = models.put(b"of a job that began anew from another model")
-    filed = file(state, scope(state.folder, "samples"))
-    lease = state.store.lease("a", now=utc_now(), seconds=60.0)
-    assert lease is not None and lease.deletions[0].id == filed.id
-    two_workers[1].tidy()
-    assert orphan in models.digests()
-    state.store.release(lease, now=utc_now())
-    assert two_workers[1].work() is not None
+    part = models.folder / f"{'a' * 64}.safetensors.part"
+    part.write_bytes(b"of a worker that was killed while it wrote")
+    beside = models.beside("b" * 64)
+    beside.mkdir()
     two_workers[1].tidy()
     assert models.digests() == {model.sha256 for model in state.store.models()}
+    assert not (models.path(orphan).exists() or part.exists() or beside.exists())
 
 
 def test_records_removed_by_request_are_in_no_later_batch_gradient_or_product(
