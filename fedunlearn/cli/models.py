@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from fedunlearn.cli.serve import database_option, state_option
 from fedunlearn.cli.tables import print_json, print_table
+from fedunlearn.errors import InputError
 
 
 @click.group()
@@ -55,10 +57,8 @@ def list_models(state: Path, database: str | None, as_json: bool) -> None:
 @database_option
 @click.option("--reason", required=True, help="Why; recorded in the log.")
 @click.option("--as", "name", default="operator", show_default=True, help="Who does it.")
-@click.confirmation_option(
-    "--yes", prompt="The model before the last removal holds the removed data. Go back to it?"
-)
-def rollback(state: Path, database: str | None, reason: str, name: str) -> None:
+@click.option("--yes", is_flag=True, help="Without asking.")
+def rollback(state: Path, database: str | None, reason: str, name: str, yes: bool) -> None:
     """Make the model before the last removal current again; its requests fail and may be retried.
 
     What nodes have put out of use stays so: a retry retrains without it.
@@ -68,5 +68,21 @@ def rollback(state: Path, database: str | None, reason: str, name: str) -> None:
     from fedunlearn.service.state import open_state
 
     with open_state(state, database, create=False) as opened:
+        if not yes:
+            _confirm()
         model = opened.store.rollback(f"operator {name}", reason, now=datetime.now(UTC))
     click.echo(f"{model.sha256} is current again")
+
+
+def _confirm() -> None:
+    """Ask whoever sits at a terminal.
+
+    Raises:
+        InputError: Nobody does, or the answer is no.
+    """
+    if not sys.stdin.isatty():
+        raise InputError("--yes: nobody can be asked here; give it to go back without being asked")
+    if not click.confirm(
+        "The model before the last removal holds the removed data. Go back to it?"
+    ):
+        raise InputError("nothing was changed")

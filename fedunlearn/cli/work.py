@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import click
 
 from fedunlearn.cli.scenarios import Transport, overrides_option
 from fedunlearn.cli.serve import database_option, state_option
+from fedunlearn.errors import FedunlearnError
 
 if TYPE_CHECKING:
     from fedunlearn.worker.worker import Worked
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Nodes in this process, or on Flower's simulation engine.",
 )
-@click.option("--once", is_flag=True, help="End when nothing is due, instead of waiting for more.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="End when nothing is due, instead of waiting for more; status 1 if some was not removed.",
+)
 @click.option("--name", help="Of this worker, in events; left out, the machine's.")
 def work(
     scenario: Path,
@@ -49,10 +54,20 @@ def work(
     """
     from fedunlearn.cli.progress import terminal_progress
     from fedunlearn.experiments.working import WorkPlace, work_simulated
+    from fedunlearn.requests.deletion import State
     from fedunlearn.scenario.loading import load_scenario
     from fedunlearn.service.state import open_state
 
     loaded = load_scenario(scenario, overrides)
+    left: set[str] = set()
+
+    def tell(worked: Worked) -> None:
+        left.update(worked.deletions)
+        if worked.state is State.SUCCEEDED:
+            left.difference_update(worked.deletions)
+        line = f"{', '.join(worked.deletions)}: {worked.state}"
+        click.echo(f"{line}: {worked.reason}" if worked.reason else line)
+
     with open_state(state, database) as opened, _stopping() as stop, terminal_progress() as bars:
         place = WorkPlace(
             folder=state,
@@ -61,14 +76,23 @@ def work(
             name=name or socket.gethostname(),
             idle_s=0.0 if once else None,
             stop=stop,
-            tell=_tell,
+            tell=tell,
         )
         work_simulated(loaded, place, transport=transport, progress=bars)
+        left.update(one.id for one in opened.store.list(states=(State.RUNNING,), limit=1000))
+    if once:
+        _require_none(left)
 
 
-def _tell(worked: Worked) -> None:
-    line = f"{', '.join(worked.deletions)}: {worked.state}"
-    click.echo(f"{line}: {worked.reason}" if worked.reason else line)
+def _require_none(left: Collection[str]) -> None:
+    """Have the command fail where requests are left that were not removed.
+
+    Raises:
+        FedunlearnError: Some are.
+    """
+    if left:
+        were = "request was" if len(left) == 1 else "requests were"
+        raise FedunlearnError(f"{len(left)} {were} not removed; 'fedunlearn request' says why")
 
 
 @contextmanager

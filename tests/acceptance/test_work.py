@@ -80,6 +80,11 @@ def test_from_training_to_a_receipt_and_back(tmp_path: Path) -> None:
     verify = ("receipt", "verify", "receipt.json", "--key", "state/issuer.pub")
     run(tmp_path, *verify, "--model", str(model))
     run(tmp_path, "ledger", "verify", "--state", "state")
+    asked = fedunlearn(
+        *("models", "rollback", "--state", "state", "--reason", "audit"), cwd=tmp_path
+    )
+    assert (asked.returncode, asked.stdout, asked.stderr.count("\n")) == (2, "", 1)
+    assert asked.stderr.startswith("fedunlearn: --yes: nobody can be asked here")
     rolled = run(tmp_path, "models", "rollback", "--state", "state", "--reason", "audit", "--yes")
     assert rolled == f"{models[1]['sha256']} is current again\n"
     run(tmp_path, "ledger", "verify", "--state", "state")
@@ -90,3 +95,41 @@ def test_from_training_to_a_receipt_and_back(tmp_path: Path) -> None:
     assert changed.returncode == 1
     assert models[0]["sha256"] in changed.stdout + changed.stderr
     assert "rolled back" in run(tmp_path, "models", "list", "--state", "state")
+
+
+def test_once_says_that_a_request_was_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "scenario.toml").write_text(SCENARIO)
+    run(tmp_path, *WORK, "--once")
+    (tmp_path / "state" / "worker.toml").write_text("[gates]\nrelative-update = 1e-9\n")
+    run(tmp_path, "keys", "generate", "clinic.key")
+    registered = ("--state", "state", "--name", "clinic", "--node", "1")
+    run(tmp_path, "keys", "register", "clinic.key.pub", *registered)
+    with serving(tmp_path) as service:
+        service.json("request", "create", "--node", "1", key="clinic")
+    done = fedunlearn(*WORK, "--once", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "FAILED: the model would not be good enough" in done.stdout
+    assert done.stderr == "fedunlearn: 1 request was not removed; 'fedunlearn request' says why\n"
+
+
+def test_a_worker_says_in_one_line_what_it_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / "scenario.toml").write_text(SCENARIO)
+    run(tmp_path, *WORK, "--once")
+    state = tmp_path / "state"
+    (model,) = (state / "models").glob("*.safetensors")
+    content = model.read_bytes()
+    settings = state / "worker.toml"
+    for change, status, says in (
+        (
+            lambda: settings.write_text("batch = 0\n"),
+            2,
+            "worker.toml: batch: must be",
+        ),
+        (lambda: settings.write_bytes(b"\xff"), 2, "worker.toml is not valid TOML"),
+        (lambda: (settings.unlink(), model.write_bytes(content[1:])), 1, "was changed"),
+        (model.unlink, 1, "is missing; restore it from a backup"),
+    ):
+        change()
+        done = fedunlearn(*WORK, "--once", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+        assert says in done.stderr
