@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from fedunlearn.errors import KeyFileError
 from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.quotes import quoted
 from fedunlearn.requests.replay import Replay
+
+_MOST = 500
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not hold.
+    """Something that does not hold; what is not printable in either is replaced.
 
     Attributes:
         what: It is.
@@ -21,6 +24,11 @@ class Finding:
 
     what: str
     where: str
+
+    def __post_init__(self) -> None:
+        """Keep what was found, which may be made up, to one line each."""
+        for name in ("what", "where"):
+            object.__setattr__(self, name, quoted(getattr(self, name), _MOST))
 
     def __str__(self) -> str:
         """Return both, as one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from fedunlearn.requests.keys import PublicKey
 from fedunlearn.requests.ledger_tables import check_models, check_requests, check_tables
 from fedunlearn.requests.log import LogRow, TreeHead, parse_canonical
 from fedunlearn.requests.log_store import read_heads, read_log
+from fedunlearn.requests.quotes import quoted
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.replay import Replay
+from fedunlearn.requests.rows import blob
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.requests.tables import APPLIED, KEYS, LOG
 
@@ -37,25 +40,42 @@ def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> l
         key: The issuer's.
         models: Folder of the model files; None leaves them unchecked.
     """
+    found: list[Finding] = []
     try:
-        with store.snapshot() as connection:
+        with _snapshot(store) as connection:
             rows, heads = read_log(connection), read_heads(connection)
             replay = Replay()
-            found = list(_check_log(rows, heads, key, replay))
+            found += _check_log(rows, heads, key, replay)
             found += _check_leaves(connection, rows)
             found += check_tables(connection, replay)
-            found += check_requests(connection)
+            found += check_requests(connection, rows)
             receipts = _read_receipts(connection)
             found += _check_receipts(rows, heads, receipts, key)
             found += check_models(connection, models)
     except VerificationError as error:
-        return [Finding(str(error), "the request store")]
+        found.append(Finding(str(error), "the request store"))
     return found
 
 
+@contextmanager
+def _snapshot(store: RequestStore) -> Iterator[Connection]:
+    """Read all tables in one state; SQLite's columns may hold values of any type and size."""
+    try:
+        with store.snapshot() as connection:
+            yield connection
+    except (TypeError, ValueError, OverflowError, AttributeError, LookupError) as error:
+        raise VerificationError(
+            f"it was changed or is damaged: {type(error).__name__}: {quoted(error)}"
+        ) from error
+
+
 def export_ledger(store: RequestStore) -> dict[str, object]:
-    """Return the log, its heads, all public keys and receipts, as JSON, for anyone to verify."""
-    with store.snapshot() as connection:
+    """Return the log, its heads, all public keys and receipts, as JSON, for anyone to verify.
+
+    Raises:
+        VerificationError: The store is damaged.
+    """
+    with _snapshot(store) as connection:
         rows, heads = read_log(connection), read_heads(connection)
         keys = connection.execute(select(KEYS).order_by(KEYS.c.created, KEYS.c.id)).mappings()
         return {
@@ -114,6 +134,8 @@ def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
             found += check_key(
                 entry["id"], entry["principal"], entry["pem"], entry["revoked"], replay
             )
+        for id in sorted(set(replay.keys) - {entry["id"] for entry in document["keys"]}):
+            found.append(Finding("it was registered and is not there", f"key {id}"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [Finding(f"it has another form: {error!r}", where)]
     return found
@@ -131,14 +153,16 @@ def _check_log(
 ) -> Iterator[Finding]:
     roots = {0: merkle.EMPTY}
     frontier = merkle.Frontier()
+    entries: list[Mapping[str, object]] = []
     for place, row in enumerate(rows):
         where = f"row {row.index} of the log"
         frontier.append(row.leaf)
         roots[frontier.size] = frontier.root
-        if row.index != place:
+        if type(row.index) is not int or row.index != place:
             yield Finding(f"it stands where row {place} should", where)
+        entries.append({})
         try:
-            entry = parse_canonical(row.entry.encode(), "its entry")
+            entry = entries[-1] = parse_canonical(row.entry.encode(), "its entry")
             if entry.get("time") != row.time:
                 yield Finding("its time is not the entry's", where)
             replay.follow(row.index, entry)
@@ -153,15 +177,27 @@ def _check_log(
         root = roots.get(head.size)
         if root is None or root.hex() != head.root:
             yield Finding("its root is not that of the log", where)
-    last = heads[-1].size if heads else 0
-    if last != len(rows):
-        yield Finding(f"it has {len(rows)} rows, and the last tree head covers {last}", "the log")
+    signed, sizes = _sizes_signed(entries), [head.size for head in heads]
+    for size in sorted(signed - set(sizes)):
+        yield Finding("it is missing", f"the tree head of size {size}")
+    if len(sizes) > len(signed & set(sizes)):
+        yield Finding("it has more tree heads than times that it grew", "the log")
+
+
+def _sizes_signed(entries: Sequence[Mapping[str, object]]) -> set[int]:
+    """Return the sizes at which the log was signed: with each row, with a job's removals once."""
+    jobs = [entry.get("job") if entry.get("kind") == "removal" else None for entry in entries]
+    return {
+        place + 1
+        for place, (job, following) in enumerate(zip(jobs, [*jobs[1:], None], strict=True))
+        if job is None or job != following
+    }
 
 
 def _check_leaves(connection: Connection, rows: Iterable[LogRow]) -> Iterator[Finding]:
     leaves = connection.execute(select(LOG.c.leaf).order_by(LOG.c.index)).scalars()
     for row, leaf in zip(rows, leaves, strict=True):
-        if bytes(leaf) != row.leaf:
+        if blob(leaf) != row.leaf:
             yield Finding("its leaf is not the entry's hash", f"row {row.index} of the log")
 
 

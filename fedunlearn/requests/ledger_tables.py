@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, select, type_coerce
 
 from fedunlearn.errors import KeyFileError, VerificationError
-from fedunlearn.requests.clock import stamp
-from fedunlearn.requests.deletion import TRANSITIONS, State
+from fedunlearn.requests.clock import moment, stamp
+from fedunlearn.requests.deletion import OPEN, TRANSITIONS, ScopeKind, State
 from fedunlearn.requests.findings import Finding, check_key
 from fedunlearn.requests.keys import PublicKey
+from fedunlearn.requests.log import LogRow, parse_canonical
 from fedunlearn.requests.models import model_path
 from fedunlearn.requests.replay import Removal, Replay
-from fedunlearn.requests.rows import scope_text
+from fedunlearn.requests.rows import blob, scope_from, scope_text
 from fedunlearn.requests.statement import DELETION_TYPE, scope_of
 from fedunlearn.requests.tables import (
     APPLIED,
@@ -53,7 +55,8 @@ def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
         known.add(row["sha256"])
         file = replay.files.get(row["sha256"], row["file"])
         retired = row["sha256"] in replay.retired
-        if (row["file"], row["flag"]) != (file, retired):
+        parent = replay.parents.get(row["sha256"], row["parent"])
+        if (row["file"], row["flag"], row["parent"]) != (file, retired, parent):
             yield Finding("its row is not what the log leads to", f"model {row['sha256']}")
     for sha256 in sorted(set(replay.files) - known):
         yield Finding("the log knows it and the table does not", f"model {sha256}")
@@ -88,22 +91,40 @@ def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
             yield Finding("its principal has another role than in the log", f"key {id}")
     for id in sorted(set(replay.keys) - {row["id"] for row in rows}):
         yield Finding("it was registered and is not in the table", f"key {id}")
-    owners, commitments = {}, {}
+    owners, commitments, left = {}, {}, _left(connection)
     for row in connection.execute(select(NODES)).mappings():
         owners[row["number"]] = row["owner"]
+        if row["left"] != left.pop(row["number"], None):
+            yield Finding("its removal and the table disagree", f"node {row['number']}")
         if row["commitment_root"] is not None:
             commitments[row["number"]] = row["commitment_root"], row["commitment_size"]
     for number in sorted({*owners, *replay.owners, *replay.commitments}):
         owner, commitment = owners.get(number), commitments.get(number)
         if owner != replay.owners.get(number) or commitment != replay.commitments.get(number):
             yield Finding("the log names another owner or commitment", f"node {number}")
+    for number in sorted(left):
+        yield Finding("it was removed and is not in the table", f"node {number}")
 
 
-def check_requests(connection: Connection) -> Iterator[Finding]:
+def _left(connection: Connection) -> dict[int, int]:
+    """Return when nodes were removed, for the first time, by what was applied."""
+    query = select(DELETIONS.c.parsed, APPLIED.c.time).join(
+        APPLIED, APPLIED.c.deletion == DELETIONS.c.id
+    )
+    left: dict[int, int] = {}
+    for row in connection.execute(query.order_by(APPLIED.c.index)):
+        scope = scope_from(row.parsed)
+        for node in scope.nodes if scope.kind is ScopeKind.NODE else ():
+            left.setdefault(node, row.time)
+    return left
+
+
+def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[Finding]:
     """Check each request: what its owner signed, its steps, and that it ended as it should.
 
     Args:
         connection: To the store.
+        rows: Of the log, which repeats of a removal what its owner asked for.
 
     Yields:
         What does not hold.
@@ -118,6 +139,7 @@ def check_requests(connection: Connection) -> Iterator[Finding]:
     steps: dict[str, list[RowMapping]] = {}
     for event in connection.execute(select(EVENTS).order_by(EVENTS.c.number)).mappings():
         steps.setdefault(event["deletion"], []).append(event)
+    told = _told(rows)
     parsed: dict[str, PublicKey | None] = {}
     for row in connection.execute(select(DELETIONS)).mappings():
         where = f"request {row['id']}"
@@ -129,6 +151,7 @@ def check_requests(connection: Connection) -> Iterator[Finding]:
             _signed(row, parsed.get(row["key_id"])),
             None if owns else "its key is not its owner's",
             _stepped(row, steps.pop(row["id"], [])),
+            _as_told(row, told.get(row["id"], ())),
             _ended(row, standing.pop(row["id"], None)),
         ):
             if wrong is not None:
@@ -145,14 +168,14 @@ def _key(pem: str) -> PublicKey | None:
 
 
 def _signed(row: RowMapping, key: PublicKey | None) -> str | None:
-    statement, scope = bytes(row["statement"]), bytes(row["scope"])
+    statement, scope = blob(row["statement"]), blob(row["scope"])
     digests = hashlib.sha256(statement).hexdigest(), hashlib.sha256(scope).hexdigest()
     if digests != (row["statement_sha256"], row["scope_sha256"]):
         return "its digests are not those of what was signed"
     if key is None:
         return "its key is not there"
     try:
-        key.verify(DELETION_TYPE, statement, bytes(row["signature"]))
+        key.verify(DELETION_TYPE, statement, blob(row["signature"]))
         message = pb.DeletionStatement.FromString(statement)
         read = scope_text(scope_of(scope))
     except (VerificationError, DecodeError, ValueError) as error:
@@ -160,6 +183,29 @@ def _signed(row: RowMapping, key: PublicKey | None) -> str | None:
     named = message.scope_sha256.hex(), message.request_id, message.model_sha256.hex()
     if named != (digests[1], row["request_id"], row["model"]) or read != row["parsed"]:
         return "it is not what was signed"
+    return None
+
+
+def _told(rows: Sequence[LogRow]) -> dict[str, list[Mapping[str, object]]]:
+    told: dict[str, list[Mapping[str, object]]] = {}
+    for row in rows:
+        try:
+            entry = parse_canonical(row.entry.encode(), "its entry")
+        except VerificationError:
+            continue  # found by the check of the log
+        if entry.get("kind") == "removal":
+            told.setdefault(str(entry.get("deletion")), []).append(entry)
+    return told
+
+
+def _as_told(row: RowMapping, entries: Sequence[Mapping[str, object]]) -> str | None:
+    for entry in entries:
+        for name in ("request_id", "owner", "key_id", "statement_sha256"):
+            if entry.get(name, row[name]) != row[name]:
+                return f"its {name} is another one than in the log"
+        received = entry.get("received")
+        if received and datetime.fromisoformat(str(received)) != moment(row["created"]):
+            return "it came at another time than the log says"
     return None
 
 
@@ -184,6 +230,9 @@ def _stepped(row: RowMapping, events: list[RowMapping]) -> str | None:
         return "its state is not that of its last event"
     if row["last_event"] != last["number"]:
         return "its last event is another one than it says"
+    ended = None if State(row["state"]) in OPEN else last["time"]
+    if (row["created"], row["ended"]) != (events[0]["time"], ended):
+        return "it came or ended at another time than its events say"
     return None
 
 

@@ -10,6 +10,7 @@ from fedunlearn import merkle
 from fedunlearn.errors import VerificationError
 from fedunlearn.requests.clock import stamp
 from fedunlearn.requests.keys import PrivateKey, PublicKey
+from fedunlearn.requests.quotes import quoted
 
 TREE_HEAD_TYPE = "application/vnd.fedunlearn.tree-head.v1"
 
@@ -110,7 +111,8 @@ class TreeHead:
         """
         if self.key_id != key.id:
             raise VerificationError(
-                f"the tree head of size {self.size} names key {self.key_id}, not {key.id}"
+                f"the tree head of size {quoted(self.size)} names key {quoted(self.key_id)}, not "
+                f"{key.id}"
             )
         payload = _payload(self.size, self.root, self.time)
         key.verify(TREE_HEAD_TYPE, payload, self.signature, as_made_here=True)

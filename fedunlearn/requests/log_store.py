@@ -12,6 +12,7 @@ from fedunlearn.requests.clock import stamp
 from fedunlearn.requests.database import Database, Transaction
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.log import LogRow, TreeHead, canonical
+from fedunlearn.requests.rows import blob
 from fedunlearn.requests.tables import HEADS, LOG
 
 
@@ -142,10 +143,10 @@ def read_heads(connection: Connection) -> list[TreeHead]:
 
 def _head(row: RowMapping) -> TreeHead:
     return TreeHead(
-        row["size"], row["root"], stamp(row["time"]), row["key_id"], bytes(row["signature"])
+        row["size"], row["root"], stamp(row["time"]), row["key_id"], blob(row["signature"])
     )
 
 
 def _leaves(connection: Connection, size: int) -> list[bytes]:
     rows = connection.execute(select(LOG.c.leaf).where(LOG.c.index < size).order_by(LOG.c.index))
-    return [bytes(leaf) for leaf in rows.scalars()]
+    return [blob(leaf) for leaf in rows.scalars()]

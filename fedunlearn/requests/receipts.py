@@ -19,6 +19,7 @@ from fedunlearn import merkle
 from fedunlearn.errors import VerificationError
 from fedunlearn.requests.keys import PrivateKey, PublicKey
 from fedunlearn.requests.log import LogRow, TreeHead, canonical, parse_canonical
+from fedunlearn.requests.quotes import quoted
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -104,7 +105,9 @@ def verify_receipt(text: bytes | str, key: PublicKey) -> Receipt:
     try:
         return _receipt(statement, key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise VerificationError(f"the receipt's statement has another form: {error!r}") from None
+        raise VerificationError(
+            f"the receipt's statement has another form: {quoted(repr(error))}"
+        ) from None
 
 
 def _payload(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
@@ -122,7 +125,7 @@ def _payload(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
         raise VerificationError(f"the receipt is not of type {PAYLOAD_TYPE}")
     if key_id != key.id:
         raise VerificationError(
-            f"the receipt names key {key_id}, not {key.id}; right is its issuer's key"
+            f"the receipt names key {quoted(key_id)}, not {key.id}; right is its issuer's key"
         )
     key.verify(PAYLOAD_TYPE, payload, bytes_signed, as_made_here=True)
     return payload

@@ -29,6 +29,7 @@ class Replay:
         taken_back: Indexes of those that were rolled back.
         current: Model in use.
         files: Whether the file of a model is present or disposed of.
+        parents: Models from which removals made others.
         retired: Models out of use since a rollback.
         keys: Principal and role of each key.
         revoked: Keys that are, and when they were.
@@ -40,6 +41,7 @@ class Replay:
     taken_back: set[int] = field(default_factory=set)
     current: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     revoked: dict[str, str] = field(default_factory=dict)
@@ -64,37 +66,35 @@ class Replay:
             "rollback": self._rollback,
             "disposal": self._disposal,
         }
-        step = steps.get(entry.get("kind", ""))
+        kind = entry.get("kind")
+        step = steps.get(kind) if isinstance(kind, str) else None
         if step is None:
-            raise VerificationError(f"it is of no kind that is known: {entry.get('kind')!r}")
+            raise VerificationError(f"it is of no kind that is known: {kind!r}")
         try:
             step(index, entry)
         except (KeyError, TypeError) as error:
             raise VerificationError(f"it does not say what its kind does: {error}") from None
 
     def _key(self, _: int, entry: Mapping[str, Any]) -> None:
+        key_id = _text(entry, "key_id")
         if entry["action"] == "revoke":
-            self.revoked[entry["key_id"]] = entry["time"]
+            self.revoked[key_id] = _text(entry, "time")
             return
-        self.keys[entry["key_id"]] = entry["principal"], entry["role"]
-        self.owners.update(dict.fromkeys(entry["nodes"], entry["principal"]))
+        principal = _text(entry, "principal")
+        self.keys[key_id] = principal, _text(entry, "role")
+        self.owners.update((_whole(node), principal) for node in entry["nodes"])
 
     def _commitment(self, _: int, entry: Mapping[str, Any]) -> None:
-        self.commitments[entry["node"]] = entry["root"], entry["size"]
+        self.commitments[_whole(entry["node"])] = _text(entry, "root"), _whole(entry["size"])
 
     def _model(self, _: int, entry: Mapping[str, Any]) -> None:
         if self.current is not None:
             raise VerificationError("there was a model before it")
-        self._use(entry["model"])
+        self._use(_text(entry, "model"))
 
     def _removal(self, index: int, entry: Mapping[str, Any]) -> None:
-        found = Removal(
-            entry["deletion"],
-            entry["job"],
-            entry["model_before"],
-            entry["model_after"],
-            entry["time"],
-        )
+        names = ("deletion", "job", "model_before", "model_after", "time")
+        found = Removal(*(_text(entry, name) for name in names))
         before = self.removals.get(index - 1)
         same_swap = before is not None and (before.job, before.base, before.new) == (
             found.job,
@@ -106,6 +106,8 @@ class Replay:
         if found.deletion in {self.removals[i].deletion for i in self._standing()}:
             raise VerificationError(f"request {found.deletion} was removed before")
         self.removals[index] = found
+        if found.new != found.base:
+            self.parents[found.new] = found.base
         self._use(found.new)
 
     def _rollback(self, _: int, entry: Mapping[str, Any]) -> None:
@@ -122,9 +124,10 @@ class Replay:
         self.current = last.base
 
     def _disposal(self, _: int, entry: Mapping[str, Any]) -> None:
-        if entry["model"] == self.current:
+        model = _text(entry, "model")
+        if model == self.current:
             raise VerificationError("it disposes of the current model")
-        self.files[entry["model"]] = "disposed"
+        self.files[model] = "disposed"
 
     def _use(self, model: str) -> None:
         self.current = model
@@ -133,3 +136,16 @@ class Replay:
 
     def _standing(self) -> Iterable[int]:
         return [index for index in self.removals if index not in self.taken_back]
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    value = entry[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value

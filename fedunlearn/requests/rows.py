@@ -25,6 +25,17 @@ def storable(text: str) -> str:
     return clean.encode("utf-8", "replace").decode()
 
 
+def blob(value: object) -> bytes:
+    """Return what a column of bytes holds; SQLite also keeps a number there, of any size.
+
+    Raises:
+        TypeError: It holds something else.
+    """
+    if not isinstance(value, bytes | memoryview):
+        raise TypeError("no bytes where there should be some")
+    return bytes(value)
+
+
 def scope_text(scope: Scope) -> str:
     """Return a scope as a row keeps it."""
     parts: dict[str, Any] = {

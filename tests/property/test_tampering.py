@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,6 +19,7 @@ from fedunlearn.errors import VerificationError
 from fedunlearn.requests.database import state_url
 from fedunlearn.requests.keys import Kind, PrivateKey
 from fedunlearn.requests.ledger import export_ledger, verify_export, verify_ledger
+from fedunlearn.requests.log import canonical
 from fedunlearn.requests.models import model_path
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import node_scope
@@ -45,13 +47,13 @@ TABLES = ("log", "heads", "applied")
 VOUCHED = {
     "deletions": (
         "id request_id owner key_id statement signature scope statement_sha256 scope_sha256 parsed "
-        "model state last_event model_before model_after"
+        "model state created ended last_event model_before model_after"
     ),
     "events": "deletion state",
     "keys": "id principal pem revoked",
     "principals": "name role",
-    "nodes": "number owner commitment_root commitment_size",
-    "models": "sha256 file rolled_back",
+    "nodes": "number owner commitment_root commitment_size left",
+    "models": "sha256 parent file rolled_back",
     "current": "model",
 }
 many = settings(max_examples=300, deadline=None, derandomize=True)
@@ -195,12 +197,40 @@ def test_any_bit_of_the_log(story: Story, data: st.DataObject) -> None:
     assert found(story, table, row, column, place, bit)
 
 
+VALUES = (2**62, -(2**63), 0.5, "", "x", "0", b"", b"x", '{"kind":[]}', "\u2028")
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_value_of_any_type_and_size(story: Story, value: object) -> None:
+    once = {(table, column): row for table, row, column in [*story.cells, *story.vouched]}
+    for (table, column), row in once.items():
+        cell = f'"{table}" SET "{column}" = ? WHERE rowid = ?'
+        with closing(sqlite3.connect(story.database, isolation_level=None)) as connection:
+            before = connection.execute(
+                f'SELECT "{column}" FROM "{table}" WHERE rowid = ?', [row]
+            ).fetchone()[0]
+            try:
+                connection.execute(f"UPDATE {cell}", [value, row])
+            except sqlite3.IntegrityError:
+                continue
+            name = value if (table, column) in NAMES else row
+            after = connection.execute(
+                f'SELECT "{column}" FROM "{table}" WHERE rowid = ?', [name]
+            ).fetchone()[0]
+            try:
+                findings = verify_ledger(story.store, ISSUER.public, story.folder)
+                assert findings or after == before, (table, row, column)
+                assert all(f"{finding}".isprintable() for finding in findings)
+            finally:
+                connection.execute(f"UPDATE {cell}", [before, name])
+    assert holds(story.store, story.folder)
+
+
 def test_a_row_that_is_gone_or_was_put_in(story: Story) -> None:
     with closing(sqlite3.connect(story.database, isolation_level=None)) as connection:
         for table in TABLES:
             kept = connection.execute(f'SELECT * FROM "{table}"').fetchall()
-            # A head between others may be missing: the later ones cover its rows.
-            for row in kept[-1:] if table == "heads" else (kept[0], kept[-1]):
+            for row in kept:
                 connection.execute(f'DELETE FROM "{table}" WHERE rowid = ?', [row[0]])
                 assert verify_ledger(story.store, ISSUER.public, None), (table, row[0])
                 marks = ",".join("?" * len(row))
@@ -226,6 +256,37 @@ def test_an_exported_ledger(story: Story, data: st.DataObject) -> None:
     except ValueError:
         return
     assert verify_export(document, ISSUER.public)
+
+
+def test_an_exported_ledger_without_one_of_its_parts(story: Story) -> None:
+    def parts() -> dict[str, Any]:
+        return json.loads(json.dumps(export_ledger(story.store)))  # type: ignore[no-any-return]
+
+    for name in ("rows", "heads", "keys"):
+        for place in range(len(parts()[name])):
+            changed = parts()
+            del changed[name][place]
+            assert verify_export(changed, ISSUER.public), (name, place)
+    for index, other in ((0, False), (1, True), (1, 1.0)):
+        changed = parts()
+        changed["rows"][index]["index"] = other
+        assert verify_export(changed, ISSUER.public)
+
+
+def test_what_was_made_up_steers_no_terminal(story: Story) -> None:
+    escape = "\x1b[2Jrow\n" + "x" * 10_000
+    document = json.loads(json.dumps(export_ledger(story.store)))
+    document["rows"][0]["index"] = escape
+    document["heads"][0]["key_id"] = escape
+    document["keys"][0]["id"] = escape
+    findings = verify_export(document, ISSUER.public)
+    assert len(findings) >= 3
+    assert all(str(one).isprintable() and len(str(one)) < 2000 for one in findings)
+    envelope = json.loads(WHOLE)
+    envelope["signatures"][0]["keyid"] = escape
+    with pytest.raises(VerificationError) as raised:
+        verify_receipt(canonical(envelope), KEY.public)
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 500
 
 
 @settings(many, max_examples=100)
