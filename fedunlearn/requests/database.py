@@ -97,13 +97,15 @@ class Database:
                 raise StoreError(f"there is no folder {file.parent} for the request store")
         self._engine = _engine(parsed, durable)
         self._lock = threading.Lock()
-        # Several statements see one state, as they do in SQLite.
         self._readers = self._engine
+        self._writers = self._engine.execution_options(fedunlearn_writes=True)
         if self._engine.dialect.name == "postgresql":
+            # Several statements see one state, as they do in SQLite.
             self._readers = self._engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        self._writers = self._engine.execution_options(fedunlearn_writes=True)
+            # Who has waited for a lock sees what was committed meanwhile, whatever is set there.
+            self._writers = self._writers.execution_options(isolation_level="READ COMMITTED")
         try:
             self._migrate(create)
         except BaseException:
@@ -166,7 +168,8 @@ class Database:
             if "malformed" in said:
                 raise VerificationError(f"{self.name} is damaged: {said}") from error
             # A broken rule of the tables is a mistake of this program and is not hidden.
-            if error.connection_invalidated or "not a database" in said:
+            never_connected = error.statement is None
+            if never_connected or error.connection_invalidated or "not a database" in said:
                 raise StoreError(f"{self.name} cannot be used: {said}") from error
             raise
 
@@ -194,11 +197,15 @@ class Database:
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise StoreError(f"the request store's URL cannot be read; {_RIGHT}") from None
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql") or not parsed.database:
         raise StoreError(f"the request store's URL names {backend!r} or no database; {_RIGHT}")
+    if backend == "sqlite" and (
+        parsed.query or parsed.database == ":memory:" or "\0" in parsed.database
+    ):
+        raise StoreError(f"the request store's URL must name a file, without options; {_RIGHT}")
     return parsed
 
 
@@ -216,10 +223,23 @@ def _engine(url: URL, durable: bool) -> Engine:
             connect_args={"options": wait, "connect_timeout": int(BUSY_S)},
         )
     except (ImportError, NoSuchModuleError):
+        if url.get_backend_name() == "sqlite":
+            raise StoreError(f"there is no driver {url.drivername!r}; {_RIGHT}") from None
         raise StoreError(
             "PostgreSQL needs a driver; right is pip install 'fedunlearn[postgresql]' and a URL "
             "that begins with postgresql+psycopg://"
         ) from None
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, _: object) -> None:
+        # A database may be set to acknowledge what is not on the disk.
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) "
+            "WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        cursor.close()
+        connection.commit()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

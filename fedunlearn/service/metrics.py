@@ -186,6 +186,8 @@ class Metrics:
         host, port = address_of(address, "metrics")
         try:
             self._endpoint = start_http_server(port, host, self.registry)
+        except UnicodeError:
+            raise InputError(f"metrics: {address!r} names no host") from None
         except OSError as error:
             raise InputError(
                 f"metrics: {address} cannot be listened on: {error.strerror}"

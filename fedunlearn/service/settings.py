@@ -87,7 +87,9 @@ def load_settings(path: Path, changes: Mapping[str, object] | None = None) -> Se
         table = {}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} is not valid TOML: it is nested too deeply") from None
+    except ValueError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
     for key in FILES:
         if isinstance(file := table.get(key), str):

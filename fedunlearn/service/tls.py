@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from fedunlearn.errors import InputError
 
 if TYPE_CHECKING:
     from fedunlearn.service.settings import ServiceSettings
+
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 def address_of(text: str, key: str) -> tuple[str, int]:
@@ -68,7 +71,7 @@ def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | No
         return None
     pair = (content(settings.tls_key, "tls-key"), content(settings.tls_certificate, "tls-cert"))
     _check_pair(settings.tls_certificate, *pair)
-    clients = content(settings.client_ca, "client-ca") if settings.client_ca else None
+    clients = _authorities(settings.client_ca) if settings.client_ca else None
     # A client without a certificate may sign its calls instead only where none is asked for.
     return grpc.ssl_server_credentials(
         [pair], root_certificates=clients, require_client_auth=clients is not None
@@ -92,6 +95,8 @@ def content(path: Path, key: str) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{key}: {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{key}: {str(path)!r} is no path of a file") from None
     if b"-----BEGIN " not in data:
         raise InputError(f"{key}: {path} is no PEM file")
     return data
@@ -109,9 +114,19 @@ def certified_key_id(certificate: bytes) -> str | None:
     """
     try:
         key = x509.load_pem_x509_certificate(certificate).public_key()
-    except ValueError:
+    except _UNREADABLE:
         return None
     return hashlib.sha256(_spki(key)).hexdigest()
+
+
+def _authorities(path: Path) -> bytes:
+    """Return the certificates of a file, of which gRPC would only say that the port is taken."""
+    data = content(path, "client-ca")
+    try:
+        x509.load_pem_x509_certificates(data)
+    except _UNREADABLE:
+        raise InputError(f"client-ca: {path} holds no certificate, or a damaged one") from None
+    return data
 
 
 def _check_pair(path: Path, key: bytes, certificate: bytes) -> None:
@@ -123,7 +138,7 @@ def _check_pair(path: Path, key: bytes, certificate: bytes) -> None:
     try:
         private = serialization.load_pem_private_key(key, None)
         public = x509.load_pem_x509_certificate(certificate).public_key()
-    except (ValueError, TypeError):
+    except _UNREADABLE:
         raise InputError(f"tls-cert: {path} or its tls-key is damaged or encrypted") from None
     if _spki(private.public_key()) != _spki(public):
         raise InputError(f"tls-cert: {path} is not the certificate of tls-key")

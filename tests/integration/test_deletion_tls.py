@@ -111,3 +111,24 @@ def test_files_of_tls_are_checked_before_the_port(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="client-ca: needs"):
         with house(tmp_path / "state", **{"client-ca": str(certificate)}):
             pass
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is no PEM file"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no certificate"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
+    ],
+)
+def test_a_client_ca_that_is_none_is_not_taken_for_a_busy_port(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    certificate, key = Authority.make(tmp_path, "authority").issue("server")
+    path = tmp_path / "clients.pem"
+    path.write_text(content)
+    files = {"tls-certificate": certificate, "tls-key": key, "client-ca": path}
+    settings = {name: str(file) for name, file in files.items()}
+    with pytest.raises(InputError, match=f"client-ca: .*{says}"):
+        with house(tmp_path / "state", **settings):
+            pass

@@ -57,6 +57,12 @@ def test_a_newer_store_is_refused(kind: str, places: Places, tmp_path: Path) -> 
         ("sqlite:////nowhere/at/all.db", "there is no folder /nowhere/at"),
         ("postgresql+psycopg://nobody@/db?host=/nowhere", r"db\?host=.* cannot be used"),
         ("postgresql+pg8000://nobody@/db?host=/nowhere", "PostgreSQL needs a driver"),
+        ("postgresql+psycopg://nobody@/db?host=/nowhere&colour=red", "invalid connection option"),
+        ("postgresql+psycopg://nobody@host:port/db", "URL cannot be read; right is"),
+        ("sqlite+other:////tmp/requests.db", r"no driver 'sqlite\+other'; right is"),
+        ("sqlite:///:memory:", "must name a file"),
+        ("sqlite:////tmp/requests.db?mode=memory", "must name a file"),
+        ("sqlite:////tmp/a\0b.db", "must name a file"),
     ],
 )
 def test_urls_that_lead_nowhere(url: str, message: str) -> None:
@@ -91,6 +97,22 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
     assert found == list(_PRAGMAS.values())
 
 
+def test_postgresql_is_durable_whatever_is_set_there(places: Places, tmp_path: Path) -> None:
+    url = places.new_url("postgresql", tmp_path)
+    first = Database(url, durable=False)
+    with first.write() as tx:
+        name = tx.execute(text("SELECT current_database()")).scalar_one()
+        for setting in ("synchronous_commit = off", "default_transaction_isolation = serializable"):
+            tx.connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET {setting}')
+    first.close()
+    opened = Database(url)
+    with opened.write() as tx:
+        shown = [tx.execute(text(f"SHOW {name}")).scalar_one() for name in _SETTINGS]
+    opened.close()
+    assert shown == list(_SETTINGS.values())
+
+
+_SETTINGS = {"synchronous_commit": "on", "transaction_isolation": "read committed"}
 _PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 
 
