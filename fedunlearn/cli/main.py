@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import NoReturn
 
 import click
 
@@ -58,13 +59,7 @@ def main() -> None:
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt) as error:
-        what = error.args[0] if error.args else "no result was written"
-        click.echo(f"fedunlearn: interrupted; {what}", err=True)
-        # Threads of Flower's engine may wait for workers that are gone, others still compute, and
-        # an ordinary exit would wait for them.
-        if any(not thread.daemon for thread in threading.enumerate()[1:]):
-            os._exit(INTERRUPTED)
-        sys.exit(INTERRUPTED)
+        interrupted(error)
     except (InputError, NonFiniteError) as error:
         fail(UNUSABLE, str(error))
     except FedunlearnError as error:
@@ -72,7 +67,20 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else DONE)
 
 
-def fail(status: int, message: str) -> None:
+def interrupted(error: BaseException) -> NoReturn:
+    """End with a line that says what becomes of what was begun, as far as the error knows it."""
+    of = error.__cause__ if isinstance(error, click.Abort) else error  # click replaces it
+    said = of.args if isinstance(of, KeyboardInterrupt) else ()
+    click.echo(f"fedunlearn: interrupted; {said[0] if said else 'no result was written'}", err=True)
+    # Threads of Flower's engine may wait for workers that are gone, others still compute, and an
+    # ordinary exit would wait for them; Ray, interrupted while it starts, crashes in one.
+    if "ray" in sys.modules or any(not thread.daemon for thread in threading.enumerate()[1:]):
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+    sys.exit(INTERRUPTED)
+
+
+def fail(status: int, message: str) -> NoReturn:
     """End with a status and one line on standard error."""
     click.echo(f"fedunlearn: {' '.join(message.split())}", err=True)
     sys.exit(status)

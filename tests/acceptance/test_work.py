@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
@@ -110,6 +111,28 @@ def test_once_says_that_a_request_was_not_removed(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "FAILED: the model would not be good enough" in done.stdout
     assert done.stderr == "fedunlearn: 1 request was not removed; 'fedunlearn request' says why\n"
+
+
+def test_interrupted_it_says_that_what_was_begun_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "scenario.toml").write_text(SCENARIO)
+    worker = subprocess.Popen(
+        [FEDUNLEARN, *WORK],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore interrupts, and those who run there inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 60.0
+    while not list(tmp_path.glob("state/models/*.safetensors")) and time.monotonic() < end:
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGINT)
+    out, err = worker.communicate(timeout=30)
+    assert (worker.returncode, out) == (130, "")
+    goes_on = "fedunlearn: interrupted; what was begun goes on when the worker starts again"
+    assert err.strip() == goes_on
+    assert run(tmp_path, *WORK, "--once") == ""
 
 
 def test_a_worker_says_in_one_line_what_it_cannot_use(tmp_path: Path) -> None:
