@@ -31,6 +31,7 @@ from fedunlearn.service.errors import (
 MOST_NODES = MOST_LABELS = 1000
 MOST_RECORDS = 100_000
 MOST_REASON = 1000
+MOST_UNKNOWN_BYTES = 4096  # that are looked at one by one
 NONCE_BYTES = 16
 DIGEST_BYTES = 32
 LONGEST_PATH = 64
@@ -196,7 +197,7 @@ def parsed(kind: type[_Message], body: bytes) -> _Message:
     except (DecodeError, UnicodeDecodeError):
         wish = f"the body is no {kind.DESCRIPTOR.full_name} in protobuf's encoding"
         raise ServiceRefusal(Reason.MALFORMED, wish) from None
-    _refuse_any(violations(message))
+    _refuse_any(_all_violations(message, len(body)))
     return message
 
 
@@ -219,8 +220,20 @@ def parsed_field(kind: type[_Message], field: str, body: bytes) -> _Message:
     except (DecodeError, UnicodeDecodeError):
         wish = f"must be a {kind.DESCRIPTOR.full_name} in protobuf's encoding"
         refuse_fields([Violation(field, wish)])
-    _refuse_any(violations(message, field))
+    _refuse_any(_all_violations(message, len(body), field))
     return message
+
+
+def _all_violations(message: Message, size: int, prefix: str = "") -> Iterator[Violation]:
+    """Tell what is wrong, but not each unknown field where a stranger sends half a million."""
+    if size > MOST_UNKNOWN_BYTES:
+        known = type(message)()
+        known.CopyFrom(message)
+        known.DiscardUnknownFields()
+        if message.ByteSize() - known.ByteSize() > MOST_UNKNOWN_BYTES:
+            yield Violation(prefix or "request", "has fields that this service does not know")
+            return
+    yield from violations(message, prefix)
 
 
 def violations(message: Message, prefix: str = "") -> Iterator[Violation]:
@@ -280,9 +293,10 @@ def time_of(time: Timestamp) -> datetime:
     return EPOCH + timedelta(seconds=time.seconds, microseconds=time.nanos // 1000)
 
 
-def _unknown(message: Message) -> list[int]:
+def _unknown(message: Message) -> Iterator[int]:
     found = UnknownFieldSet(message)
-    return [found[place].field_number for place in range(len(found))]
+    for place in range(len(found)):
+        yield found[place].field_number
 
 
 def _refuse_any(found: Iterator[Violation]) -> None:
