@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from fedunlearn.errors import RequestReusedError
+from fedunlearn.errors import RequestReusedError, StoreError
 from fedunlearn.requests.deletion import Deletion, NewDeletion
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.errors import Reason, ServiceRefusal
@@ -105,6 +105,9 @@ class Writer:
         except Exception as error:
             # Nothing of the transaction is there, or it is not known.
             self._quotas.forget()
+            if len(news) > 1 and not isinstance(error, StoreError):
+                # One of them may be to blame, and is alone then; nothing is stored twice.
+                return [self._outcomes([new])[0] for new in news]
             found = {place: found.get(place, error) for place in range(len(news))}
         return [found[place] for place in range(len(news))]
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedunlearn.errors import InputError, KeyFileError, ServiceError, StoreError
+from fedunlearn.requests.deletion import NewDeletion
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope, node_scope, record_scope
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
@@ -102,6 +104,35 @@ def test_requests_that_are_stored_together_all_are(tmp_path: Path) -> None:
             ids = list(pool.map(ask, range(90)))
         assert len(set(ids)) == 90
         assert {one.id for one in opened.client("op").list(page_size=7)} == set(ids)
+
+
+def test_a_request_that_cannot_be_stored_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with house(tmp_path / "state") as opened:
+        alice, bob = opened.client("alice"), opened.client("bob")
+        create_many = opened.store.create_many
+        together = []
+
+        def fail(news: Sequence[NewDeletion]) -> object:
+            together.append({new.owner for new in news})
+            if "bob" in together[-1]:
+                raise ValueError("what bob asks cannot be stored")
+            return create_many(news)
+
+        monkeypatch.setattr(opened.store, "create_many", fail)
+        monkeypatch.setattr("fedunlearn.service.writer.WAIT_S", 0.3)
+        monkeypatch.setattr("fedunlearn.service.client.PAUSES_S", ())
+        scopes = [record_scope(0, COMMITMENTS[0], [record]) for record in range(4)]
+        with ThreadPoolExecutor(5) as pool:
+            while {"alice", "bob"} not in together:
+                good = [pool.submit(alice.create, scope, model=MODEL) for scope in scopes]
+                bad = pool.submit(bob.create, node_scope([2]), model=MODEL)
+                assert {one.result().owner for one in good} == {"alice"}
+                with pytest.raises(ServiceError) as refusal:
+                    bad.result()
+                assert refusal.value.reason == "INTERNAL_FAILURE"
+        assert {one.owner for one in opened.client("op").list()} == {"alice"}
 
 
 @pytest.mark.parametrize("key", ["quota-open", "quota-per-day"])
@@ -290,6 +321,8 @@ def test_a_flood_of_refusals_leaves_few_traces(tmp_path: Path) -> None:
         missing = ServiceRefusal(Reason.CREDENTIAL_MISSING, "no")
         assert not audits.wanted(missing)
         assert BURST <= sum(audits.wanted(denied) for _ in range(20 * BURST)) < 2 * BURST
+        # Strangers leave room for those who are known.
+        assert audits.wanted(ServiceRefusal(Reason.NOT_YOUR_NODE, "no"))
         audits.write(denied, method="GetDeletion", key_id="", peer="", now=now())
         (trace,) = opened.store.audits(1)
         assert trace.kind == "KEY_UNKNOWN" and "more were not written" in trace.detail
