@@ -7,12 +7,13 @@ lie a folder of what its next removal starts from.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedunlearn.errors import VerificationError
+from fedunlearn.errors import StoreError, VerificationError
 from fedunlearn.files import alone_in, flush_folder, replacing
 from fedunlearn.requests.models import model_path
 
@@ -21,8 +22,17 @@ class ModelFolder:
     """A folder of models."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made where it is missing."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Use a folder, which is made where it is missing.
+
+        Raises:
+            StoreError: It cannot be made, or not be written to.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be made: {error.strerror}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreError(f"{folder} cannot be written to, where models are to be kept")
         self.folder = folder
 
     @contextmanager

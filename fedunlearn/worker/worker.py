@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 # Says nothing of the others, who may be other owners'; the worker's log does.
 APART = "could not be removed together with others; it is tried alone"
 # These end a job's run and not its requests: whoever takes the job over goes on.
-INTERRUPTED = (LeaseLostError, StoppedError, StoreError)
+INTERRUPTED = (LeaseLostError, StoppedError, StoreError, OSError)
 
 
 def utc_now() -> datetime:
@@ -116,6 +116,7 @@ class Worker:
 
         Raises:
             LeaseLostError: Another worker has taken the job over; nothing was changed since.
+            StoreError: The store is busy, or a file cannot be written; the job goes on later.
         """
         self._take_apart_what_failed_together()
         seconds = self._settings.lease_s
@@ -128,8 +129,11 @@ class Worker:
         with kept(self._store, lease, seconds, self._clock):
             try:
                 return self._do(lease)
-            except LeaseLostError:
+            except (LeaseLostError, StoreError):  # tried again when the lease ends
                 raise
+            except OSError as error:
+                what = error.filename or "a file of the worker"
+                raise StoreError(f"{what} cannot be used: {error.strerror}") from error
             except BaseException:  # whoever comes next need not wait until the lease ends
                 with suppress(FedunlearnError):
                     self._store.release(lease, now=self._clock())

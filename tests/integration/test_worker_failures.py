@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.lease import kept
+from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.worker import APART, Worker, utc_now
 from tests import workplaces
 from tests.workplaces import file, findings, records_of, scenario, scope, work
@@ -123,21 +125,41 @@ def test_an_interrupted_job_goes_on_at_once(
     assert worked is not None and worked.state is State.SUCCEEDED
 
 
-def test_a_busy_store_fails_no_request(
-    state: ServiceState, two_workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (StoreError("requests.db is busy for over 10 s; try again"), "is busy"),
+        (OSError(28, "No space left on device", "models/m"), "models/m cannot be used: No space"),
+    ],
+)
+def test_what_only_the_operator_can_mend_fails_no_request(
+    state: ServiceState,
+    two_workers: list[Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    says: str,
 ) -> None:
     filed = file(state, scope(state.folder, "samples"))
     with monkeypatch.context() as patched:
 
-        def busy(*_: object) -> None:
-            raise StoreError("requests.db is busy for over 10 s; try again")
+        def broken(*_: object) -> None:
+            raise error
 
-        patched.setattr(ScenarioRemover, "remove", busy)
-        with pytest.raises(StoreError):
+        patched.setattr(ModelFolder, "put", broken)
+        with pytest.raises(StoreError, match=says):
             two_workers[0].work()
     assert state.store.get(filed.id).state is State.RUNNING
-    worked = two_workers[0].work()
+    assert two_workers[1].work() is None  # until the lease ends, lest every try is an event
+    later = utc_now() + timedelta(minutes=2)
+    two_workers[1]._clock = lambda: later
+    worked = two_workers[1].work()
     assert worked is not None and worked.state is State.SUCCEEDED
+
+
+def test_a_folder_for_models_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    with pytest.raises(StoreError, match="models cannot be made: File exists"):
+        ModelFolder(tmp_path / "models")
 
 
 def test_a_renewal_that_meets_a_busy_store_is_tried_again(
