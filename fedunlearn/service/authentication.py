@@ -105,7 +105,7 @@ class Authenticator:
         Raises:
             ServiceRefusal: The key, the signature, a field, the audience or a time is wrong.
         """
-        principal = _principal(signed.key_id, snapshot)
+        principal = principal_of(signed.key_id, snapshot)
         _verify(principal, DELETION_TYPE, signed)
         statement = parsed_field(pb.DeletionStatement, "statement.payload", signed.payload)
         self._for_us(statement.audience)
@@ -162,7 +162,7 @@ class Authenticator:
         if len(given) > 1 or not isinstance(given[0], bytes):
             _refuse_credential("there must be one")
         signed = _read(pb.Signed, given[0])
-        principal = _principal(signed.key_id, snapshot)
+        principal = principal_of(signed.key_id, snapshot)
         _verify(principal, CALL_TYPE, signed)
         statement = _read(pb.CallStatement, signed.payload)
         self._for_us(statement.audience)
@@ -185,6 +185,29 @@ class Authenticator:
                 Reason.AUDIENCE_MISMATCH,
                 f"what was signed is for {audience!r}; this service is {self._audience!r}",
             )
+
+
+def principal_of(key_id: str, snapshot: Snapshot) -> Principal:
+    """Return for whom a key speaks now.
+
+    Args:
+        key_id: Of the key.
+        snapshot: Of the store.
+
+    Returns:
+        Who it is.
+
+    Raises:
+        ServiceRefusal: For nobody: it is not registered, or was revoked.
+    """
+    principal = snapshot.principals.get(key_id)
+    if principal is None:
+        raise ServiceRefusal(
+            Reason.KEY_UNKNOWN, f"key {key_id} is not registered; ask the operator to register it"
+        )
+    if principal.revoked:
+        raise ServiceRefusal(Reason.KEY_REVOKED, f"key {key_id} was revoked; use another")
+    return principal
 
 
 def refuse_replay() -> NoReturn:
@@ -214,23 +237,12 @@ def _refuse_credential(wish: str) -> NoReturn:
     )
 
 
-def _principal(key_id: str, snapshot: Snapshot) -> Principal:
-    principal = snapshot.principals.get(key_id)
-    if principal is None:
-        raise ServiceRefusal(
-            Reason.KEY_UNKNOWN, f"key {key_id} is not registered; ask the operator to register it"
-        )
-    if principal.revoked:
-        raise ServiceRefusal(Reason.KEY_REVOKED, f"key {key_id} was revoked; use another")
-    return principal
-
-
 def _certified(auth_context: Mapping[str, Sequence[bytes]], snapshot: Snapshot) -> Principal | None:
     certificates = auth_context.get("x509_pem_cert", ())
     key_id = certified_key_id(bytes(certificates[0])) if certificates else None
     if key_id is None or key_id not in snapshot.principals:
         return None
-    return _principal(key_id, snapshot)
+    return principal_of(key_id, snapshot)
 
 
 def _verify(principal: Principal, type: str, signed: pb.Signed) -> None:

@@ -23,6 +23,7 @@ from fedunlearn.service.authentication import (
     SKEW,
     Authenticator,
     Caller,
+    principal_of,
     refuse_replay,
 )
 from fedunlearn.service.calls import Call, Calls
@@ -269,6 +270,8 @@ class Handlers:
         deletion = await self._deletion(caller, request.id)
         events = self._parts.watches.events(deletion, caller.principal.name, request.after_event)
         async for event in events:
+            # The key may have been revoked since the watch began, an hour ago at most.
+            principal_of(caller.principal.key.id, self._parts.pulse.snapshot)
             yield pb.WatchDeletionResponse(event=event_message(event))
 
     async def _caller(self, call: Call) -> Caller:

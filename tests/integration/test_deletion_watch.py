@@ -14,7 +14,7 @@ from fedunlearn.requests.statement import class_scope, node_scope
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.server import DeletionServer
 from tests.deletion_catalogue.calls import valid
-from tests.deletion_house import house, now
+from tests.deletion_house import KEYS, house, now
 from tests.deletion_messages import Names
 from tests.deletion_wire import refused, send, wait_for
 
@@ -70,6 +70,24 @@ def test_a_watch_is_taken_up_again_after_the_server_restarts(tmp_path: Path) -> 
             thread.join(20)
             assert not thread.is_alive()
         assert [event.state for event in found] == [pb.STATE_PENDING, pb.STATE_CANCELLED]
+
+
+def test_a_watch_ends_with_its_key(tmp_path: Path) -> None:
+    with house(tmp_path / "state") as opened:
+        id = opened.client("alice").create(node_scope([0])).id
+        names = Names(opened.server.audience, cancelled=id)
+        with grpc.insecure_channel(opened.address) as channel:
+            sent = valid("WatchDeletion", names, "alice")
+            call = channel.unary_stream(sent.path)(sent.body, metadata=sent.metadata)
+            next(call)
+            opened.store.revoke_key(KEYS["alice"].public.id, now=now())
+            time.sleep(1.0)  # five looks at the store
+            opened.client("op").reject(id, "what alice is not to know")
+            with pytest.raises(grpc.RpcError) as ended:
+                next(call)
+            assert refused(ended.value).reason == "KEY_REVOKED"
+            (trace,) = opened.store.audits(1)
+            assert trace.kind == "KEY_REVOKED"
 
 
 def test_watches_are_bounded_in_number_and_time(tmp_path: Path) -> None:
