@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import fedunlearn.evaluation
 from fedunlearn.evaluation.deletions import view
+
+STYLE = Path(fedunlearn.evaluation.__file__).with_name("templates") / "style.css.j2"
 
 
 def deletion(**changes: Any) -> dict[str, Any]:
@@ -91,3 +96,8 @@ def test_the_receipt_is_shown_as_it_is() -> None:
     assert shown["receipt"]["nodes missing"] == "1"
     assert shown["checks"][0]["passed"] == "no"
     assert shown["models"] == {"before": "b" * 64, "after": "a" * 64}
+
+
+def test_a_long_fact_does_not_run_out_of_a_narrow_page() -> None:
+    (rule,) = re.findall(r"^\.facts dd \{(.*)\}$", STYLE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert "overflow-wrap: anywhere" in rule and "nowrap" not in rule
