@@ -146,6 +146,8 @@ def _receipt(statement: Mapping[str, Any], key: PublicKey) -> Receipt:
     }
     if statement != expected:
         raise VerificationError("the receipt's subject or types are not those of its entry")
+    if any(type(log[name]) is not int or log[name] >= 2**63 for name in ("index", "size")):
+        raise TypeError("index and size")
     head = TreeHead(
         log["size"], log["root"], log["time"], log["key_id"], bytes.fromhex(log["signature"])
     )

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from fedunlearn.errors import ServiceError
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
+from fedunlearn.requests.quotes import quoted
 from fedunlearn.requests.statement import sign_call, sign_deletion, timestamp
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.errors import service_error
@@ -45,6 +46,7 @@ class DeletionClient:
         address: str,
         key: PrivateKey | None = None,
         *,
+        audience: str | None = None,
         plaintext: bool = False,
         root_certificates: bytes | None = None,
         certificate: bytes | None = None,
@@ -57,6 +59,8 @@ class DeletionClient:
             address: ``host:port``.
             key: The caller's; without it only ``info`` can be asked for, and what a certificate
                 vouches for.
+            audience: That the service must name itself; left out, it is believed, and one that
+                lies gets signatures that are good for another.
             plaintext: Without TLS.
             root_certificates: PEM, that the server's certificate goes back to; left out, those that
                 gRPC brings.
@@ -66,6 +70,7 @@ class DeletionClient:
         """
         self.address = address
         self._key = key
+        self._audience = audience
         self._timeout = timeout_s
         options = (
             ("grpc.max_receive_message_length", LARGEST),
@@ -101,10 +106,17 @@ class DeletionClient:
 
     def info(self) -> pb.GetServiceInfoResponse:
         """Ask what the service is, which is its current model, and what it takes."""
-        self._info = self._send(
+        found = self._send(
             "GetServiceInfo", pb.GetServiceInfoRequest(), pb.GetServiceInfoResponse, signed=False
         )
-        return self._info
+        if self._audience not in (None, found.audience):
+            raise ServiceError(
+                f"the service names itself {quoted(found.audience)}, not {self._audience}",
+                code="PERMISSION_DENIED",
+                reason="AUDIENCE_MISMATCH",
+            )
+        self._info = found
+        return found
 
     def create(
         self,
@@ -279,7 +291,7 @@ class DeletionClient:
         )
         try:
             for item in call:
-                yield answer.FromString(item)
+                yield _read(answer, item)
         except grpc.RpcError as error:
             raise service_error(error) from None
         finally:
@@ -304,7 +316,7 @@ class DeletionClient:
             )
             return sent
 
-        return answer.FromString(_repeated(attempt, () if once else PAUSES_S))
+        return _read(answer, _repeated(attempt, () if once else PAUSES_S))
 
     def _credential(self, method: str, body: bytes) -> tuple[tuple[str, bytes], ...]:
         if self._key is None:
@@ -319,6 +331,16 @@ class DeletionClient:
             expires=now + CALL_LASTS,
         )
         return ((CALL_KEY, signed),)
+
+
+def _read(answer: type[_Answer], body: bytes) -> _Answer:
+    try:
+        return answer.FromString(body)
+    except (DecodeError, UnicodeDecodeError):
+        raise ServiceError(
+            f"the service answered with what is no {answer.DESCRIPTOR.name}; is the address right?",
+            code="INTERNAL",
+        ) from None
 
 
 def _repeated(attempt: Callable[[], bytes], pauses: Iterable[float]) -> bytes:
