@@ -153,6 +153,8 @@ class Database:
     def _speaking(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError:
+            raise StoreError("what was asked for is no text that UTF-8 can hold") from None
         except PoolError:
             raise StoreError(f"{self.name} is busy: all its connections are; try again") from None
         except OperationalError as error:

@@ -18,6 +18,7 @@ from fedunlearn.requests.log_store import Log, append
 from fedunlearn.requests.tables import KEYS, NODES, PRINCIPALS
 
 Role = Literal["owner", "operator"]
+MOST_NODE = 2**32 - 1  # as requests name them
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Principals(Log):
 
         Raises:
             TransitionError: The key is someone else's or revoked, the name has another role, or a
-                node has another owner.
+                node has another owner or cannot be named.
         """
         issuer, time, wanted = self._signer(), micros(now), sorted(set(nodes))
         if (
@@ -76,6 +77,7 @@ class Principals(Log):
             )
         if wanted and role == "operator":
             raise TransitionError(f"{name} is an operator and owns no nodes; right is an owner")
+        _check_numbers(wanted)
         with self._database.write() as tx:
             tx.order()
             known = tx.execute(select(KEYS).where(KEYS.c.id == key.id)).mappings().one_or_none()
@@ -145,8 +147,9 @@ class Principals(Log):
             replace: Take it in the place of another one.
 
         Raises:
-            TransitionError: The node committed to something else before.
+            TransitionError: The node committed to something else before, or cannot be named.
         """
+        _check_numbers([node])
         issuer, time = self._signer(), micros(now)
         values = {"commitment_root": commitment.root, "commitment_size": commitment.size}
         with self._database.write() as tx:
@@ -215,6 +218,12 @@ class Principals(Log):
         with self._database.read() as connection:
             query = select(NODES.c.number).where(NODES.c.left.is_not(None))
             return frozenset(connection.execute(query).scalars())
+
+
+def _check_numbers(nodes: Iterable[int]) -> None:
+    for node in nodes:
+        if not 0 <= node <= MOST_NODE:
+            raise TransitionError(f"{node} is no number of a node; right is 0 to {MOST_NODE}")
 
 
 def _not_owned(tx: Transaction, name: str, nodes: list[int]) -> list[int]:

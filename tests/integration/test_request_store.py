@@ -12,6 +12,7 @@ import pytest
 from fedunlearn.commitments import Commitment
 from fedunlearn.errors import (
     RequestReusedError,
+    StoreError,
     TransitionError,
     UnknownDeletionError,
 )
@@ -75,6 +76,10 @@ def test_people_that_cannot_be_registered(store: RequestStore) -> None:
     refused("olga is registered as operator", "olga", "owner", key)
     refused("operator and owns no nodes", "otto", "operator", key, [5])
     refused("cannot be registered as 'auditor'", "otto", "auditor", key)
+    for node in (-1, 2**32, 2**70):
+        refused("is no number of a node; right is 0 to 4294967295", "alice", "owner", key, [node])
+        with pytest.raises(TransitionError, match="is no number of a node"):
+            store.register_commitment(node, Commitment("ab" * 32, 5), now=START)
     for name in (" ", "a\nb", "a" * 201):
         refused("right is a name of up to 200", name, "owner", key)
     store.revoke_key(BOB.public.id, now=START)
@@ -82,6 +87,17 @@ def test_people_that_cannot_be_registered(store: RequestStore) -> None:
     with pytest.raises(TransitionError, match="there is no key"):
         store.revoke_key("0" * 64, now=START)
     assert len(store.log()) == rows + 1 and store.owner_of(4) is None
+
+
+def test_texts_that_no_database_holds(store: RequestStore) -> None:
+    for ask in (
+        lambda: store.revoke_key("\udcff", now=START),
+        lambda: store.get("\udcff"),
+        lambda: store.find("\udcff", "id"),
+    ):
+        with pytest.raises(StoreError, match="no text that UTF-8 can hold"):
+            ask()
+    made(store)
 
 
 def test_a_node_commits_once(store: RequestStore) -> None:
