@@ -131,6 +131,10 @@ class ScenarioRemover:
             if not job.again:  # a model that was trained on, or anew, has nothing recorded
                 trained = federation.record(trained, method.to_record())
             unlearned = unlearn(method, trained, federation, forget)
+            missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
+            if missing:
+                journal = Journal(self._jobs / job.id / "without-the-missing")
+                federation = replace(federation.without(missing), journal=journal)
             weights = recover(
                 Unlearning(federation, trained, forget, name), unlearned.weights, rounds
             )
@@ -148,7 +152,7 @@ class ScenarioRemover:
             status=unlearned.status,
             claim=unlearned.claim.value,
             nodes=federation.nodes,
-            missing=tuple(int(node) for node in unlearned.details.get("dropped", {})),
+            missing=missing,
             rounds=spent.rounds,
             bytes_up=spent.bytes_up,
             bytes_down=spent.bytes_down,

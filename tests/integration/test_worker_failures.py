@@ -10,20 +10,26 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.errors import StoreError, VerificationError
+from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS
-from fedunlearn.federation.federation import Federation
-from fedunlearn.requests.deletion import State
+from fedunlearn.experiments.working import MODELS, NODES
+from fedunlearn.federation.federation import Federation, OnFault
+from fedunlearn.federation.node import TaskNode
+from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.flower.simulation import simulate
+from fedunlearn.requests.deletion import Scope, ScopeKind, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import ServiceState, open_state
+from fedunlearn.worker.gates import BOUNDS
 from fedunlearn.worker.lease import kept
 from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.removal import RemovalJob, Removed
 from fedunlearn.worker.worker import APART, Worker, utc_now
 from tests import workplaces
-from tests.workplaces import file, findings, records_of, scenario, scope, work
+from tests.workplaces import file, findings, records_of, remover_in, scenario, scope, work
 
 
 def test_a_model_that_comes_again_is_not_tidied_between_its_file_and_its_name(
@@ -259,3 +265,28 @@ def test_a_retraining_is_by_the_settings_of_training(tmp_path: Path, state: Serv
         (first,) = work(other, changed)
     (second,) = work(state)
     assert first.model == second.model
+
+
+def test_a_node_that_was_dropped_is_asked_for_nothing_more_and_is_said_to_be_missing(
+    state: ServiceState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TaskNode.answer
+
+    def answer(self: TaskNode, question: Question) -> Answer:
+        if self.number == 2:
+            raise RuntimeError
+        return real(self, question)
+
+    monkeypatch.setattr(TaskNode, "answer", answer)
+    base = state.store.current()
+    assert base is not None
+    experiment = Experiment.prepare(scenario())
+    job = RemovalJob("job", {"d": Scope(ScopeKind.RECORDS, (1,), (3, 5))}, base.sha256)
+
+    def body(federation: Federation) -> Removed:
+        dropping = replace(federation, on_fault=OnFault.DROP)
+        return remover_in(experiment, dropping, state).remove(job, lambda _: None)
+
+    removed = simulate(experiment.task, 3, body, records=state.folder / NODES)
+    assert (removed.nodes, removed.missing) == ((0, 1), (2,))
+    assert set(removed.measures) == set(BOUNDS)
