@@ -124,8 +124,19 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
             yield client
         except ServiceError as error:
             said = f"{error.reason or error.code}: {error}"
-            if not error.reason and not connection.plaintext and is_loopback(host):
-                said += "; --plaintext, where it serves without TLS"
+            if not error.reason:
+                said += _hint(connection, host, said)
             if error.code in _UNUSABLE:
                 raise InputError(said) from None
             raise ServiceError(said, code=error.code, reason=error.reason) from None
+
+
+def _hint(connection: Connection, host: str, said: str) -> str:
+    """Return what may be right where the service cannot be reached in this way."""
+    from fedunlearn.service.tls import is_loopback
+
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "; --ca: name the authority that signed the service's certificate"
+    if connection.plaintext:
+        return "; --ca in the place of --plaintext, where it serves with TLS"
+    return "; --plaintext, where it serves without TLS" if is_loopback(host) else ""
