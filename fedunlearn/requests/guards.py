@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import case, delete, func, insert, select
 
 from fedunlearn.requests.clock import micros, moment
-from fedunlearn.requests.database import Database
+from fedunlearn.requests.database import Database, Transaction
 from fedunlearn.requests.rows import storable
 from fedunlearn.requests.tables import AUDIT, NONCES
 
@@ -44,7 +45,14 @@ class Guards:
     most_audits: int = MOST_AUDITS
 
     def audit(
-        self, kind: str, *, key_id: str = "", peer: str = "", detail: str = "", now: datetime
+        self,
+        kind: str,
+        *,
+        key_id: str = "",
+        peer: str = "",
+        detail: str = "",
+        now: datetime,
+        lasting: Collection[str] = (),
     ) -> None:
         """Keep that a call was refused; the oldest make room where there are too many.
 
@@ -54,6 +62,7 @@ class Guards:
             peer: Address of the caller.
             detail: What was asked for, cut where it is long.
             now: The time.
+            lasting: Kinds that make room only where there are no others.
         """
         with self._database.write() as tx:
             number = tx.numbered(AUDIT.c.number)
@@ -67,7 +76,9 @@ class Guards:
                     detail=_clipped(detail),
                 )
             )
-            tx.execute(delete(AUDIT).where(AUDIT.c.number <= number - self.most_audits))
+            # Counting them costs more than keeping one.
+            if number % max(1, self.most_audits // 100) == 0:
+                _make_room(tx, number, self.most_audits, lasting)
 
     def audits(self, limit: int = 100) -> list[Audit]:
         """Return the last refusals, the newest first."""
@@ -104,6 +115,15 @@ class Guards:
             tx.order()
             tx.execute(delete(NONCES).where(NONCES.c.expires < micros(now)))
             return tx.insert_new(NONCES, key_id=key_id, nonce=nonce, expires=micros(expires))
+
+
+def _make_room(tx: Transaction, newest: int, most: int, lasting: Collection[str]) -> None:
+    surplus = tx.execute(select(func.count()).select_from(AUDIT)).scalar_one() - most
+    if surplus > 0:
+        goes_last = case((AUDIT.c.kind.in_(lasting), 1), else_=0)
+        oldest = select(AUDIT.c.number).where(AUDIT.c.number != newest)
+        oldest = oldest.order_by(goes_last, AUDIT.c.number).limit(surplus)
+        tx.execute(delete(AUDIT).where(AUDIT.c.number.in_(oldest)))
 
 
 def _clipped(text: str) -> str:

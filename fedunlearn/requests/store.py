@@ -44,7 +44,7 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         Args:
             database: Whose tables are of this version.
             issuer: Key that signs the log.
-            most_audits: How many refusals are kept.
+            most_audits: How many refusals are kept; up to a hundredth more.
         """
         self._database = database
         self.issuer = issuer
@@ -66,7 +66,7 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
             url: As "sqlite:////folder/requests.db" or "postgresql+psycopg://user@host/database".
             issuer: Key that signs the log.
             create: Make it where there is none; otherwise that is an error.
-            most_audits: How many refusals are kept.
+            most_audits: How many refusals are kept; up to a hundredth more.
             durable: False for tests alone: a power cut may take what was acknowledged.
 
         Raises:

@@ -1,7 +1,8 @@
 """A trace of calls that were refused because of who made them, which a flood cannot make a burden.
 
 Every trace is a flush to the disk, and strangers can cause as many as they like. They cannot crowd
-out the traces of those who are known: each of the two has its own measure.
+out the traces of those who are known: each of the two has its own measure, and the strangers' make
+room first where there are too many.
 """
 
 from __future__ import annotations
@@ -84,4 +85,11 @@ class Audits:
         with self._lock:
             dropped, self._dropped = self._dropped, 0
         detail = f"{method}; {dropped} more were not written" if dropped else method
-        self._store.audit(refusal.reason.value, key_id=key_id, peer=peer, detail=detail, now=now)
+        self._store.audit(
+            refusal.reason.value,
+            key_id=key_id,
+            peer=peer,
+            detail=detail,
+            now=now,
+            lasting=OF_THE_KNOWN,
+        )

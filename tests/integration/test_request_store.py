@@ -267,6 +267,20 @@ def test_refusals_are_kept_within_bounds(store_url: str) -> None:
         assert len(store.audits(limit=1)) == 1
 
 
+def test_traces_that_last_are_not_crowded_out(store_url: str) -> None:
+    with RequestStore.open(store_url, issuer=ISSUER, durable=False, most_audits=4) as store:
+        lasting = {"NOT_YOUR_NODE"}
+        for kind in ("NOT_YOUR_NODE", *["KEY_UNKNOWN"] * 9, "NOT_YOUR_NODE", "KEY_UNKNOWN"):
+            store.audit(kind, now=START, lasting=lasting)
+        kinds = [audit.kind for audit in store.audits()]
+        assert kinds == ["KEY_UNKNOWN", "NOT_YOUR_NODE", "KEY_UNKNOWN", "NOT_YOUR_NODE"]
+        for _ in range(9):
+            store.audit("NOT_YOUR_NODE", now=START, lasting=lasting)
+        assert [audit.kind for audit in store.audits()] == ["NOT_YOUR_NODE"] * 4
+        store.audit("KEY_UNKNOWN", now=START, lasting=lasting)
+        assert store.audits(1)[0].kind == "KEY_UNKNOWN" and len(store.audits()) == 4
+
+
 def test_figures(store: RequestStore) -> None:
     for days in (1, 2, 40):
         made(store, request(days=days, received=at(10)))
