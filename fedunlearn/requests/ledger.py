@@ -51,6 +51,7 @@ def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> l
             found += check_requests(connection, rows)
             receipts = _read_receipts(connection)
             found += _check_receipts(rows, heads, receipts, key)
+            found += _check_taken_back(receipts, replay)
             found += check_models(connection, models)
     except VerificationError as error:
         found.append(Finding(str(error), "the request store"))
@@ -130,6 +131,7 @@ def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
         replay = Replay()
         found = list(_check_log(rows, heads, key, replay))
         found += _check_receipts(rows, heads, receipts, key)
+        found += _check_taken_back(receipts, replay)
         for entry in document["keys"]:
             found += check_key(
                 entry["id"], entry["principal"], entry["pem"], entry["revoked"], replay
@@ -225,3 +227,9 @@ def _check_receipts(
             yield Finding("it tells of another row", where)
         if receipt.head not in heads:
             yield Finding("the log has no such tree head", where)
+
+
+def _check_taken_back(receipts: Mapping[int, str], replay: Replay) -> Iterator[Finding]:
+    """Check that what was rolled back, as only what has ended can be, had its receipts."""
+    for index in sorted(replay.taken_back - set(receipts)):
+        yield Finding("it is missing", f"the receipt of row {index} of the log")
