@@ -50,19 +50,25 @@ class Pulse:
         Raises:
             ServiceRefusal: It is too old, as the store does not answer.
         """
-        if time.monotonic() - self._seen > STALE_S:
+        if not self.fresh:
             raise ServiceRefusal(Reason.STORE_BUSY, "the store does not answer; try again")
         return self._snapshot
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the store has answered lately."""
+        return time.monotonic() - self._seen <= STALE_S
 
     async def refresh(self) -> bool:
         """Read the snapshot anew if the log has grown; return whether it had."""
         async with self._reading:
-            if await self._blocking(log_size, self._store) == self._snapshot.size:
-                self._seen = time.monotonic()
-                return False
-            self._snapshot = await self._blocking(Snapshot.of, self._store)
-            self._seen = time.monotonic()
-            return True
+            begun = time.monotonic()
+            size: int = await self._blocking(log_size, self._store)
+            grown = size != self._snapshot.size
+            if grown:
+                self._snapshot = await self._blocking(Snapshot.of, self._store)
+            self._seen = begun
+            return grown
 
     async def run(self) -> None:
         """Look at the store until cancelled."""

@@ -37,7 +37,9 @@ THREADS = 8  # that ask the store
 SPARE_CALLS = 512  # at once, beside the watches
 KEEPALIVE_MS = 30_000
 FIGURES_S = 30.0
+HEALTH_S = 0.5
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def _now() -> datetime:
@@ -175,8 +177,8 @@ class DeletionServer:
             beats.append(asyncio.create_task(pulse.run()))
             beats.append(asyncio.create_task(self._read_figures(blocking)))
             await server.start()
-            for name in ("", SERVICE.full_name):
-                await health_of.set(name, _SERVING)
+            await _tell(health_of, _SERVING)
+            beats.append(asyncio.create_task(_watch_health(health_of, pulse)))
             started.tell(f"{settings.listen.rpartition(':')[0]}:{port}")
             await self._stop.wait()
             await health_of.enter_graceful_shutdown()
@@ -252,6 +254,21 @@ class _Started:
         if self._error is not None:
             raise self._error
         return self._address
+
+
+async def _tell(health_of: health.aio.HealthServicer, status: Any) -> None:
+    for name in ("", SERVICE.full_name):
+        await health_of.set(name, status)
+
+
+async def _watch_health(health_of: health.aio.HealthServicer, pulse: Pulse) -> None:
+    """Say that it does not serve while the store does not answer."""
+    told = True
+    while True:
+        await asyncio.sleep(HEALTH_S)
+        if pulse.fresh is not told:
+            told = pulse.fresh
+            await _tell(health_of, _SERVING if told else _NOT_SERVING)
 
 
 def _reflect(server: grpc.aio.Server) -> None:

@@ -244,6 +244,26 @@ def test_health_says_so_before_the_server_stops(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_health_says_whether_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> object:
+        raise StoreError("busy")
+
+    monkeypatch.setattr("fedunlearn.service.pulse.STALE_S", 1.0)
+    with house(tmp_path / "state") as opened, grpc.insecure_channel(opened.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        states = stub.Watch(health_pb2.HealthCheckRequest(), timeout=15)
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        with monkeypatch.context() as broken:
+            broken.setattr(opened.store, "last_head", busy)
+            assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            answer = send(channel, creating(Names(opened.server.audience)))
+            assert answer.reason == "STORE_BUSY"
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        assert send(channel, creating(Names(opened.server.audience))).code == "OK"
+
+
 def test_a_failure_inside_is_logged_without_what_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
