@@ -79,15 +79,18 @@ def work_simulated(
         progress: Hears of training and rounds.
     """
     experiment = Experiment.prepare(loaded)
-    simulate(
-        experiment.task,
-        len(experiment.task.split.nodes),
-        lambda federation: work_in(experiment, federation, place),
-        transport=transport,
-        progress=progress,
-        records=place.folder / NODES,
-        refused=place.refused,
-    )
+    try:
+        simulate(
+            experiment.task,
+            len(experiment.task.split.nodes),
+            lambda federation: work_in(experiment, federation, place),
+            transport=transport,
+            progress=progress,
+            records=place.folder / NODES,
+            refused=place.refused,
+        )
+    finally:
+        place.stop.set()  # where the engine has failed, the work inside does not know it
 
 
 def work_in(

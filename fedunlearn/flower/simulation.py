@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -100,9 +101,11 @@ def _on_engine(
 
     # Each worker computes on one core; without this every process starts a thread a core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's own reports a crash on SIGTERM and ends in one.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    with _quiet_flower(), ended_on_failure():
+    with _quiet_flower(), ended_on_failure(), _sigterm_as_it_was():
         from flwr.simulation import run_simulation
 
         try:
@@ -126,6 +129,25 @@ def _on_engine(
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+@contextmanager
+def _sigterm_as_it_was() -> Iterator[None]:
+    """Leave SIGTERM to whoever waits for it: Ray, when it starts, takes it to exit at once.
+
+    Ray has no setting for it; without a handler of ours its own is right, which ends its processes.
+    """
+    import ray._private.utils as of_ray
+
+    if not callable(signal.getsignal(signal.SIGTERM)):
+        yield
+        return
+    theirs = of_ray.set_sigterm_handler
+    of_ray.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        of_ray.set_sigterm_handler = theirs
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 from tests.acceptance.test_requests import serving
 
@@ -113,10 +115,19 @@ def test_once_says_that_a_request_was_not_removed(tmp_path: Path) -> None:
     assert done.stderr == "fedunlearn: 1 request was not removed; 'fedunlearn request' says why\n"
 
 
-def test_interrupted_it_says_that_what_was_begun_goes_on(tmp_path: Path) -> None:
+GOES_ON = "fedunlearn: interrupted; what was begun goes on when the worker starts again"
+
+
+@pytest.mark.parametrize(
+    ("transport", "signum", "status", "says"),
+    [("inline", signal.SIGINT, 130, GOES_ON), ("flower", signal.SIGTERM, 0, "")],
+)
+def test_a_worker_that_waits_is_ended(
+    tmp_path: Path, transport: str, signum: int, status: int, says: str
+) -> None:
     (tmp_path / "scenario.toml").write_text(SCENARIO)
     worker = subprocess.Popen(
-        [FEDUNLEARN, *WORK],
+        [FEDUNLEARN, *WORK, "--transport", transport],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -124,14 +135,12 @@ def test_interrupted_it_says_that_what_was_begun_goes_on(tmp_path: Path) -> None
         # A shell lets its background jobs ignore interrupts, and those who run there inherit it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + 120.0
     while not list(tmp_path.glob("state/models/*.safetensors")) and time.monotonic() < end:
         time.sleep(0.05)
-    worker.send_signal(signal.SIGINT)
-    out, err = worker.communicate(timeout=30)
-    assert (worker.returncode, out) == (130, "")
-    goes_on = "fedunlearn: interrupted; what was begun goes on when the worker starts again"
-    assert err.strip() == goes_on
+    worker.send_signal(signum)
+    out, err = worker.communicate(timeout=60)
+    assert (worker.returncode, out, err.strip()) == (status, "", says)
     assert run(tmp_path, *WORK, "--once") == ""
 
 
