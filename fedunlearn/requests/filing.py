@@ -23,7 +23,7 @@ from fedunlearn.requests.deletion import (
     State,
 )
 from fedunlearn.requests.rows import DELETION_COLUMNS, deletion_from, event_from, scope_text
-from fedunlearn.requests.tables import DELETIONS, EVENTS
+from fedunlearn.requests.tables import DELETIONS, EVENTS, PRINCIPALS
 from fedunlearn.requests.transitions import event_row
 
 Outcome = tuple[Deletion, bool] | RequestReusedError
@@ -88,6 +88,7 @@ class Filing:
                         )
                     )
             if rows:
+                roles = _roles(tx, {row["owner"] for row in rows})
                 tx.execute(_INSERT, rows)
                 tx.execute(
                     insert(EVENTS),
@@ -97,7 +98,7 @@ class Filing:
                             row["id"],
                             State(row["state"]),
                             None,
-                            actor=f"owner {row['owner']}",
+                            actor=f"{roles[row['owner']]} {row['owner']}",
                             now=row["created"],
                         )
                         for row in rows
@@ -217,6 +218,11 @@ def _known(tx: Transaction, news: Sequence[NewDeletion]) -> dict[tuple[str, str]
     query = select(*DELETION_COLUMNS).where(DELETIONS.c.request_id.in_(ids))
     found = map(deletion_from, tx.execute(query).mappings())
     return {(deletion.owner, deletion.request_id): deletion for deletion in found}
+
+
+def _roles(tx: Transaction, names: Iterable[str]) -> dict[str, str]:
+    query = select(PRINCIPALS.c.name, PRINCIPALS.c.role).where(PRINCIPALS.c.name.in_(names))
+    return {row.name: row.role for row in tx.execute(query)}
 
 
 def _digests(new: NewDeletion) -> tuple[str, str]:

@@ -37,6 +37,7 @@ def test_a_watch_sees_every_change_as_it_happens(tmp_path: Path) -> None:
         thread.join(10)
         assert [state for state, _ in seen] == [pb.STATE_PENDING, pb.STATE_REJECTED]
         assert seen[1][1] - begun < 1.0
+        assert [event.actor for event in op.watch(id)] == ["operator op"] * 2
         assert list(alice.list()) == []
 
 
