@@ -58,6 +58,9 @@ _MAY_BE_OLD = frozenset(
     }
 )
 
+# Said when all else was found right, and only of what was right once where it is a repeat.
+_OUTDATED = frozenset({Reason.NODE_LEFT, Reason.MODEL_UNKNOWN})
+
 _Result = TypeVar("_Result")
 
 
@@ -144,8 +147,9 @@ class Handlers:
                 elsewhere=len(call.body) > LARGE,
             )
         except ServiceRefusal as refusal:
-            # Whoever missed the answer asks again, perhaps when the removal is done already.
-            stored = await self._repeated(call) if refusal.reason is Reason.NODE_LEFT else None
+            # Whoever missed the answer asks again, perhaps when the removal is done already, or
+            # the model that was seen is rolled back.
+            stored = await self._repeated(call) if refusal.reason in _OUTDATED else None
             if stored is None:
                 raise
             return pb.CreateDeletionResponse(deletion=self._shown(stored))

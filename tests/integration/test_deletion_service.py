@@ -72,6 +72,22 @@ def test_a_repeat_gets_the_first_answer_even_when_the_node_has_left(tmp_path: Pa
         assert refusal.value.reason == "NODE_LEFT"
 
 
+def test_a_repeat_gets_the_first_answer_even_when_its_model_was_rolled_back(tmp_path: Path) -> None:
+    with house(tmp_path / "state") as opened:
+        alice = opened.client("alice")
+        alice.create(record_scope(0, COMMITMENTS[0], [1]))
+        remove(opened.state, "second")
+        seen, id = alice.info().model_sha256.hex(), str(uuid.uuid4())
+        first = alice.create(node_scope([0]), model=seen, request_id=id)
+        opened.store.rollback("operator op", "worse", now=now())
+        wait_for(lambda: alice.info().model_sha256.hex() == MODEL)
+        assert alice.create(node_scope([0]), model=seen, request_id=id).id == first.id
+        for scope, request_id in ((node_scope([1]), id), (node_scope([0]), str(uuid.uuid4()))):
+            with pytest.raises(ServiceError) as refusal:
+                alice.create(scope, model=seen, request_id=request_id)
+            assert refusal.value.reason == "MODEL_UNKNOWN"
+
+
 def test_many_duplicates_at_once_make_one_row(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened, grpc.insecure_channel(opened.address) as channel:
         sent = creating(Names(opened.server.audience))
