@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -58,6 +59,7 @@ def work(
     from fedunlearn.scenario.loading import load_scenario
     from fedunlearn.service.state import open_state
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_scenario(scenario, overrides)
     left: set[str] = set()
 

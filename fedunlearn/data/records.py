@@ -76,7 +76,8 @@ class NodeRecords:
             elif Commitments.load(path).root != found.root:
                 raise TaskError(
                     "the data are not those that this node committed to when it enrolled; restore "
-                    "them, or enrol anew with an empty folder for records"
+                    "them, use the scenario that it enrolled with, or enrol anew with an empty "
+                    "folder for records"
                 )
         return found
 

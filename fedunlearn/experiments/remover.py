@@ -94,9 +94,8 @@ class ScenarioRemover:
         """See Remover; what an interrupted run has finished is not asked again."""
         try:
             return self._remove(job, reached)
-        except JobError as error:
-            # Base or cohort are not those that the job began with: it begins anew.
-            log.warning("job %s: %s", job.id, error)
+        except JobError:
+            log.warning("job %s begins anew: what was kept of it is of another model", job.id)
             self.done(job.id)
             return self._remove(job, reached)
 
