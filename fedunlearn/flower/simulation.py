@@ -101,7 +101,7 @@ def _on_engine(
 
     # Each worker computes on one core; without this every process starts a thread a core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Ray's own reports a crash on SIGTERM and ends in one.
+    # Ray's handler in C++ would report a crash on SIGTERM, and end in one.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
