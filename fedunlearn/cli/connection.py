@@ -32,6 +32,7 @@ class Connection:
     certificate: Path | None
     certificate_key: Path | None
     plaintext: bool
+    audience: str | None
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,6 +66,12 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         "--cert-key", "certificate_key", type=_FILE, metavar="FILE", help="Its private key, PEM."
     )
     @click.option("--plaintext", is_flag=True, help="No TLS; on the loopback interface only.")
+    @click.option(
+        "--audience",
+        envvar="FEDUNLEARN_AUDIENCE",
+        metavar="NAME",
+        help="Sign for this service alone; left out, for what it calls itself.",
+    )
     @functools.wraps(command)
     def wrapped(
         address: str,
@@ -73,9 +80,10 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         certificate: Path | None,
         certificate_key: Path | None,
         plaintext: bool,
+        audience: str | None,
         **others: Any,
     ) -> None:
-        connection = Connection(address, key, ca, certificate, certificate_key, plaintext)
+        connection = Connection(address, key, ca, certificate, certificate_key, plaintext, audience)
         command(connection=connection, **others)
 
     return wrapped
@@ -116,6 +124,7 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
         connection.address,
         None if connection.key is None else PrivateKey.read(connection.key),
         plaintext=connection.plaintext,
+        audience=connection.audience,
         root_certificates=read(connection.ca, "--ca"),
         certificate=read(connection.certificate, "--cert"),
         certificate_key=read(connection.certificate_key, "--cert-key"),

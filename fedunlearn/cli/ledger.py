@@ -102,7 +102,7 @@ def _of_file(file: Path, key: Path | None) -> Sequence[Finding]:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{file} is no JSON; 'fedunlearn ledger export' writes it") from None
     return verify_export(document, public)
 

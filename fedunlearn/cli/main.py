@@ -52,6 +52,9 @@ cli.add_command(models)
 def main() -> None:
     """Run the command line; every failure ends in one line on standard error."""
     try:
+        for argument in sys.argv[1:]:
+            if not argument.isascii() and any("\ud800" <= one <= "\udfff" for one in argument):
+                raise InputError(f"{argument!a}: an argument is no UTF-8")
         status = cli.main(standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedunlearn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 MOST_RECORDS = 100_000
+SHOWN = 10  # of nodes and labels, where people read
 STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 reason_option = click.option("--reason", required=True, metavar="TEXT", help="Why; one line.")
@@ -214,7 +216,13 @@ def as_dict(one: pb.Deletion) -> dict[str, object]:
         "request_id": one.request_id,
         "owner": one.owner,
         "state": pb.State.Name(one.state).removeprefix("STATE_"),
-        "scope": {"kind": one.kind, "count": one.count, "sha256": one.scope_sha256.hex()},
+        "scope": {
+            "kind": one.kind,
+            "count": one.count,
+            "nodes": list(one.nodes),
+            "labels": list(one.labels),
+            "sha256": one.scope_sha256.hex(),
+        },
     }
     if one.stage:
         entry["stage"] = pb.Stage.Name(one.stage).removeprefix("STAGE_")
@@ -279,9 +287,19 @@ def _state(one: pb.Deletion) -> str:
 
 
 def _what(one: pb.Deletion) -> str:
-    name = {"node": "node", "records": "record", "class": "class"}.get(one.kind, one.kind)
-    plural = {"class": "classes"}.get(name, f"{name}s")
-    return f"{one.count} {name if one.count == 1 else plural}"
+    """Say in a few words what is to be removed."""
+    nodes = _listed("node", "nodes", one.nodes)
+    if one.kind == "node":
+        return nodes
+    if one.kind == "records":
+        return f"{one.count} record{'' if one.count == 1 else 's'} of {nodes}"
+    return f"{_listed('class', 'classes', one.labels)} of {nodes if one.nodes else 'all nodes'}"
+
+
+def _listed(one: str, several: str, numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:SHOWN]))
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return f"{one if len(numbers) == 1 else several} {shown}{more}"
 
 
 def _due(one: pb.Deletion, now: datetime) -> str:

@@ -47,6 +47,8 @@ def deletion_message(
         last_event=deletion.last_event,
         model_before_sha256=bytes.fromhex(deletion.model_before or ""),
         model_after_sha256=bytes.fromhex(deletion.model_after or ""),
+        nodes=deletion.scope.nodes,
+        labels=deletion.scope.labels,
     )
     if deletion.state in OPEN:
         message.near_due = deletion.due - now <= near

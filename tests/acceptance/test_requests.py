@@ -101,6 +101,9 @@ def test_a_request_from_asking_to_the_receipt(service: Service) -> None:
         *("--commitments", "node-0.commitments"),
     )
     assert made["scope"]["count"] == 5  # type: ignore[index]
+    assert made["scope"]["nodes"] == [0]  # type: ignore[index]
+    shown_to_operator = service.run("request", "list", "--plaintext", key="op").stdout
+    assert "5 records of node 0" in shown_to_operator
     assert (made["state"], made["owner"], made["near_due"]) == ("PENDING", "alice", False)
     id = str(made["id"])
     assert service.json("request", "get", id)["id"] == id
@@ -272,6 +275,7 @@ UNUSABLE = {
         ["serve", "--state", "state", "--listen", "0.0.0.0:0"],
         "not the loopback interface; give --tls-cert and --tls-key",
     ),
+    "an argument of bytes": (["request", "get", "\udcff"], "an argument is no UTF-8"),
 }
 
 
@@ -295,6 +299,9 @@ def test_refusals_get_one_line(service: Service) -> None:
         done = service.run(*arguments, "--plaintext")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
         assert done.stderr.startswith(f"fedunlearn: {says}: ")
+    other = service.run("request", "list", "--plaintext", "--audience", "another")
+    assert (other.returncode, other.stdout, other.stderr.count("\n")) == (1, "", 1)
+    assert "not another" in other.stderr
 
 
 def test_client_commands_load_nothing_heavy(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Signed(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Deletion(_message.Message):
-    __slots__ = ("id", "request_id", "owner", "state", "stage", "kind", "count", "scope_sha256", "created", "due", "expected", "ended", "near_due", "reason", "attempts", "last_event", "model_before_sha256", "model_after_sha256")
+    __slots__ = ("id", "request_id", "owner", "state", "stage", "kind", "count", "scope_sha256", "created", "due", "expected", "ended", "near_due", "reason", "attempts", "last_event", "model_before_sha256", "model_after_sha256", "nodes", "labels")
     ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,8 @@ class Deletion(_message.Message):
     LAST_EVENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_BEFORE_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_AFTER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     id: str
     request_id: str
     owner: str
@@ -165,7 +167,9 @@ class Deletion(_message.Message):
     last_event: int
     model_before_sha256: bytes
     model_after_sha256: bytes
-    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., kind: _Optional[str] = ..., count: _Optional[int] = ..., scope_sha256: _Optional[bytes] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., near_due: _Optional[bool] = ..., reason: _Optional[str] = ..., attempts: _Optional[int] = ..., last_event: _Optional[int] = ..., model_before_sha256: _Optional[bytes] = ..., model_after_sha256: _Optional[bytes] = ...) -> None: ...
+    nodes: _containers.RepeatedScalarFieldContainer[int]
+    labels: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., kind: _Optional[str] = ..., count: _Optional[int] = ..., scope_sha256: _Optional[bytes] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., near_due: _Optional[bool] = ..., reason: _Optional[str] = ..., attempts: _Optional[int] = ..., last_event: _Optional[int] = ..., model_before_sha256: _Optional[bytes] = ..., model_after_sha256: _Optional[bytes] = ..., nodes: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("number", "time", "state", "stage", "actor", "reason")
