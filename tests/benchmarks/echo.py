@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.summary import Answer, Products, Question
 from fedunlearn.federation.transport.base import Transport
@@ -18,7 +19,9 @@ class Echo:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.examples = (torch.zeros(1), torch.zeros(1))
+
+    def enrol(self) -> Enrolment:
+        return Enrolment(self.number, 1)
 
     def answer(self, question: Question) -> Answer:
         return Answer(
