@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Connection
@@ -87,11 +86,6 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         """Return the store, which is closed at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         """Close all connections."""
         self.close()

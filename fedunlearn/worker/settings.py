@@ -21,10 +21,12 @@ class Gates(Settings):
     Attributes:
         retain_loss_rise: At most so much more mean loss on what stays, in nats.
         test_accuracy_drop: At most so much less accuracy on held-out data, where there are any.
+            Retraining loses some of it too, where what leaves takes most of a class along: 9 points
+            in the demonstration.
         relative_update: At most so far from the model before, in norms of that model.
     """
 
-    retain_loss_rise: NotNegative = 0.2
+    retain_loss_rise: NotNegative = 0.1
     test_accuracy_drop: NotNegative = 0.2
     relative_update: Positive = 1.0
 
