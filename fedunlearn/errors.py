@@ -9,6 +9,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     │   ├── JobError                a job's folder holds another job, or what cannot be read
     │   ├── ScenarioError           a key, value or file of a scenario
     │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
+    │   │   └── UnknownNameError    the data have no node or class of that name, or several
     │   ├── NodeLeftError           a node that has left is asked to take part
     │   ├── TaskError               a Task's model, data or loss
     │   │   ├── EmptyNodeError      a node without examples
@@ -27,6 +28,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     └── FederationError             a round could not be completed as pinned
         ├── MissingAnswerError      a node did not answer before the deadline
         ├── NodeFailedError         a node answered with an error
+        ├── NodeLostError           a node's session ended before the job did
         ├── BadAnswerError          an answer of another job, round, model, basis, shape or count
         ├── UnreachableError        a node could not connect to the server's endpoint in time
         └── StoppedError            the run was asked to stop
@@ -53,6 +55,10 @@ class ScenarioError(InputError):
 
 class ForgetSetError(InputError):
     """The forget set names nothing, nobody, or everybody."""
+
+
+class UnknownNameError(ForgetSetError):
+    """The data have no node or class of that name, or several that it could stand for."""
 
 
 class NotRecordedError(InputError):

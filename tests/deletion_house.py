@@ -28,7 +28,7 @@ from fedunlearn.service.state import ServiceState, open_state
 FEDERATION = "hospitals"
 MODEL = hashlib.sha256(b"the first model").hexdigest()
 MOST_RECORDS = 40
-RECORDS = {0: 64, 1: 64, 2: 256}
+RECORDS = {"0": 64, "1": 64, "2": 256}
 KEYS: Mapping[str, PrivateKey] = {
     "alice": PrivateKey.generate("ed25519"),
     "bob": PrivateKey.generate("p384"),
@@ -37,7 +37,7 @@ KEYS: Mapping[str, PrivateKey] = {
     "nobody": PrivateKey.generate("ed25519"),
 }
 COMMITMENTS = {
-    node: Commitments.of(bytes([node]) * 32, (f"{node}/{i}".encode() for i in range(count)))
+    node: Commitments.of(node.encode() * 32, (f"{node}/{i}".encode() for i in range(count)))
     for node, count in RECORDS.items()
 }
 
@@ -49,13 +49,14 @@ def now() -> datetime:
 def furnish(store: RequestStore) -> None:
     """Register everyone, and a first model."""
     at = now()
-    store.register_key("alice", "owner", KEYS["alice"].public, [0, 1], now=at)
-    store.register_key("bob", "owner", KEYS["bob"].public, [2, 3], now=at)
-    store.register_key("gone", "owner", KEYS["gone"].public, [4], now=at)
+    store.register_key("alice", "owner", KEYS["alice"].public, ["0", "1"], now=at)
+    store.register_key("bob", "owner", KEYS["bob"].public, ["2", "3"], now=at)
+    store.register_key("gone", "owner", KEYS["gone"].public, ["4"], now=at)
     store.register_key("op", "operator", KEYS["op"].public, now=at)
     store.revoke_key(KEYS["gone"].public.id, now=at)
     for node, commitments in COMMITMENTS.items():
         store.register_commitment(node, commitments.registered, now=at)
+    store.register_classes(map(str, range(10)), now=at)
     store.set_first(MODEL, now=at)
 
 

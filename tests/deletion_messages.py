@@ -100,7 +100,9 @@ def creating(
         after: Seconds from now to when it is issued.
         lasts: Seconds.
     """
-    content = scope if isinstance(scope, bytes) else (scope or node_scope([0])).SerializeToString()
+    content = (
+        scope if isinstance(scope, bytes) else (scope or node_scope(["0"])).SerializeToString()
+    )
     issued = now() + timedelta(seconds=after)
     said = pb.DeletionStatement(
         audience=names.audience,

@@ -53,8 +53,8 @@ def keep_model(folder: Path, name: str) -> str:
 
 def populate(store: RequestStore) -> None:
     """Register Alice with nodes 0 to 3, Bob with 10, Olga, and the first model."""
-    store.register_key("alice", "owner", ALICE.public, range(4), now=START)
-    store.register_key("bob", "owner", BOB.public, [10], now=START)
+    store.register_key("alice", "owner", ALICE.public, map(str, range(4)), now=START)
+    store.register_key("bob", "owner", BOB.public, ["10"], now=START)
     store.register_key("olga", "operator", OLGA.public, now=START)
     store.set_first(FIRST, now=START)
 
@@ -77,7 +77,7 @@ def request(
         federation="hospitals",
         model=FIRST,
         request_id=name,
-        scope=scope or node_scope([0 if owner == "alice" else 10]),
+        scope=scope or node_scope(["0" if owner == "alice" else "10"]),
         issued=START,
         expires=START + timedelta(minutes=30),
     )

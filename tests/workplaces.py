@@ -57,10 +57,10 @@ def prepare(folder: Path, loaded: LoadedScenario | None = None, worker: str = OP
         work(state, loaded)
         add_key(state, "operator", "operator", ())
         for node in range(3):
-            add_key(state, f"owner-{node}", "owner", (node,))
+            add_key(state, f"owner-{node}", "owner", (str(node),))
 
 
-def add_key(state: ServiceState, name: str, role: Any, nodes: Sequence[int]) -> None:
+def add_key(state: ServiceState, name: str, role: Any, nodes: Sequence[str]) -> None:
     key = PrivateKey.generate()
     key.write(state.folder / f"{name}.key")
     state.store.register_key(name, role, key.public, nodes, now=utc_now())
@@ -90,14 +90,14 @@ def work(state: ServiceState, loaded: LoadedScenario | None = None) -> list[Work
 def records_of(folder: Path, node: int, places: Sequence[int]) -> pb.Scope:
     """The scope of some records, with the proofs that only their node can give."""
     commitments = Commitments.load(folder / NODES / f"node-{node}" / COMMITMENTS)
-    return record_scope(node, commitments, places)
+    return record_scope(str(node), commitments, places)
 
 
 def scope(folder: Path, kind: str, node: int = 1) -> pb.Scope:
     if kind == "node":
-        return node_scope([node])
+        return node_scope([str(node)])
     if kind == "class":
-        return class_scope([7], [node])
+        return class_scope(["7"], [str(node)])
     return records_of(folder, node, [3, 5, 8])
 
 

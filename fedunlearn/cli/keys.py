@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fedunlearn.cli.numbers import NUMBER
 from fedunlearn.cli.serve import database_option, state_option
 from fedunlearn.cli.tables import print_json, print_table
 from fedunlearn.errors import InputError, KeyFileError, VerificationError
@@ -60,7 +59,7 @@ def generate(out: Path, kind: Literal["ed25519", "p256", "p384"]) -> None:
     show_default=True,
     help="Owners ask for removals; operators see and decide on all.",
 )
-@click.option("--node", "nodes", type=NUMBER, multiple=True, metavar="N", help="Owned.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Owned; as the data name it.")
 @click.option(
     "--commitment",
     type=_FILE,
@@ -74,7 +73,7 @@ def register(
     database: str | None,
     name: str,
     role: Literal["owner", "operator"],
-    nodes: tuple[int, ...],
+    nodes: tuple[str, ...],
     commitment: Path | None,
     replace: bool,
 ) -> None:
@@ -143,7 +142,7 @@ def list_keys(state: Path, database: str | None, as_json: bool) -> None:
             (
                 one.name,
                 one.role,
-                ", ".join(map(str, one.nodes)),
+                ", ".join(one.nodes),
                 one.key.kind,
                 one.key.id,
                 "revoked" if one.revoked else "",
@@ -159,7 +158,7 @@ def _new(path: Path) -> Path:
     return path
 
 
-def _registered(path: Path, nodes: tuple[int, ...]) -> Commitment:
+def _registered(path: Path, nodes: tuple[str, ...]) -> Commitment:
     from fedunlearn.commitments import Commitments
 
     if len(nodes) != 1:

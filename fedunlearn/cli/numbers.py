@@ -18,5 +18,4 @@ def number_up_to(largest: int) -> Callable[[str], int]:
     return number
 
 
-NUMBER = number_up_to(2**32 - 1)  # of nodes and labels
 EVENT = number_up_to(2**63 - 1)

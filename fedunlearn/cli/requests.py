@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from fedunlearn.cli.connection import Connection, connected, connection_options
-from fedunlearn.cli.numbers import EVENT, NUMBER
+from fedunlearn.cli.numbers import EVENT
+from fedunlearn.cli.positions import positions as _positions
+from fedunlearn.cli.positions import shown as _shown
 from fedunlearn.cli.tables import print_json, print_pairs, print_table, printable
 from fedunlearn.errors import InputError, VerificationError
+from fedunlearn.names import is_name, listed
 
 if TYPE_CHECKING:
     from fedunlearn.rpc.v1 import deletion_pb2 as pb
 
 _FILE = click.Path(path_type=Path)
-MOST_RECORDS = 100_000
 SHOWN = 10  # of nodes and labels, where people read
 STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -33,21 +35,22 @@ def request() -> None:
 
 
 @request.command()
-@click.option("--node", "nodes", type=NUMBER, multiple=True, metavar="N", help="Whole node.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Whole node, by its name.")
 @click.option(
     "--records", metavar="LIST|FILE", help="Records by position: 3,5,7-9, or a file of these."
 )
 @click.option(
     "--commitments", type=_FILE, metavar="FILE", help="The node's commitments, for --records."
 )
-@click.option("--of-node", type=NUMBER, metavar="N", help="Which node holds the records.")
-@click.option("--class", "labels", type=NUMBER, multiple=True, metavar="C", help="Whole class.")
+@click.option("--of-node", metavar="NAME", help="Which node holds the records.")
+@click.option(
+    "--class", "labels", multiple=True, metavar="NAME", help="Whole class, as the data name it."
+)
 @click.option(
     "--on-node",
     "on_nodes",
-    type=NUMBER,
     multiple=True,
-    metavar="N",
+    metavar="NAME",
     help="Where the class is removed; left out, on all nodes (operators only).",
 )
 @click.option("--model", metavar="SHA256", help="Model that was seen; left out, the current one.")
@@ -56,23 +59,29 @@ def request() -> None:
 @json_option
 def create(
     connection: Connection,
-    nodes: tuple[int, ...],
+    nodes: tuple[str, ...],
     records: str | None,
     commitments: Path | None,
-    of_node: int | None,
-    labels: tuple[int, ...],
-    on_nodes: tuple[int, ...],
+    of_node: str | None,
+    labels: tuple[str, ...],
+    on_nodes: tuple[str, ...],
     model: str | None,
     request_id: str | None,
     as_json: bool,
 ) -> None:
     """Ask for the removal of nodes, of records of a node, or of classes; one of these.
 
-    Durable when it returns. The same request id again, with the same scope, gives the same request.
+    What is to be removed is printed before it is signed. Durable when it returns.
+    The same request id again, with the same scope, gives the same request.
     """
     if model is not None and not re.fullmatch("[0-9a-f]{64}", model):
         _refuse("--model: give the sha256 of the model file, 64 hexadecimal digits in lower case")
+    for name in (*nodes, *labels, *on_nodes, *([] if of_node is None else [of_node])):
+        if not is_name(name):
+            _refuse(f"{name[:40]!r} is no name of a node or class; right is as the data name it")
     scope = _scope(nodes, records, commitments, of_node, labels, on_nodes)
+    if not as_json:
+        click.echo(f"{'to be removed':<14}{_echo(scope)}")
     with connected(connection) as client:
         _print(client.create(scope, model=model, request_id=request_id), as_json)
 
@@ -286,20 +295,39 @@ def _state(one: pb.Deletion) -> str:
     return f"{entry['state']} ({entry['stage']})" if "stage" in entry else str(entry["state"])
 
 
+def _echo(scope: pb.Scope) -> str:
+    """Say what a scope names, by count and name, as its owner is about to sign it."""
+    from fedunlearn.requests.statement import scope_of
+
+    found = scope_of(scope.SerializeToString())
+    nodes = listed("node", found.nodes)
+    if found.kind == "records":
+        count = f"{found.count} record{_s(found.count)}"
+        return printable(f"{count} of {nodes}: {_shown(list(found.records))}")
+    if found.kind == "node":
+        return printable(f"all that is held by {found.count} node{_s(found.count)}: {nodes}")
+    where = nodes if found.nodes else "all nodes"
+    count = "1 class" if found.count == 1 else f"{found.count} classes"
+    return printable(f"{count} on {where}: {listed('class', found.labels)}")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 def _what(one: pb.Deletion) -> str:
     """Say in a few words what is to be removed."""
-    nodes = _listed("node", "nodes", one.nodes)
+    nodes = _listed("node", one.nodes)
     if one.kind == "node":
         return nodes
     if one.kind == "records":
         return f"{one.count} record{'' if one.count == 1 else 's'} of {nodes}"
-    return f"{_listed('class', 'classes', one.labels)} of {nodes if one.nodes else 'all nodes'}"
+    return f"{_listed('class', one.labels)} of {nodes if one.nodes else 'all nodes'}"
 
 
-def _listed(one: str, several: str, numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:SHOWN]))
-    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return f"{one if len(numbers) == 1 else several} {shown}{more}"
+def _listed(one: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{listed(one, names[:SHOWN])}{more}"
 
 
 def _due(one: pb.Deletion, now: datetime) -> str:
@@ -326,12 +354,12 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _scope(
-    nodes: tuple[int, ...],
+    nodes: tuple[str, ...],
     records: str | None,
     commitments: Path | None,
-    of_node: int | None,
-    labels: tuple[int, ...],
-    on_nodes: tuple[int, ...],
+    of_node: str | None,
+    labels: tuple[str, ...],
+    on_nodes: tuple[str, ...],
 ) -> pb.Scope:
     from fedunlearn.requests.statement import class_scope, node_scope, record_scope
 
@@ -350,34 +378,10 @@ def _scope(
         raise InputError("--records: needs --commitments and --of-node")
     from fedunlearn.commitments import Commitments
 
-    positions = set(_positions(records))
+    positions = _positions(records)
     try:
         return record_scope(of_node, Commitments.load(commitments), positions)
     except VerificationError as error:
         raise InputError(f"--commitments: {error}") from None
     except IndexError as error:
         raise InputError(f"--records: {error}") from None
-
-
-def _positions(text: str) -> list[int]:
-    """Return positions of records of a list as ``3,5,7-9``, or of a file that holds one."""
-    found = _ranges(text)
-    if found is None:
-        try:
-            found = _ranges(Path(text).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError):
-            _refuse(f"--records: {text} is neither a list as 3,5,7-9 nor a file that can be read")
-    if not found:
-        _refuse(f"--records: {text} must hold positions, as 3,5,7-9, or one a line")
-    return [position for positions in found for position in positions]
-
-
-def _ranges(text: str) -> list[range] | None:
-    parts = [part for part in re.split(r"[,\s]+", text) if part]
-    if not all(re.fullmatch(r"\d{1,18}(-\d{1,18})?", part) for part in parts):
-        return None
-    pairs = [part.partition("-") for part in parts]
-    bounds = [(int(first), int(last or first)) for first, _, last in pairs]
-    if sum(last + 1 - first for first, last in bounds) > MOST_RECORDS:
-        _refuse(f"--records: more than {MOST_RECORDS} are named; ask in several requests")
-    return [range(first, last + 1) for first, last in bounds]

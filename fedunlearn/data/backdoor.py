@@ -41,20 +41,21 @@ def plant(split: Split, settings: DataSettings) -> Split:
     backdoor = settings.backdoor
     if backdoor is None:
         return split
-    _require_fitting(split, backdoor)
+    target = target_of(split, backdoor)
+    _require_fitting(split, backdoor, target)
     inputs, targets = split.inputs.clone(), split.targets.clone()
     for node in planters(split, backdoor):
-        others = split.nodes[node][(targets[split.nodes[node]] != backdoor.target).numpy()]
+        others = split.nodes[node][(targets[split.nodes[node]] != target).numpy()]
         if not len(others):
             raise ScenarioError(
-                f"data.backdoor: node {node} has images of class {backdoor.target} only; choose "
-                "another target or node"
+                f"data.backdoor: node {split.node_names[node]} has images of class "
+                f"{split.labels[target]} only; choose another target or node"
             )
         count = max(1, round(backdoor.share * len(others)))
         generator = np.random.default_rng((settings.seed, node))
         chosen = torch.from_numpy(generator.choice(others, count, replace=False))
         inputs[chosen] = with_trigger(inputs[chosen])
-        targets[chosen] = backdoor.target
+        targets[chosen] = target
     return replace(split, inputs=inputs, targets=targets)
 
 
@@ -69,14 +70,20 @@ def backdoor_test(split: Split, backdoor: BackdoorSettings) -> Tensor:
         The test images that are not of the target class, with the trigger: (t, channels, height,
         width).
     """
-    return with_trigger(split.test_inputs[split.test_targets != backdoor.target])
+    return with_trigger(split.test_inputs[split.test_targets != target_of(split, backdoor)])
+
+
+def target_of(split: Split, backdoor: BackdoorSettings) -> int:
+    """Return the number of the class that the trigger shall mean."""
+    return split.labels.number(backdoor.target, "data.backdoor.target")
 
 
 def planters(split: Split, backdoor: BackdoorSettings) -> list[int]:
-    """Return the nodes that plant a backdoor, ascending."""
+    """Return the numbers of the nodes that plant a backdoor, ascending."""
     if backdoor.nodes == "largest":
         return [int(np.argmax([len(node) for node in split.nodes]))]  # of several the first
-    return sorted(set(backdoor.nodes))
+    named = backdoor.nodes if isinstance(backdoor.nodes, tuple) else (backdoor.nodes,)
+    return sorted({split.node_names.number(name, "data.backdoor.nodes") for name in named})
 
 
 def with_trigger(images: Tensor) -> Tensor:
@@ -86,24 +93,14 @@ def with_trigger(images: Tensor) -> Tensor:
     return marked
 
 
-def _require_fitting(split: Split, backdoor: BackdoorSettings) -> None:
+def _require_fitting(split: Split, backdoor: BackdoorSettings, target: int) -> None:
     if split.inputs.ndim != 4 or min(split.inputs.shape[2:]) <= PATCH:
         raise ScenarioError(
             f"data.backdoor: needs images of more than {PATCH} x {PATCH}, not inputs of shape "
             f"{tuple(split.inputs.shape[1:])}; leave it out"
         )
-    if backdoor.target >= split.classes:
+    if not (split.test_targets != target).any():
         raise ScenarioError(
-            f"data.backdoor: class {backdoor.target} does not exist; classes are 0 to "
-            f"{split.classes - 1}"
-        )
-    count = len(split.nodes)
-    for node in planters(split, backdoor):
-        if node >= count:
-            raise ScenarioError(
-                f"data.backdoor: node {node} does not exist; nodes are 0 to {count - 1}"
-            )
-    if not (split.test_targets != backdoor.target).any():
-        raise ScenarioError(
-            f"data.backdoor: all test images are of class {backdoor.target}; choose another target"
+            f"data.backdoor: all test images are of class {split.labels[target]}; choose another "
+            "target"
         )

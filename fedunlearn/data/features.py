@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedunlearn.data.table import Table, as_numbers
+from fedunlearn.data.cells import numbers_in
+from fedunlearn.data.table import Table
 from fedunlearn.errors import ScenarioError
 
 Features = NDArray[np.float64]
@@ -17,7 +18,11 @@ MAX_WORDS = 100
 
 
 def features(
-    table: Table, columns: Sequence[str], zero_is_missing: Sequence[str], training: Rows
+    table: Table,
+    columns: Sequence[str],
+    zero_is_missing: Sequence[str],
+    training: Rows,
+    words: Sequence[str] = (),
 ) -> Features:
     """Turn columns into features.
 
@@ -30,6 +35,7 @@ def features(
         columns: Which become features.
         zero_is_missing: Those of them in which 0 means missing.
         training: Rows that training sees.
+        words: Columns that hold words, whatever they look like.
 
     Returns:
         (n, d) of all rows: numbers, where they were missing, words.
@@ -38,19 +44,18 @@ def features(
         ScenarioError: A column cannot become features.
     """
     numbers: dict[str, Features] = {}
-    words: dict[str, Sequence[str]] = {}
+    texts: dict[str, Sequence[str]] = {}
     for name in columns:
         cells = table.columns[name]
-        values = as_numbers(cells)
+        values = numbers_in(table, name, "path", words=name in words)
         if values is not None:
             numbers[name] = values
         elif len(set(cells)) <= MAX_WORDS:
-            words[name] = cells
+            texts[name] = cells
         else:
             raise ScenarioError(
                 f"data.path: column {name!r} holds more than {MAX_WORDS} different words; list "
-                "columns of text in data.text, or leave it out of the file (in a column of "
-                "numbers, leave missing cells empty)"
+                "columns of text in data.text, or leave it out of the file"
             )
     for name in zero_is_missing:
         if name not in columns:
@@ -64,8 +69,8 @@ def features(
     blocks = []
     if numbers:
         blocks += _of_numbers(np.stack(list(numbers.values()), axis=1), training)
-    if words:
-        blocks.append(_of_words(np.array(list(words.values()), dtype=object).T, training))
+    if texts:
+        blocks.append(_of_words(np.array(list(texts.values()), dtype=object).T, training))
     if not blocks:
         raise ScenarioError(
             "data.path: no column is left for features beside the label's and the node's; add one"

@@ -17,8 +17,9 @@ from torch import Tensor
 from fedunlearn.data.draw import Indices
 from fedunlearn.data.labels import classes, label_column
 from fedunlearn.data.table import Table, listed
-from fedunlearn.data.tabular import Examples, held_out, limited, natural_groups, texts
+from fedunlearn.data.tabular import Source, held_out, limited, natural_groups, texts
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
 
 if TYPE_CHECKING:
@@ -29,15 +30,14 @@ GREY_MODES = {"1", "L"}
 COLOUR_MODES = {"P", "RGB", "RGBA", "LA", "CMYK", "YCbCr"}
 
 
-def read_dataset(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
+def read_dataset(settings: DataSettings) -> Source:
     """Read the splits ``train`` and ``test`` of a data set; without the latter, a part is held out.
 
     Args:
         settings: Of a data set on the hub or in a folder.
 
     Returns:
-        Training and test examples, and the group (n,) of each training example, as
-        ``tabular.read_examples`` returns them.
+        Its examples, with the nodes of a natural partition.
 
     Raises:
         ScenarioError: The data set, a column or a key cannot be used.
@@ -50,8 +50,9 @@ def read_dataset(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
     for key, name in named:
         if name is not None:
             header.column(name, key)
-    targets = torch.from_numpy(_targets(whole, label, settings.label))
-    groups = _groups(whole.select(range(training)), label, settings)
+    numbers, labels = _targets(whole, label, settings)
+    targets = torch.from_numpy(numbers)
+    groups, nodes = _groups(whole.select(range(training)), label, settings)
     if training < len(whole):
         train, test = np.arange(training), np.arange(training, len(whole))
     else:
@@ -64,7 +65,13 @@ def read_dataset(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
     else:
         inputs = texts(_table(chosen, settings.text), label, settings)
     count = len(train)
-    return (inputs[:count], targets[train]), (inputs[count:], targets[test]), groups[train]
+    return Source(
+        (inputs[:count], targets[train]),
+        (inputs[count:], targets[test]),
+        labels,
+        groups[train] if nodes else None,
+        nodes,
+    )
 
 
 def _load(path: Path) -> tuple[Dataset, int]:
@@ -122,29 +129,35 @@ def _progress_on_terminals_only() -> Iterator[None]:
             bar.enable_progress_bars()
 
 
-def _targets(whole: Dataset, column: str, label: str) -> NDArray[np.int64]:
-    """Return class numbers: those of the data set where it numbers its classes itself."""
+def _targets(
+    whole: Dataset, column: str, settings: DataSettings
+) -> tuple[NDArray[np.int64], Names]:
+    """Return class numbers and names: those of the data set where it numbers its classes itself."""
     import datasets
 
+    assert settings.label is not None  # the settings require it
     feature = whole.features[column]
-    if isinstance(feature, datasets.ClassLabel) and column == label:
+    if isinstance(feature, datasets.ClassLabel) and column == settings.label:
         numbers = np.array([-1 if n is None else n for n in whole[column]], dtype=np.int64)
         if numbers.min() < 0:
             raise ScenarioError(
                 f"data.label: column {column!r} leaves rows without a label; use another column"
             )
-        return numbers
+        return numbers, Names.coded("class", feature.names)
     if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
         raise ScenarioError(
             f"data.label: column {column!r} holds {type(feature).__name__}; give a column of "
             "classes"
         )
-    return classes(label, _table(whole, [column]))
+    table = _table(whole, [column]).with_missing(settings.missing)
+    numbers, names = classes(settings.label, table, words=column in settings.words)
+    return numbers, Names("class", names)
 
 
-def _groups(training: Dataset, label: str, settings: DataSettings) -> Indices:
+def _groups(training: Dataset, label: str, settings: DataSettings) -> tuple[Indices, Names | None]:
     columns = [] if settings.by is None else [settings.by]
-    return natural_groups(_table(training, columns), label, settings)
+    table = _table(training, columns).with_missing(settings.missing)
+    return natural_groups(table, label, settings)
 
 
 def _table(dataset: Dataset, columns: list[str] | tuple[str, ...]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 from dataclasses import dataclass
@@ -11,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedunlearn.data.backdoor import plant
 from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.huggingface import read_dataset
+from fedunlearn.data.idx import read_idx
 from fedunlearn.data.partition import dirichlet, iid, natural, pathological
-from fedunlearn.data.tabular import read_examples
+from fedunlearn.data.tabular import Source, read_examples
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
 
-IDX_UINT8 = 0x08
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -37,6 +36,8 @@ class Split:
         test_inputs: (t, ...).
         test_targets: (t,).
         nodes: Indices of each node's examples.
+        labels: The names of the classes, by the numbers in targets.
+        node_names: The names of the nodes.
     """
 
     inputs: Tensor
@@ -44,6 +45,8 @@ class Split:
     test_inputs: Tensor
     test_targets: Tensor
     nodes: tuple[Indices, ...]
+    labels: Names
+    node_names: Names
 
     @property
     def classes(self) -> int:
@@ -61,21 +64,29 @@ def load_split(settings: DataSettings) -> Split:
     Raises:
         ScenarioError: Files are missing or not in the format, or cannot be spread so.
     """
-    groups = None
-    if settings.name == "csv":
-        train, test, groups = read_examples(settings)
-    elif settings.name == "huggingface":
-        train, test, groups = read_dataset(settings)
-    elif settings.name == "digits":
-        train, test = _digits(settings.seed)
-    else:
-        assert settings.path is not None  # the settings require it
-        train, test = _idx(settings.path)
+    source = _read(settings)
+    train, groups = source.train, source.groups
     if settings.limit is not None and settings.limit < len(train[0]):
         chosen = torch.from_numpy(at_most(settings.limit, _one_group(train[0]), settings.seed))
         train = (train[0][chosen], train[1][chosen])
-    split = Split(*train, *test, nodes=tuple(_spread(train[1], groups, settings)))
-    return plant(split, settings)
+    nodes = tuple(_spread(train[1], groups, settings))
+    names = source.nodes or Names.numbered("node", len(nodes))
+    return plant(Split(*train, *source.test, nodes, source.labels, names), settings)
+
+
+def _read(settings: DataSettings) -> Source:
+    if settings.name == "csv":
+        return read_examples(settings)
+    if settings.name == "huggingface":
+        return read_dataset(settings)
+    if settings.name == "digits":
+        train, test = _digits(settings.seed)
+    else:
+        assert settings.path is not None  # the settings require it
+        train, test = read_idx(settings.path)
+    # These data name their classes by numbers from 0 on, as they are stored.
+    count = int(torch.cat([train[1], test[1]]).max()) + 1
+    return Source(train, test, Names.numbered("class", count))
 
 
 def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> list[Indices]:
@@ -156,46 +167,3 @@ def _digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _one_group(examples: Tensor) -> Indices:
     return np.zeros(len(examples), dtype=np.int64)
-
-
-def _idx(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return _idx_pair(folder, "train"), _idx_pair(folder, "t10k", "test")
-
-
-def _idx_pair(folder: Path, *prefixes: str) -> tuple[Tensor, Tensor]:
-    images = _idx_array(folder, prefixes, "images-idx3-ubyte", "images-idx4-ubyte")
-    labels = _idx_array(folder, prefixes, "labels-idx1-ubyte")
-    if labels.ndim != 1 or images.ndim not in (3, 4) or len(images) != len(labels):
-        raise ScenarioError(
-            f"data.path: {folder} holds {images.shape} images and {labels.shape} labels for "
-            f"{prefixes[0]!r}; as many labels as images are needed"
-        )
-    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    inputs = torch.tensor(np.ascontiguousarray(images, dtype=np.float32) / 255.0)
-    return inputs, torch.from_numpy(labels.astype(np.int64))
-
-
-def _idx_array(folder: Path, prefixes: tuple[str, ...], *suffixes: str) -> NDArray[np.uint8]:
-    names = [f"{p}-{s}{z}" for p in prefixes for s in suffixes for z in (".gz", "")]
-    for name in names:
-        path = folder / name
-        if path.is_file():
-            data = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
-            return _parse_idx(data, path)
-    raise ScenarioError(
-        f"data.path: {folder} has no file {names[0]}; use a folder in MNIST's layout"
-    )
-
-
-def _parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Read the idx format: 0, 0, type, number of dimensions, sizes as big-endian uint32, values."""
-    bad = ScenarioError(f"data.path: {path} is not an idx file of unsigned bytes")
-    if len(data) < 4 or data[0] or data[1] or data[2] != IDX_UINT8:
-        raise bad
-    head = 4 + 4 * data[3]
-    if len(data) < head:
-        raise bad
-    shape = tuple(np.frombuffer(data[4:head], dtype=">u4").astype(int))
-    if len(data) - head != int(np.prod(shape)):
-        raise bad
-    return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)

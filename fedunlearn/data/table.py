@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
+import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import as_decimal
 from fedunlearn.scenario.loading import nearest
 
 NAMED_IN_ERRORS = 20
+# What pandas calls a column without a name when it reads a file and writes it again.
+PANDAS_INDEX = re.compile(r"Unnamed: [0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Table:
     """Rows of cells under named columns.
 
     Attributes:
-        columns: The cells of each column, from the first row to the last.
+        columns: The cells of each column, from the first row to the last; a missing one is empty.
         length: Number of rows.
+        lines: In which line of the file each row ends; None where the rows are of no text file.
     """
 
     columns: Mapping[str, Sequence[str]]
     length: int
+    lines: Sequence[int] | None = None
 
     def column(self, name: str, key: str) -> Sequence[str]:
         """Return the cells of a column.
@@ -51,6 +53,18 @@ class Table:
             f"data.{key}: no column {name!r}{nearest(name, self.columns)}; columns are "
             + listed(list(self.columns))
         )
+
+    def place(self, row: int) -> str:
+        """Return where a row is, for a message."""
+        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+
+    def with_missing(self, missing: Collection[str]) -> Table:
+        """Return the table with empty cells in the place of those that hold one of some texts."""
+        columns = {
+            name: tuple("" if cell in missing else cell for cell in cells)
+            for name, cells in self.columns.items()
+        }
+        return replace(self, columns=columns)
 
 
 def read_table(path: Path) -> Table:
@@ -80,28 +94,8 @@ def read_table(path: Path) -> Table:
     if not body:
         raise ScenarioError(f"data.path: {path} has no rows; give it rows below the first line")
     cells = zip(*([cell.strip() for cell in row] for _, row in body), strict=True)
-    return Table(dict(zip(names, cells, strict=True)), len(body))
-
-
-def as_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
-    """Return the numbers (n,) in cells, NaN where one is empty; None where one is no number."""
-    values = np.full(len(cells), np.nan)
-    for row, cell in enumerate(cells):
-        if cell:
-            number = as_number(cell)
-            if number is None:
-                return None
-            values[row] = number
-    return values
-
-
-def as_number(text: str) -> float | None:
-    """Return a finite number as written, or None."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    lines = tuple(line for line, _ in body)
+    return Table(dict(zip(names, cells, strict=True)), len(body), lines)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -138,6 +132,7 @@ def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
     if "\0" in text:  # the csv module reads on, into nonsense
         raise ScenarioError(f"data.path: {path} is not a csv; it holds null characters")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    longest = csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the whole process
     try:
         return [(reader.line_num, row) for row in reader if row]
     except csv.Error:  # its own message may quote a cell
@@ -145,11 +140,18 @@ def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
             f"data.path: {path}, line {reader.line_num} is not csv; close its quotes, and "
             "separate cells by commas"
         ) from None
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _require_header(names: Sequence[str], path: Path) -> None:
     """Check the first line, without repeating it: it may be data."""
-    if any(not name or as_number(name) is not None for name in names):
+    if not names[0] or any(PANDAS_INDEX.fullmatch(name) for name in names):
+        raise ScenarioError(
+            f"data.path: {path}, line 1 has a column without a name, as pandas writes its "
+            "index; save the file with index=False, or name that column"
+        )
+    if any(not name or as_decimal(name) is not None for name in names):
         raise ScenarioError(
             f"data.path: {path}, line 1 must name the columns; a name is empty or a number"
         )

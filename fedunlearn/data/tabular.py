@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedunlearn.data.cells import require_no_marker
 from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.features import features
 from fedunlearn.data.labels import classes, label_column, numbered
 from fedunlearn.data.table import Table, read_table
 from fedunlearn.data.text import joined, token_ids
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
 
 Examples = tuple[Tensor, Tensor]
@@ -19,34 +23,60 @@ Examples = tuple[Tensor, Tensor]
 MIN_EXAMPLES = 2
 
 
-def read_examples(settings: DataSettings) -> tuple[Examples, Examples, Indices]:
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was read, before it is spread over nodes.
+
+    Attributes:
+        train: Training inputs and targets.
+        test: Test inputs and targets.
+        labels: The names of the classes.
+        groups: Number of the node of each training example (n,) where the partition is natural.
+        nodes: The names of these nodes; None where the partition is another.
+    """
+
+    train: Examples
+    test: Examples
+    labels: Names
+    groups: Indices | None = None
+    nodes: Names | None = None
+
+
+def read_examples(settings: DataSettings) -> Source:
     """Read a csv; every group of a natural partition keeps examples to train on.
 
     Args:
         settings: Of a csv.
 
     Returns:
-        Training and test examples, and the group (n,) of each training example: its node where
-        the partition is natural, else 0.
+        Its examples, with the nodes of a natural partition.
 
     Raises:
         ScenarioError: The file or a key cannot be used.
     """
     assert settings.path is not None and settings.label is not None  # the settings require them
-    table = read_table(settings.path)
+    table = read_table(settings.path).with_missing(settings.missing)
     label = label_column(settings.label, table)
-    targets = classes(settings.label, table)
-    groups = natural_groups(table, label, settings)
+    for name in settings.words:
+        table.column(name, "words")
+    targets, labels = classes(settings.label, table, words=label in settings.words)
+    groups, nodes = natural_groups(table, label, settings)
     train, test = held_out(groups, settings)
     train = limited(train, groups, settings)
     if settings.text:
         inputs = texts(table, label, settings)
     else:
         names = [name for name in table.columns if name not in (label, settings.by)]
-        values = features(table, names, settings.zero_is_missing, train)
+        values = features(table, names, settings.zero_is_missing, train, settings.words)
         inputs = torch.tensor(values, dtype=torch.float32)
-    labels = torch.from_numpy(targets)
-    return (inputs[train], labels[train]), (inputs[test], labels[test]), groups[train]
+    of_all = torch.from_numpy(targets)
+    return Source(
+        (inputs[train], of_all[train]),
+        (inputs[test], of_all[test]),
+        Names("class", labels),
+        groups[train] if nodes else None,
+        nodes,
+    )
 
 
 def held_out(groups: Indices, settings: DataSettings) -> tuple[Indices, Indices]:
@@ -116,7 +146,9 @@ def texts(table: Table, label: str, settings: DataSettings) -> Tensor:
     return torch.from_numpy(token_ids(joined([table.columns[name] for name in settings.text])))
 
 
-def natural_groups(table: Table, label: str, settings: DataSettings) -> Indices:
+def natural_groups(
+    table: Table, label: str, settings: DataSettings
+) -> tuple[Indices, Names | None]:
     """Number the values of the column that names the node, where the partition is natural.
 
     Args:
@@ -125,22 +157,20 @@ def natural_groups(table: Table, label: str, settings: DataSettings) -> Indices:
         settings: The partition, and what it goes by.
 
     Returns:
-        (n,), from 0 on; 0 throughout where the partition is another.
+        Numbers (n,), from 0 on, and the names that they stand for; 0 throughout and no names where
+        the partition is another.
 
     Raises:
         ScenarioError: The column does not name two nodes or more, of two examples or more.
     """
     name = settings.by
     cells = table.column(name, "by") if name is not None else ()
-    if settings.partition != "natural":
-        return np.zeros(table.length, dtype=np.int64)
+    if settings.partition != "natural" or name is None:
+        return np.zeros(table.length, dtype=np.int64), None
     if name == label:
         raise ScenarioError(f"data.by: {name!r} is the label's column; give another")
-    if not all(cells):
-        raise ScenarioError(
-            f"data.by: column {name!r} has empty cells; fill them in or drop their rows"
-        )
-    groups = numbered(cells)
+    require_no_marker(table, name, "by", words=name in settings.words)
+    groups, names = numbered(cells)
     sizes = np.bincount(groups)
     if len(sizes) < 2:
         raise ScenarioError(
@@ -152,7 +182,7 @@ def natural_groups(table: Table, label: str, settings: DataSettings) -> Indices:
         )
     if sizes.min() < MIN_EXAMPLES:
         raise ScenarioError(
-            f"data.by: node {int(sizes.argmin())} of {len(sizes)}, in sorted order of column "
-            f"{name!r}, has fewer than {MIN_EXAMPLES} examples; merge it or drop its rows"
+            f"data.by: node {names[int(sizes.argmin())]}, of {len(sizes)} that column {name!r} "
+            f"names, has fewer than {MIN_EXAMPLES} examples; merge it or drop its rows"
         )
-    return groups
+    return groups, Names("node", names)

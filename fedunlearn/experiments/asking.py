@@ -27,7 +27,7 @@ from fedunlearn.experiments.working import (
     MODELS,
     NODES,
     WorkPlace,
-    register_commitments,
+    register_names,
     work_in,
 )
 from fedunlearn.federation.federation import Federation, TrainedModel
@@ -102,10 +102,11 @@ class Asking:
             self._store.nodes_left,
         )
         self._store.set_first(remover.kept.keep_first(trained), now=utc_now())
-        register_commitments(self._federation, self._store)
+        register_names(self._experiment, self._federation, self._store)
         self._add_key(OPERATOR, "operator", ())
         for node in self._federation.nodes:
-            self._add_key(_owner(node), "owner", (node,))
+            name = self._experiment.task.split.node_names[node]
+            self._add_key(_owner(name), "owner", (name,))
 
     def ask(self, forget: ForgetSet) -> list[dict[str, Any]]:
         """File one of the scenario's requests, have it approved and removed, check the receipt.
@@ -158,7 +159,7 @@ class Asking:
         for client in self._clients.values():
             client.close()
 
-    def _add_key(self, name: str, role: Any, nodes: Sequence[int]) -> None:
+    def _add_key(self, name: str, role: Any, nodes: Sequence[str]) -> None:
         key = PrivateKey.generate()
         self._store.register_key(name, role, key.public, nodes, now=utc_now())
         self._clients[name] = DeletionClient(self._address, key, plaintext=True)
@@ -229,19 +230,24 @@ def asking(
 
 def _scopes(forget: ForgetSet, split: Split, nodes: Path) -> list[tuple[str, pb.Scope]]:
     """Return who asks for what, so that all of it together is a forget set."""
+    named = split.node_names
     if forget.kind is Kind.NODE:
-        return [(_owner(node), node_scope([node])) for node in sorted(forget.nodes)]
+        names = [named[node] for node in sorted(forget.nodes)]
+        return [(_owner(name), node_scope([name])) for name in names]
     if forget.kind is Kind.CLASS:
-        return [(OPERATOR, class_scope(sorted(forget.labels), sorted(forget.on)))]
+        labels = (split.labels[label] for label in forget.labels)
+        return [(OPERATOR, class_scope(labels, (named[node] for node in forget.on)))]
     scopes = []
     for node, indices in enumerate(split.nodes):
         targets = split.targets[torch.from_numpy(indices)]
         places = forget.select(Part.FORGET, node, targets).tolist()
         if places:
             commitments = Commitments.load(nodes / f"node-{node}" / COMMITMENTS)
-            scopes.append((_owner(node), record_scope(node, commitments, places)))
+            scope = record_scope(named[node], commitments, places)
+            scopes.append((_owner(named[node]), scope))
     return scopes
 
 
-def _owner(node: int) -> str:
+def _owner(node: str) -> str:
+    """Return the name of a node's owner in the demonstration."""
     return f"node-{node}"

@@ -51,7 +51,7 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
             tell=lambda worked: None,
         )
         nodes, layout = _nodes(experiment)
-        left = place.refused
+        left = [experiment.task.split.node_names.place(name) for name in place.refused]
         with open_federation(nodes - len(left), layout, refused=left) as federation:
             ran = _compare(experiment, federation, places.out) if places.compare else None
             work_in(experiment, federation, place, ran.trained if ran else None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from fedunlearn.data.sources import Split
-from fedunlearn.errors import ForgetSetError
+from fedunlearn.errors import ForgetSetError, UnknownNameError
 from fedunlearn.evaluation.metrics import Parts
 from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.scenario.sections import ForgetSettings
+from fedunlearn.names import Name, Names, as_decimal, listed
+from fedunlearn.scenario.sections import COMMONEST, LARGEST, ForgetSettings
 
 
 def resolve_requests(settings: ForgetSettings, split: Split) -> tuple[ForgetSet, ...]:
@@ -44,7 +45,8 @@ def _following(rules: list[ForgetSet]) -> tuple[ForgetSet, ...]:
 def _draws(settings: ForgetSettings, split: Split, chosen: list[int]) -> list[ForgetSet]:
     sizes = [len(split.nodes[node]) for node in chosen or range(len(split.nodes))]
     if not any(round(settings.fraction * size) for size in sizes):
-        whom = f"each of {_named(chosen)}" if len(chosen) > 1 else _named(chosen)
+        whom = _named(chosen, split)
+        whom = f"each of {whom}" if len(chosen) > 1 else whom
         raise ForgetSetError(
             f"forget.fraction: {settings.fraction:g} is less than one example on {whom}"
         )
@@ -60,47 +62,70 @@ def _chosen_nodes(settings: ForgetSettings, split: Split) -> list[int]:
     count = len(split.nodes)
     if settings.nodes is None:
         return []
-    if settings.nodes == "largest":
+    if settings.nodes == LARGEST:
+        _require_rule("forget.nodes", LARGEST, split.node_names)
         wanted = settings.count or 1
         if wanted > count:
             raise ForgetSetError(f"forget.count: {wanted} nodes are asked for, there are {count}")
         return sorted(range(count), key=lambda node: -len(split.nodes[node]))[:wanted]
-    for node in settings.nodes:
-        if node >= count:
-            raise ForgetSetError(
-                f"forget.nodes: node {node} does not exist; nodes are 0 to {count - 1}"
-            )
-    return list(dict.fromkeys(settings.nodes))
+    return _numbers(settings.nodes, split.node_names, "forget.nodes", LARGEST)
 
 
 def _chosen_classes(settings: ForgetSettings, split: Split, nodes: list[int]) -> list[int]:
     """Return the labels that are to be forgotten on some nodes, or on all where none are named."""
     labels, examples = split.targets.unique(return_counts=True)
     if len(labels) == 1:
-        raise ForgetSetError(f"forget.class: {int(labels[0])} is the only class there is")
-    where = "no node has examples of class {}; labels"
+        raise ForgetSetError(
+            f"forget.class: {split.labels[int(labels[0])]} is the only class there is"
+        )
+    where = "no node has examples of class {}; classes"
     known = everywhere = [int(label) for label in labels]
     if nodes:
         theirs = torch.cat([torch.from_numpy(split.nodes[node]) for node in nodes])
         labels, examples = split.targets[theirs].unique(return_counts=True)
-        where = f"no examples of class {{}} on {_named(nodes)}; labels there"
+        where = f"no examples of class {{}} on {_named(nodes, split)}; classes there"
         known = [int(label) for label in labels]
-    if settings.class_ == "commonest":
+    if settings.class_ == COMMONEST:
+        _require_rule("forget.class", COMMONEST, split.labels)
         return [int(labels[examples.argmax()])]  # of several the first: they ascend
     assert settings.class_ is not None  # the settings require it
-    wanted = settings.class_ if isinstance(settings.class_, tuple) else (settings.class_,)
+    wanted = _numbers(settings.class_, split.labels, "forget.class", COMMONEST)
     for label in wanted:
         if label not in known:
-            raise ForgetSetError(
-                f"forget.class: {where.format(label)} are {', '.join(map(str, known))}"
-            )
+            names = ", ".join(split.labels[number] for number in known)
+            raise ForgetSetError(f"forget.class: {where.format(split.labels[label])} are {names}")
     if not nodes and set(wanted) >= set(everywhere):
         raise ForgetSetError("forget.class: these are all classes; at least one must stay")
-    return list(dict.fromkeys(wanted))
+    return wanted
 
 
-def _named(nodes: list[int]) -> str:
-    return str(ForgetSet.of_nodes(*nodes)) if nodes else "every node"
+def _numbers(given: tuple[Name, ...] | Name, names: Names, key: str, rule: str) -> list[int]:
+    """Return the numbers of one or several names, each once, in their order."""
+    if isinstance(given, tuple):
+        return list(dict.fromkeys(names.number(name, key) for name in given))
+    try:
+        return [names.number(given, key)]
+    except UnknownNameError as error:
+        if not isinstance(given, str) or as_decimal(given) is not None:
+            raise
+        raise UnknownNameError(f"{error}, or {rule!r} for the one with most examples") from None
+
+
+def _require_rule(key: str, rule: str, names: Names) -> None:
+    """Refuse a rule that is a name too, unless it stands in a list."""
+    if rule in names.texts:
+        raise ForgetSetError(
+            f"{key}: {rule!r} is a rule and the name of a {names.one}; give [{rule!r}] for the "
+            f"{names.one}, or the name of the one that the rule would choose"
+        )
+
+
+def _named(nodes: list[int], split: Split) -> str:
+    return (
+        listed("node", (split.node_names[node] for node in sorted(nodes)))
+        if nodes
+        else "every node"
+    )
 
 
 def split_parts(forget: ForgetSet, split: Split) -> Parts:

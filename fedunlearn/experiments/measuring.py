@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.data.backdoor import backdoor_test
+from fedunlearn.data.backdoor import backdoor_test, target_of
 from fedunlearn.evaluation.evidence import Evidence, gather_evidence
 from fedunlearn.evaluation.metrics import Predictions, js_divergence
 from fedunlearn.evaluation.oracles import Oracles
@@ -140,7 +140,8 @@ class _Request:
         backdoor = self._scenario.data.backdoor
         if backdoor is None:
             return None
-        return backdoor_test(self._task.split, backdoor), backdoor.target
+        split = self._task.split
+        return backdoor_test(split, backdoor), target_of(split, backdoor)
 
     @cached_property
     def _to_relearn(self) -> tuple[EmpiricalRisk, float]:
@@ -149,18 +150,18 @@ class _Request:
         return risk, risk.value(self._trained[0]) / len(risk)
 
     def _described(self) -> dict[str, Any]:
-        forget, parts = self._forget, self._parts
+        forget, parts, split = self._forget, self._parts, self._task.split
         described: dict[str, Any] = {"kind": forget.kind.value}
         match forget.kind:
             case Kind.SAMPLES:
                 described |= {"fraction": forget.fraction, "seed": forget.seed}
             case Kind.CLASS:
-                labels = sorted(forget.labels)
+                labels = [split.labels[label] for label in sorted(forget.labels)]
                 described["class"] = labels[0] if len(labels) == 1 else labels
         if forget.named:
-            described["nodes"] = sorted(forget.named)
+            described["nodes"] = [split.node_names[node] for node in sorted(forget.named)]
         return described | {
-            "description": str(forget),
+            "description": forget.described(split.node_names, split.labels),
             "forgotten_examples": len(parts.forget[0]),
             "retained_examples": len(parts.retain[0]),
         }

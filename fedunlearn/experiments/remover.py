@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedunlearn.data.sources import Split
 from fedunlearn.errors import FederationError, JobError, StoppedError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import KeptModels
@@ -30,18 +31,30 @@ from fedunlearn.worker.removal import RemovalJob, Removed
 log = logging.getLogger(__name__)
 
 
-def rule_of(scopes: Iterable[Scope]) -> ForgetSet:
-    """Return the rule by which nodes find what some requests of one kind remove together."""
+def rule_of(scopes: Iterable[Scope], split: Split) -> ForgetSet:
+    """Return the rule by which nodes find what some requests of one kind remove together.
+
+    Args:
+        scopes: What the requests name.
+        split: The data, whose names they use.
+
+    Returns:
+        The rule, by numbers.
+
+    Raises:
+        UnknownNameError: The data have no node or class of a name.
+    """
     all_of = list(scopes)
+    node, label = split.node_names.place, split.labels.place
     match all_of[0].kind:
         case ScopeKind.NODE:
-            return ForgetSet.of_nodes(*(node for scope in all_of for node in scope.nodes))
+            return ForgetSet.of_nodes(*(node(name) for scope in all_of for name in scope.nodes))
         case ScopeKind.CLASS:
-            labels = (label for scope in all_of for label in scope.labels)
-            return ForgetSet.of_class(*labels, on=all_of[0].nodes)
+            labels = (label(name) for scope in all_of for name in scope.labels)
+            return ForgetSet.of_class(*labels, on=map(node, all_of[0].nodes))
     places: dict[int, list[int]] = {}
     for scope in all_of:
-        places.setdefault(scope.nodes[0], []).extend(scope.records)
+        places.setdefault(node(scope.nodes[0]), []).extend(scope.records)
     return ForgetSet.of_records(places)
 
 
@@ -54,7 +67,7 @@ class ScenarioRemover:
         federation: Federation,
         models: ModelFolder,
         folder: Path,
-        left: Callable[[], Collection[int]],
+        left: Callable[[], Collection[str]],
     ) -> None:
         """Take the scenario and its nodes.
 
@@ -63,7 +76,7 @@ class ScenarioRemover:
             federation: The nodes.
             models: The model files.
             folder: The state folder, for what is kept of training and of jobs that run.
-            left: Tells which nodes have left.
+            left: Returns the names of the nodes that have left.
 
         Raises:
             NotRecordedError: The method needs what is not kept in files.
@@ -99,13 +112,23 @@ class ScenarioRemover:
             self.done(job.id)
             return self._remove(job, reached)
 
-    def bury(self, deletion: str, scope: Scope) -> Mapping[int, int]:
+    @property
+    def _split(self) -> Split:
+        return self._experiment.task.split
+
+    def _gone(self) -> list[int]:
+        """Return the numbers of the nodes that have left."""
+        return [self._split.node_names.place(name) for name in self._left()]
+
+    def bury(self, deletion: str, scope: Scope) -> Mapping[str, int]:
         """See Remover."""
-        rule = rule_of([scope])
+        rule, names = rule_of([scope], self._split), self._split.node_names
+        federation = self._federation
         if scope.kind is not ScopeKind.NODE:
-            return self._federation.without(self._left()).bury(deletion, rule)
+            federation = federation.without(self._gone())
+            return {names[node]: count for node, count in federation.bury(deletion, rule).items()}
         try:
-            return self._federation.bury(deletion, rule)
+            return {names[node]: count for node, count in federation.bury(deletion, rule).items()}
         except StoppedError:
             raise
         except FederationError:  # it has left, and the server refuses it
@@ -118,10 +141,13 @@ class ScenarioRemover:
 
     def _remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
         reached(Stage.COLLECTING)
-        federation = self._federation.without(self._left())
+        federation = self._federation.without(self._gone())
         federation = replace(federation, journal=Journal(self._jobs / job.id))
         trained = self.kept.load(job.base)
-        forget = rule_of(job.scopes.values()).following(rule_of([scope]) for scope in job.before)
+        split = self._split
+        forget = rule_of(job.scopes.values(), split).following(
+            rule_of([scope], split) for scope in job.before
+        )
         method = Retrain() if job.again else self._method
         name = method.name if job.again else self._name
         rounds = 0 if job.again else self._experiment.scenario.unlearning.recovery_rounds
@@ -150,8 +176,8 @@ class ScenarioRemover:
             settings=settings | ({"recovery-rounds": rounds} if rounds else {}),
             status=unlearned.status,
             claim=unlearned.claim.value,
-            nodes=federation.nodes,
-            missing=missing,
+            nodes=tuple(split.node_names[node] for node in federation.nodes),
+            missing=tuple(split.node_names[node] for node in missing),
             rounds=spent.rounds,
             bytes_up=spent.bytes_up,
             bytes_down=spent.bytes_down,

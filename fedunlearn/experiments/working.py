@@ -53,8 +53,8 @@ class WorkPlace:
     tell: Callable[[Worked], None]
 
     @property
-    def refused(self) -> frozenset[int]:
-        """The nodes that have left and know it.
+    def refused(self) -> frozenset[str]:
+        """The names of the nodes that have left and know it.
 
         One whose removal is applied but not complete must still be told.
         """
@@ -87,7 +87,7 @@ def work_simulated(
             transport=transport,
             progress=progress,
             records=place.folder / NODES,
-            refused=place.refused,
+            refused=[experiment.task.split.node_names.place(name) for name in place.refused],
         )
     finally:
         place.stop.set()  # where the engine has failed, the work inside does not know it
@@ -115,7 +115,7 @@ def work_in(
     settings = WorkerSettings.read(place.folder)
     models = ModelFolder(place.folder / MODELS)
     remover = ScenarioRemover(experiment, federation, models, place.folder, place.store.nodes_left)
-    register_commitments(federation, place.store)
+    register_names(experiment, federation, place.store)
     current = place.store.current()
     if current is not None:
         remover.kept.load(current.sha256)  # before a request fails because of it
@@ -159,9 +159,19 @@ def _over(place: WorkPlace, busy: float) -> bool:
     return place.idle_s is not None and time.monotonic() - busy >= place.idle_s
 
 
-def register_commitments(federation: Federation, store: RequestStore) -> None:
-    """Register what the nodes committed to when they enrolled; the same again changes nothing."""
+def register_names(experiment: Experiment, federation: Federation, store: RequestStore) -> None:
+    """Register how requests may name classes, and what nodes committed to when they enrolled.
+
+    The same again changes nothing.
+
+    Args:
+        experiment: Whose data name nodes and classes.
+        federation: The nodes.
+        store: Of the requests.
+    """
+    split = experiment.task.split
+    store.register_classes(split.labels, now=utc_now())
     for node, enrolment in sorted(federation.enrolments.items()):
         if enrolment.root is not None:
             commitment = Commitment(enrolment.root.hex(), enrolment.records)
-            store.register_commitment(node, commitment, now=utc_now())
+            store.register_commitment(split.node_names[node], commitment, now=utc_now())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
+from fedunlearn.names import Names, listed
 
 
 class Part(enum.StrEnum):
@@ -136,28 +137,43 @@ class ForgetSet:
         return forgotten
 
     def __str__(self) -> str:
-        """Say in a few words what is forgotten."""
+        """Say in a few words what is forgotten, by numbers."""
+        return self.described()
+
+    def described(self, nodes_named: Names | None = None, labels_named: Names | None = None) -> str:
+        """Say in a few words what is forgotten.
+
+        Args:
+            nodes_named: The names of the nodes; None where their numbers are.
+            labels_named: The names of the classes; None where their numbers are.
+
+        Returns:
+            As "node 3", "classes cat, dog of node 1", "0.1 of every node's examples".
+        """
+
+        def node(number: int) -> str:
+            return str(number) if nodes_named is None else nodes_named[number]
+
+        def label(number: int) -> str:
+            return str(number) if labels_named is None else labels_named[number]
+
+        def nodes(numbers: frozenset[int]) -> str:
+            return listed("node", (node(number) for number in sorted(numbers)))
+
         if self.kind is Kind.NODE:
-            return _nodes(self.nodes)
+            return nodes(self.nodes)
         if self.kind is Kind.RECORDS:
-            parts = (f"{_examples(len(places))} of node {node}" for node, places in self.records)
+            parts = (
+                f"{_examples(len(places))} of node {node(number)}"
+                for number, places in self.records
+            )
             return ", ".join(parts)
         if self.kind is Kind.SAMPLES:
-            of_whom = _nodes(self.on) + "'s" if self.on else "every node's"
+            of_whom = nodes(self.on) + "'s" if self.on else "every node's"
             return f"{self.fraction:.3g} of {of_whom} examples"
-        return _listed("class", "classes", self.labels) + (
-            f" of {_nodes(self.on)}" if self.on else ""
-        )
+        labels = listed("class", (label(number) for number in sorted(self.labels)))
+        return f"{labels} of {nodes(self.on)}" if self.on else labels
 
 
 def _examples(count: int) -> str:
     return f"{count} example{'' if count == 1 else 's'}"
-
-
-def _nodes(nodes: frozenset[int]) -> str:
-    return _listed("node", "nodes", nodes)
-
-
-def _listed(one: str, several: str, numbers: frozenset[int]) -> str:
-    listed = ", ".join(str(number) for number in sorted(numbers))
-    return f"{one if len(numbers) == 1 else several} {listed}"

@@ -28,7 +28,8 @@ from sqlalchemy.exc import TimeoutError as PoolError
 
 from fedunlearn.errors import StoreError, VerificationError
 
-VERSION = "1"
+VERSION = "2"
+FIRST = "1"  # before any release; its signed log cannot be brought to names
 BUSY_S = 10.0
 _RIGHT = "right is sqlite:////folder/requests.db or postgresql+psycopg://user@host/database"
 # Of advisory locks, which are numbers that all programs on a database share.
@@ -192,6 +193,11 @@ class Database:
                 raise StoreError(
                     f"{self.name} has version {found} and this fedunlearn knows {VERSION}; "
                     "right is the fedunlearn that wrote it, or a newer one"
+                )
+            if found == FIRST:
+                raise StoreError(
+                    f"{self.name} has version {found}, which numbers nodes and classes where this "
+                    "fedunlearn names them; right is a new store"
                 )
             _upgrade(tx.connection)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from fedunlearn.names import listed
+
 
 class State(enum.StrEnum):
     """Where a request stands."""
@@ -60,15 +62,15 @@ class Scope:
     Attributes:
         kind: Whole nodes, records of one node, or classes.
         nodes: NODE: who leaves. RECORDS: the node that holds them. CLASS: on which nodes; none for
-            all.
+            all. By the names that the data give them, as labels are; both in the order of names.
         records: RECORDS: positions in the node's committed order, ascending.
-        labels: CLASS: ascending.
+        labels: CLASS: which classes.
     """
 
     kind: ScopeKind
-    nodes: tuple[int, ...] = ()
+    nodes: tuple[str, ...] = ()
     records: tuple[int, ...] = ()
-    labels: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -83,13 +85,13 @@ class Scope:
 
     def __str__(self) -> str:
         """Say in a few words what is to be removed; records by their number alone."""
-        nodes = _listed("node", "nodes", self.nodes)
+        nodes = listed("node", self.nodes)
         match self.kind:
             case ScopeKind.NODE:
                 return nodes
             case ScopeKind.RECORDS:
                 return f"{self.count} record{'' if self.count == 1 else 's'} of {nodes}"
-        labels = _listed("class", "classes", self.labels)
+        labels = listed("class", self.labels)
         return f"{labels} of {nodes}" if self.nodes else labels
 
 
@@ -190,7 +192,3 @@ class Event:
     stage: Stage | None
     actor: str
     reason: str
-
-
-def _listed(one: str, several: str, numbers: tuple[int, ...]) -> str:
-    return f"{one if len(numbers) == 1 else several} {', '.join(map(str, numbers))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -232,7 +233,7 @@ def _digests(new: NewDeletion) -> tuple[str, str]:
 def _family(scope: Scope) -> str:
     """Name what may be removed in one job: a class only together with others on its nodes."""
     if scope.kind is ScopeKind.CLASS:
-        return f"class on {','.join(map(str, scope.nodes)) or 'all'}"
+        return f"class on {json.dumps(scope.nodes) if scope.nodes else 'all'}"
     return scope.kind.value
 
 

@@ -22,6 +22,7 @@ from fedunlearn.requests.rows import blob, scope_from, scope_text
 from fedunlearn.requests.statement import DELETION_TYPE, scope_of
 from fedunlearn.requests.tables import (
     APPLIED,
+    CLASSES,
     CURRENT,
     DELETIONS,
     EVENTS,
@@ -93,25 +94,28 @@ def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
         yield Finding("it was registered and is not in the table", f"key {id}")
     owners, commitments, left = {}, {}, _left(connection)
     for row in connection.execute(select(NODES)).mappings():
-        owners[row["number"]] = row["owner"]
-        if row["left"] != left.pop(row["number"], None):
-            yield Finding("its removal and the table disagree", f"node {row['number']}")
+        owners[row["name"]] = row["owner"]
+        if row["left"] != left.pop(row["name"], None):
+            yield Finding("its removal and the table disagree", f"node {row['name']}")
         if row["commitment_root"] is not None:
-            commitments[row["number"]] = row["commitment_root"], row["commitment_size"]
-    for number in sorted({*owners, *replay.owners, *replay.commitments}):
-        owner, commitment = owners.get(number), commitments.get(number)
-        if owner != replay.owners.get(number) or commitment != replay.commitments.get(number):
-            yield Finding("the log names another owner or commitment", f"node {number}")
-    for number in sorted(left):
-        yield Finding("it was removed and is not in the table", f"node {number}")
+            commitments[row["name"]] = row["commitment_root"], row["commitment_size"]
+    for name in sorted({*owners, *replay.owners, *replay.commitments}):
+        owner, commitment = owners.get(name), commitments.get(name)
+        if owner != replay.owners.get(name) or commitment != replay.commitments.get(name):
+            yield Finding("the log names another owner or commitment", f"node {name}")
+    for name in sorted(left):
+        yield Finding("it was removed and is not in the table", f"node {name}")
+    classes = frozenset(connection.execute(select(CLASSES.c.name)).scalars())
+    for name in sorted(classes ^ replay.classes):
+        yield Finding("the log and the table disagree on whether it may be named", f"class {name}")
 
 
-def _left(connection: Connection) -> dict[int, int]:
+def _left(connection: Connection) -> dict[str, int]:
     """Return when nodes were removed, for the first time, by what was applied."""
     query = select(DELETIONS.c.parsed, APPLIED.c.time).join(
         APPLIED, APPLIED.c.deletion == DELETIONS.c.id
     )
-    left: dict[int, int] = {}
+    left: dict[str, int] = {}
     for row in connection.execute(query.order_by(APPLIED.c.index)):
         scope = scope_from(row.parsed)
         for node in scope.nodes if scope.kind is ScopeKind.NODE else ():

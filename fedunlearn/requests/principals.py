@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from fedunlearn.commitments import Commitment
 from fedunlearn.errors import TransitionError
+from fedunlearn.names import MOST_NAME, in_order, is_name, quoted
 from fedunlearn.requests.clock import micros
 from fedunlearn.requests.database import Transaction
 from fedunlearn.requests.keys import PublicKey
 from fedunlearn.requests.log_store import Log, append
-from fedunlearn.requests.tables import KEYS, NODES, PRINCIPALS
+from fedunlearn.requests.tables import CLASSES, KEYS, NODES, PRINCIPALS
 
 Role = Literal["owner", "operator"]
-MOST_NODE = 2**32 - 1  # as requests name them
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Principal:
     Attributes:
         name: Theirs.
         role: Owners ask for removals on their nodes; operators see and decide about all.
-        nodes: That they own, ascending.
+        nodes: Names of those that they own, in order.
         revoked: Whether the key is.
         key: Verifies what they sign.
     """
 
     name: str
     role: Role
-    nodes: tuple[int, ...]
+    nodes: tuple[str, ...]
     revoked: bool
     key: PublicKey
 
@@ -48,7 +48,7 @@ class Principals(Log):
         name: str,
         role: Role,
         key: PublicKey,
-        nodes: Iterable[int] = (),
+        nodes: Iterable[str] = (),
         *,
         now: datetime,
     ) -> None:
@@ -58,14 +58,14 @@ class Principals(Log):
             name: Of an owner or operator; may have several keys.
             role: What they may do; one name has one.
             key: That verifies.
-            nodes: Further nodes of the owner's.
+            nodes: Names of further nodes of the owner's.
             now: The time.
 
         Raises:
             TransitionError: The key is someone else's or revoked, the name has another role, or a
                 node has another owner or cannot be named.
         """
-        issuer, time, wanted = self._signer(), micros(now), sorted(set(nodes))
+        issuer, time, wanted = self._signer(), micros(now), list(in_order(nodes))
         if (
             role not in ("owner", "operator")
             or not 0 < len(name.strip()) <= 200
@@ -77,7 +77,7 @@ class Principals(Log):
             )
         if wanted and role == "operator":
             raise TransitionError(f"{name} is an operator and owns no nodes; right is an owner")
-        _check_numbers(wanted)
+        _check_names("node", wanted)
         with self._database.write() as tx:
             tx.order()
             known = tx.execute(select(KEYS).where(KEYS.c.id == key.id)).mappings().one_or_none()
@@ -95,8 +95,8 @@ class Principals(Log):
             if other is None:
                 tx.execute(insert(PRINCIPALS).values(name=name, role=role, created=time))
             for node in taken:
-                tx.insert_new(NODES, number=node)
-                tx.execute(update(NODES).where(NODES.c.number == node).values(owner=name))
+                tx.insert_new(NODES, name=node)
+                tx.execute(update(NODES).where(NODES.c.name == node).values(owner=name))
             if known is None:
                 tx.execute(
                     insert(KEYS).values(id=key.id, principal=name, pem=key.pem, created=time)
@@ -136,12 +136,12 @@ class Principals(Log):
             append(tx, issuer, [entry], time)
 
     def register_commitment(
-        self, node: int, commitment: Commitment, *, now: datetime, replace: bool = False
+        self, node: str, commitment: Commitment, *, now: datetime, replace: bool = False
     ) -> None:
         """Keep what a node committed to; again with the same value does nothing.
 
         Args:
-            node: Which.
+            node: Its name.
             commitment: To its records.
             now: The time.
             replace: Take it in the place of another one.
@@ -149,7 +149,7 @@ class Principals(Log):
         Raises:
             TransitionError: The node committed to something else before, or cannot be named.
         """
-        _check_numbers([node])
+        _check_names("node", [node])
         issuer, time = self._signer(), micros(now)
         values = {"commitment_root": commitment.root, "commitment_size": commitment.size}
         with self._database.write() as tx:
@@ -162,8 +162,8 @@ class Principals(Log):
                     f"node {node} committed to other records before; right is the same "
                     "commitment, or to replace it on purpose"
                 )
-            tx.insert_new(NODES, number=node)
-            tx.execute(update(NODES).where(NODES.c.number == node).values(values))
+            tx.insert_new(NODES, name=node)
+            tx.execute(update(NODES).where(NODES.c.name == node).values(values))
             entry = {
                 "kind": "commitment",
                 "node": node,
@@ -173,24 +173,24 @@ class Principals(Log):
             }
             append(tx, issuer, [entry], time)
 
-    def commitment(self, node: int) -> Commitment | None:
+    def commitment(self, node: str) -> Commitment | None:
         """Return what a node committed to."""
         with self._database.read() as connection:
             return _commitment(connection, node)
 
-    def commitments(self) -> dict[int, Commitment]:
+    def commitments(self) -> dict[str, Commitment]:
         """Return what all nodes committed to."""
         query = select(NODES).where(NODES.c.commitment_root.is_not(None))
         with self._database.read() as connection:
             return {
-                row["number"]: Commitment(row["commitment_root"], row["commitment_size"])
-                for row in connection.execute(query.order_by(NODES.c.number)).mappings()
+                row["name"]: Commitment(row["commitment_root"], row["commitment_size"])
+                for row in connection.execute(query.order_by(NODES.c.name)).mappings()
             }
 
-    def owner_of(self, node: int) -> str | None:
+    def owner_of(self, node: str) -> str | None:
         """Return the name of a node's owner."""
         with self._database.read() as connection:
-            query = select(NODES.c.owner).where(NODES.c.number == node)
+            query = select(NODES.c.owner).where(NODES.c.name == node)
             owner: str | None = connection.execute(query).scalar_one_or_none()
             return owner
 
@@ -201,34 +201,63 @@ class Principals(Log):
             if row is None:
                 return None
             owned = connection.execute(_OWNED.where(NODES.c.owner == row["principal"]))
-            return _principal(row, [node.number for node in owned])
+            return _principal(row, [node.name for node in owned])
 
     def principals(self) -> list[Principal]:
         """Return all keys with those for whom they speak, by name, the oldest key first."""
-        owned: dict[str, list[int]] = {}
+        owned: dict[str, list[str]] = {}
         query = _KEYS.order_by(KEYS.c.principal, KEYS.c.created, KEYS.c.id)
         with self._database.read() as connection:
             for node in connection.execute(_OWNED.where(NODES.c.owner.is_not(None))):
-                owned.setdefault(node.owner, []).append(node.number)
+                owned.setdefault(node.owner, []).append(node.name)
             rows = connection.execute(query).mappings().all()
         return [_principal(row, owned.get(row["principal"], [])) for row in rows]
 
-    def nodes_left(self) -> frozenset[int]:
+    def nodes_left(self) -> frozenset[str]:
         """Return the nodes that were removed, also where that was rolled back: they keep it."""
         with self._database.read() as connection:
-            query = select(NODES.c.number).where(NODES.c.left.is_not(None))
+            query = select(NODES.c.name).where(NODES.c.left.is_not(None))
             return frozenset(connection.execute(query).scalars())
 
+    def register_classes(self, names: Iterable[str], *, now: datetime) -> None:
+        """Keep the names of the classes that requests may name; the same again does nothing.
 
-def _check_numbers(nodes: Iterable[int]) -> None:
-    for node in nodes:
-        if not 0 <= node <= MOST_NODE:
-            raise TransitionError(f"{node} is no number of a node; right is 0 to {MOST_NODE}")
+        Args:
+            names: All of them; names that were kept before and are not among them go.
+            now: The time.
+
+        Raises:
+            TransitionError: One cannot be named in a request.
+        """
+        wanted = in_order(names)
+        _check_names("class", wanted)
+        issuer, time = self._signer(), micros(now)
+        with self._database.write() as tx:
+            tx.order()
+            if set(wanted) == set(tx.execute(select(CLASSES.c.name)).scalars()):
+                return
+            tx.execute(delete(CLASSES))
+            tx.execute(insert(CLASSES), [{"name": name} for name in wanted])
+            append(tx, issuer, [{"kind": "classes", "names": list(wanted)}], time)
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes that requests may name; none where none are kept."""
+        with self._database.read() as connection:
+            return in_order(connection.execute(select(CLASSES.c.name)).scalars())
 
 
-def _not_owned(tx: Transaction, name: str, nodes: list[int]) -> list[int]:
-    found = tx.execute(select(NODES.c.number, NODES.c.owner).where(NODES.c.number.in_(nodes)))
-    owners = {row.number: row.owner for row in found}
+def _check_names(one: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not is_name(name):
+            raise TransitionError(
+                f"{quoted(name)} is no name of a {one}; right is one line of 1 to {MOST_NAME} "
+                "characters, without blanks around it"
+            )
+
+
+def _not_owned(tx: Transaction, name: str, nodes: list[str]) -> list[str]:
+    found = tx.execute(select(NODES.c.name, NODES.c.owner).where(NODES.c.name.in_(nodes)))
+    owners = {row.name: row.owner for row in found}
     for node in nodes:
         if owners.get(node) not in (None, name):
             raise TransitionError(f"node {node} has another owner; a node has one")
@@ -237,17 +266,19 @@ def _not_owned(tx: Transaction, name: str, nodes: list[int]) -> list[int]:
 
 _KEYS = select(KEYS, PRINCIPALS.c.role).join(PRINCIPALS, PRINCIPALS.c.name == KEYS.c.principal)
 
-_OWNED = select(NODES.c.number, NODES.c.owner).order_by(NODES.c.number)
+_OWNED = select(NODES.c.name, NODES.c.owner).order_by(NODES.c.name)
 
 
-def _commitment(connection: Connection, node: int) -> Commitment | None:
-    query = select(NODES.c.commitment_root, NODES.c.commitment_size).where(NODES.c.number == node)
+def _commitment(connection: Connection, node: str) -> Commitment | None:
+    query = select(NODES.c.commitment_root, NODES.c.commitment_size).where(NODES.c.name == node)
     row = connection.execute(query).one_or_none()
     if row is None or row.commitment_root is None:
         return None
     return Commitment(row.commitment_root, row.commitment_size)
 
 
-def _principal(row: RowMapping, nodes: list[int]) -> Principal:
+def _principal(row: RowMapping, nodes: list[str]) -> Principal:
     key = PublicKey.from_pem(row["pem"], where=f"key {row['id']}")
-    return Principal(row["principal"], row["role"], tuple(nodes), row["revoked"] is not None, key)
+    return Principal(
+        row["principal"], row["role"], in_order(nodes), row["revoked"] is not None, key
+    )

@@ -342,6 +342,6 @@ def _leave(tx: Transaction, deletions: tuple[Deletion, ...], now: int) -> None:
     for deletion in deletions:
         if deletion.scope.kind is ScopeKind.NODE:
             for node in deletion.scope.nodes:
-                tx.insert_new(NODES, number=node)
-                row = NODES.c.number == node, NODES.c.left.is_(None)
+                tx.insert_new(NODES, name=node)
+                row = NODES.c.name == node, NODES.c.left.is_(None)
                 tx.execute(update(NODES).where(*row).values(left=now))

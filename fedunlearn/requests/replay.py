@@ -35,6 +35,7 @@ class Replay:
         revoked: Keys that are, and when they were.
         owners: Of nodes.
         commitments: Root and size, by node.
+        classes: Names that requests may give to classes.
     """
 
     removals: dict[int, Removal] = field(default_factory=dict)
@@ -45,8 +46,9 @@ class Replay:
     retired: set[str] = field(default_factory=set)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     revoked: dict[str, str] = field(default_factory=dict)
-    owners: dict[int, str] = field(default_factory=dict)
-    commitments: dict[int, tuple[str, int]] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+    commitments: dict[str, tuple[str, int]] = field(default_factory=dict)
+    classes: frozenset[str] = frozenset()
 
     def follow(self, index: int, entry: Mapping[str, Any]) -> None:
         """Take the next row.
@@ -61,6 +63,7 @@ class Replay:
         steps = {
             "key": self._key,
             "commitment": self._commitment,
+            "classes": self._classes,
             "model": self._model,
             "removal": self._removal,
             "rollback": self._rollback,
@@ -82,10 +85,13 @@ class Replay:
             return
         principal = _text(entry, "principal")
         self.keys[key_id] = principal, _text(entry, "role")
-        self.owners.update((_whole(node), principal) for node in entry["nodes"])
+        self.owners.update(dict.fromkeys(_texts(entry, "nodes"), principal))
 
     def _commitment(self, _: int, entry: Mapping[str, Any]) -> None:
-        self.commitments[_whole(entry["node"])] = _text(entry, "root"), _whole(entry["size"])
+        self.commitments[_text(entry, "node")] = _text(entry, "root"), _whole(entry["size"])
+
+    def _classes(self, _: int, entry: Mapping[str, Any]) -> None:
+        self.classes = frozenset(_texts(entry, "names"))
 
     def _model(self, _: int, entry: Mapping[str, Any]) -> None:
         if self.current is not None:
@@ -143,6 +149,13 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is no text")
     return value
+
+
+def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
+    values = entry[name]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} is no list of texts")
+    return values
 
 
 def _whole(value: object) -> int:

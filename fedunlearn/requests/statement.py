@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedunlearn.commitments import Commitments
+from fedunlearn.names import in_order
 from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
@@ -105,16 +106,16 @@ def timestamp(moment: datetime) -> Timestamp:
     return found
 
 
-def node_scope(nodes: Iterable[int]) -> pb.Scope:
-    """Return the scope of all that some nodes hold."""
+def node_scope(nodes: Iterable[str]) -> pb.Scope:
+    """Return the scope of all that some nodes hold, which are named as the data name them."""
     return pb.Scope(node=pb.NodeScope(nodes=sorted(nodes)))
 
 
-def record_scope(node: int, commitments: Commitments, records: Iterable[int]) -> pb.Scope:
+def record_scope(node: str, commitments: Commitments, records: Iterable[int]) -> pb.Scope:
     """Return the scope of some records of a node.
 
     Args:
-        node: That holds them.
+        node: Name of the one that holds them.
         commitments: Of the node.
         records: Positions in the node's committed order.
 
@@ -134,8 +135,8 @@ def record_scope(node: int, commitments: Commitments, records: Iterable[int]) ->
     return pb.Scope(records=pb.RecordScope(node=node, records=messages))
 
 
-def class_scope(labels: Iterable[int], nodes: Iterable[int] = ()) -> pb.Scope:
-    """Return the scope of all examples with some labels, on some nodes; without any, on all."""
+def class_scope(labels: Iterable[str], nodes: Iterable[str] = ()) -> pb.Scope:
+    """Return the scope of all examples of some classes, on some nodes; without any, on all."""
     scope = pb.Scope()
     # The field's name is a word of the language.
     getattr(scope, "class").CopyFrom(pb.ClassScope(labels=sorted(labels), nodes=sorted(nodes)))
@@ -149,7 +150,7 @@ def scope_of(content: bytes) -> Scope:
         content: Of the message Scope.
 
     Returns:
-        The scope, its numbers ascending and each once.
+        The scope; what it names is in order, and each once.
 
     Raises:
         ValueError: They are none, or it names nothing.
@@ -160,21 +161,17 @@ def scope_of(content: bytes) -> Scope:
         raise ValueError("the scope is no message fedunlearn.rpc.v1.Scope") from None
     kind = message.WhichOneof("kind")
     if kind == "node":
-        found = Scope(ScopeKind.NODE, nodes=_numbers(message.node.nodes))
+        found = Scope(ScopeKind.NODE, nodes=in_order(message.node.nodes))
     elif kind == "records":
         part = message.records
-        records = _numbers(record.index for record in part.records)
+        records = tuple(sorted({record.index for record in part.records}))
         found = Scope(ScopeKind.RECORDS, nodes=(part.node,), records=records)
     elif kind == "class":
         chosen = getattr(message, "class")
-        labels, nodes = _numbers(chosen.labels), _numbers(chosen.nodes)
+        labels, nodes = in_order(chosen.labels), in_order(chosen.nodes)
         found = Scope(ScopeKind.CLASS, nodes=nodes, labels=labels)
     else:
         raise ValueError("the scope names neither nodes nor records nor a class")
     if not found.count:
         raise ValueError(f"the scope names no {kind}; right is at least one")
     return found
-
-
-def _numbers(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted(set(values)))

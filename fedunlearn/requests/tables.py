@@ -53,11 +53,16 @@ KEYS = Table(
 NODES = Table(
     "nodes",
     METADATA,
-    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("name", String(200), primary_key=True),
     Column("owner", ForeignKey("principals.name"), index=True),
     Column("commitment_root", _digest()),
     Column("commitment_size", BigInteger),
     Column("left", BigInteger),
+)
+CLASSES = Table(
+    "classes",
+    METADATA,
+    Column("name", String(200), primary_key=True),
 )
 MODELS = Table(
     "models",

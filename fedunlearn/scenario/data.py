@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedunlearn.scenario.settings import NodeNumbers, Positive, Seed, Settings, Share
+from fedunlearn.scenario.settings import (
+    OneName,
+    Positive,
+    Seed,
+    Settings,
+    SeveralNames,
+    Share,
+)
 
 DEFAULT_NODES = 10
 DEFAULT_CLASSES_PER_NODE = 2
@@ -29,6 +36,8 @@ SOURCES_WITH: dict[str, tuple[str, ...]] = {
     "label": ("csv", "huggingface"),
     "text": ("csv", "huggingface"),
     "by": ("csv", "huggingface"),
+    "missing": ("csv", "huggingface"),
+    "words": ("csv", "huggingface"),
     "zero-is-missing": ("csv",),
     "input": ("huggingface",),
 }
@@ -38,14 +47,14 @@ class BackdoorSettings(Settings):
     """A backdoor that is planted before training, so that its removal can be measured.
 
     Attributes:
-        nodes: Who plants it: numbers, or the one with most examples.
+        nodes: Who plants it: names as the data have them, or the node with most examples.
         share: Of their images that are not of the target class; one at least.
-        target: The class that the trigger shall mean.
+        target: The class that the trigger shall mean, as the data name it.
     """
 
-    nodes: NodeNumbers | Literal["largest"] = "largest"
+    nodes: SeveralNames | OneName = "largest"
     share: Share = 0.5
-    target: Annotated[int, Field(ge=0)] = 0
+    target: OneName = 0
 
 
 class DataSettings(Settings):
@@ -58,6 +67,8 @@ class DataSettings(Settings):
         input: huggingface: the column of images.
         text: csv, huggingface: columns of text, joined; nothing else becomes a feature.
         label: csv, huggingface: a column, or a comparison on one, as ``num > 0``.
+        missing: csv, huggingface: texts that mean that a value is missing, as ``NA`` or ``?``.
+        words: csv, huggingface: columns that hold words although most of their cells are numbers.
         zero_is_missing: csv: columns in which 0 means that the value is missing.
         limit: At most so many training examples.
         partition: How they lie over the nodes.
@@ -74,6 +85,8 @@ class DataSettings(Settings):
     input: str | None = None
     text: tuple[str, ...] = Field((), strict=False)
     label: str | None = None
+    missing: tuple[str, ...] = Field((), strict=False)
+    words: tuple[str, ...] = Field((), strict=False)
     zero_is_missing: tuple[str, ...] = Field((), strict=False)
     limit: Annotated[int, Field(gt=0)] | None = None
     partition: Literal["iid", "dirichlet", "pathological", "natural"] = "dirichlet"
@@ -104,6 +117,8 @@ class DataSettings(Settings):
             "label": self.label,
             "text": self.text,
             "by": self.by,
+            "missing": self.missing,
+            "words": self.words,
             "zero-is-missing": self.zero_is_missing,
             "input": self.input,
         }

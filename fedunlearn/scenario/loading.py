@@ -14,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.sections import Scenario
 
+# Keys whose values are names of nodes or classes.
+NAMES = frozenset({"forget.class", "forget.nodes", "data.backdoor.nodes", "data.backdoor.target"})
+
 
 @dataclass(frozen=True)
 class LoadedScenario:
@@ -133,7 +136,10 @@ def _apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ScenarioError(f"--set {override}: {part!r} is a value, not a section")
         table = inner
-    table[path[-1]] = _toml_value(text.strip())
+    value = _toml_value(text.strip())
+    if ".".join(path) in NAMES and not isinstance(value, str | list):
+        value = text.strip()  # a name is the text that was given: 007, 1_11 and 1e10 too
+    table[path[-1]] = value
 
 
 def _toml_value(text: str) -> Any:

@@ -7,31 +7,38 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedunlearn.scenario.data import DataSettings, ModelSettings
-from fedunlearn.scenario.settings import NodeNumbers, Seed, Settings, TrainingSettings
+from fedunlearn.scenario.settings import (
+    OneName,
+    Seed,
+    Settings,
+    SeveralNames,
+    TrainingSettings,
+)
 
-Label = Annotated[int, Field(ge=0)]
-Labels = Annotated[tuple[Label, ...], Field(strict=False, min_length=1)]
+LARGEST, COMMONEST = "largest", "commonest"
 
 
 class ForgetSettings(Settings):
-    """What is to be forgotten.
+    """What is to be forgotten. Nodes and classes are named as the data name them.
 
     Attributes:
         kind: Whole nodes, a share of the examples, or a class.
-        nodes: Who leaves, or whose examples do; None for everyone's (samples, class).
+        nodes: Who leaves, or whose examples do: a name, several, or ``largest``; None for
+            everyone's (samples, class). In a list, every text is a name.
         count: How many of the largest nodes; samples in sequence: how many draws. None for one.
         fraction: samples: the share of the examples of each node.
-        class_: class: a label, several, or the one with most examples on these nodes.
+        class_: class: a name, several, or ``commonest``: the one with most examples on these nodes.
+            In a list, every text is a name.
         seed: samples: of the draw.
         sequential: One request after the other, in the order given, each evaluated: the nodes (the
             largest first), the classes, or ``count`` draws of samples with seeds that ascend.
     """
 
     kind: Literal["node", "samples", "class"] = "node"
-    nodes: NodeNumbers | Literal["largest"] | None = None
+    nodes: SeveralNames | OneName | None = None
     count: Annotated[int, Field(gt=0)] | None = None
     fraction: Annotated[float, Field(gt=0, lt=1, strict=False)] = 0.1
-    class_: Label | Labels | Literal["commonest"] | None = Field(None, alias="class")
+    class_: SeveralNames | OneName | None = Field(None, alias="class")
     seed: Seed = 0
     sequential: bool = False
 
@@ -41,20 +48,18 @@ class ForgetSettings(Settings):
         """Let the largest node leave, where nobody says who does."""
         if not isinstance(data, dict) or data.get("kind", "node") != "node":
             return data
-        return data if data.get("nodes") is not None else data | {"nodes": "largest"}
+        return data if data.get("nodes") is not None else data | {"nodes": LARGEST}
 
     @model_validator(mode="after")
     def _count_where_it_counts(self) -> ForgetSettings:
         draws = self.kind == "samples" and self.sequential
-        if self.count is not None and self.nodes != "largest" and not draws:
+        if self.count is not None and self.nodes != LARGEST and not draws:
             raise ValueError(
                 "count: is for nodes = 'largest', or for samples with sequential = true; leave it "
                 "out"
             )
-        if draws and self.nodes == "largest" and self.count is not None:
-            raise ValueError(
-                "count: could mean nodes or draws here; name the nodes by their numbers"
-            )
+        if draws and self.nodes == LARGEST and self.count is not None:
+            raise ValueError("count: could mean nodes or draws here; name the nodes")
         return self
 
     @model_validator(mode="after")

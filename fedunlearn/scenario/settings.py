@@ -31,7 +31,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, strict=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=False)]
 Share = Annotated[float, Field(gt=0, le=1, strict=False)]
-NodeNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+# As the data name nodes and classes: a text, or a number that stands for one.
+OneName = Annotated[str, Field(min_length=1)] | int | float
+SeveralNames = Annotated[tuple[OneName, ...], Field(strict=False, min_length=1)]
 
 
 class TrainingSettings(Settings):

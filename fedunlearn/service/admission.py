@@ -7,6 +7,7 @@ from datetime import datetime
 
 from fedunlearn.commitments import verify_record
 from fedunlearn.errors import VerificationError
+from fedunlearn.names import Names
 from fedunlearn.requests.deletion import NewDeletion, Scope, ScopeKind
 from fedunlearn.requests.principals import Principal
 from fedunlearn.requests.statement import scope_of
@@ -55,6 +56,7 @@ class Admission:
             self._few_enough(scope)
         _owned(principal, scope, snapshot)
         _there(scope, snapshot)
+        _known(scope, snapshot)
         if message.WhichOneof("kind") == "records":
             _committed(message.records, snapshot)
         model = statement.model_sha256.hex()
@@ -113,7 +115,7 @@ def _owned(principal: Principal, scope: Scope, snapshot: Snapshot) -> None:
         wish = f"is not one of {principal.name}'s"
     if foreign is not None:
         raise ServiceRefusal(
-            Reason.NOT_YOUR_NODE, f"node {foreign} {wish}", metadata={"node": str(foreign)}
+            Reason.NOT_YOUR_NODE, f"node {foreign} {wish}", metadata={"node": foreign}
         )
 
 
@@ -123,7 +125,19 @@ def _there(scope: Scope, snapshot: Snapshot) -> None:
         raise ServiceRefusal(
             Reason.NODE_LEFT,
             f"node {gone} has left; all that it held is removed already",
-            metadata={"node": str(gone)},
+            metadata={"node": gone},
+        )
+
+
+def _known(scope: Scope, snapshot: Snapshot) -> None:
+    """Refuse a class that the data do not have, where it is known which they have."""
+    unknown = _first(label for label in scope.labels if label not in snapshot.classes)
+    if unknown is not None and snapshot.classes:
+        names = Names("class", snapshot.classes)
+        raise ServiceRefusal(
+            Reason.CLASS_UNKNOWN,
+            f"class {names.said(unknown)} does not exist; {names.listed}",
+            metadata={"class": unknown},
         )
 
 
@@ -134,7 +148,7 @@ def _committed(records: pb.RecordScope, snapshot: Snapshot) -> None:
             Reason.NODE_NOT_COMMITTED,
             f"node {records.node} has registered no commitment to its records; register one, or "
             "ask for the removal of the whole node",
-            metadata={"node": str(records.node)},
+            metadata={"node": records.node},
         )
     for record in records.records:
         try:
@@ -144,9 +158,9 @@ def _committed(records: pb.RecordScope, snapshot: Snapshot) -> None:
                 Reason.RECORD_NOT_COMMITTED,
                 f"record {record.index} is not one that node {records.node} committed to; take "
                 "commitment and path from the commitments made at enrolment",
-                metadata={"node": str(records.node)},
+                metadata={"node": records.node},
             ) from None
 
 
-def _first(nodes: Iterable[int]) -> int | None:
-    return next(iter(nodes), None)
+def _first(names: Iterable[str]) -> str | None:
+    return next(iter(names), None)

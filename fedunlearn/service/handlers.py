@@ -54,6 +54,7 @@ _MAY_BE_OLD = frozenset(
         Reason.NOT_YOUR_NODE,
         Reason.NODE_NOT_COMMITTED,
         Reason.RECORD_NOT_COMMITTED,
+        Reason.CLASS_UNKNOWN,
         Reason.MODEL_UNKNOWN,
     }
 )

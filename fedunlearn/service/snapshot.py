@@ -23,15 +23,17 @@ class Snapshot:
         owners: Name of the owner of each node that has one.
         commitments: By node.
         left: Nodes that were removed.
+        classes: Names of the classes, in order; none where they are not known yet.
         model: sha256 of the current one; None before there is one.
         lineage: The current model and those it descends from.
     """
 
     size: int
     principals: Mapping[str, Principal]
-    owners: Mapping[int, str]
-    commitments: Mapping[int, Commitment]
-    left: frozenset[int]
+    owners: Mapping[str, str]
+    commitments: Mapping[str, Commitment]
+    left: frozenset[str]
+    classes: tuple[str, ...]
     model: str | None
     lineage: frozenset[str]
 
@@ -58,11 +60,12 @@ class Snapshot:
             },
             commitments=store.commitments(),
             left=store.nodes_left(),
+            classes=store.classes(),
             model=current.sha256 if current else None,
             lineage=frozenset(lineage),
         )
 
-    def records(self, nodes: Iterable[int] | None = None) -> int:
+    def records(self, nodes: Iterable[str] | None = None) -> int:
         """Return how many records some nodes have registered; left out, all that are there."""
         chosen = self.commitments if nodes is None else nodes
         return sum(

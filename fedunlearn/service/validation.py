@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from fedunlearn.names import MOST_NAME, is_name
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.errors import (
     MOST_VIOLATIONS,
@@ -106,6 +107,21 @@ def _ascending(least: int, most: int) -> Rule:
     return rule
 
 
+def _names(least: int, most: int) -> Rule:
+    order = _ascending(least, most)
+
+    def rule(values: Any) -> str | None:
+        if any(not is_name(value) for value in values):
+            return f"must be names of 1 to {MOST_NAME} printable characters, no blanks around them"
+        return order(values)
+
+    return rule
+
+
+def _name_of_node(value: str) -> str | None:
+    return None if is_name(value) else f"must be a name of 1 to {MOST_NAME} printable characters"
+
+
 def _path(values: Any) -> str | None:
     if len(values) > LONGEST_PATH:
         return f"must have at most {LONGEST_PATH} hashes"
@@ -129,7 +145,6 @@ _DIGEST = _size(DIGEST_BYTES, DIGEST_BYTES)
 _NAME = _line(200)
 _REASON = _line(MOST_REASON)
 _ID: Mapping[str, Rule] = {"id": _like(UUID, "must be the id that the service gave")}
-_NONE = _ascending(0, MOST_NODES)
 
 RULES: Mapping[str, Mapping[str, Rule | Inner | Items | Choice | Time]] = MappingProxyType(
     {
@@ -158,10 +173,10 @@ RULES: Mapping[str, Mapping[str, Rule | Inner | Items | Choice | Time]] = Mappin
             "nonce": _size(NONCE_BYTES, NONCE_BYTES),
         },
         "Scope": {"kind": Choice()},
-        "NodeScope": {"nodes": _ascending(1, MOST_NODES)},
-        "RecordScope": {"records": Items(MOST_RECORDS, by="index")},
+        "NodeScope": {"nodes": _names(1, MOST_NODES)},
+        "RecordScope": {"node": _name_of_node, "records": Items(MOST_RECORDS, by="index")},
         "Record": {"index": _between(0, 2**63 - 1), "commitment": _DIGEST, "path": _path},
-        "ClassScope": {"labels": _ascending(1, MOST_LABELS), "nodes": _NONE},
+        "ClassScope": {"labels": _names(1, MOST_LABELS), "nodes": _names(0, MOST_NODES)},
         "GetDeletionRequest": _ID,
         "ListDeletionsRequest": {
             "states": _states,

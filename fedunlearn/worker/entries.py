@@ -45,11 +45,7 @@ def removal_entry(
         "owner": deletion.owner,
         "key_id": deletion.key_id,
         "verified": VERIFIED,
-        "scope": {
-            "kind": deletion.scope.kind.value,
-            "count": deletion.scope.count,
-            "sha256": deletion.scope_sha256,
-        },
+        "scope": _scope(deletion),
         "received": _time(deletion.created),
         "due": _time(deletion.due),
         "completed": _time(now),
@@ -67,6 +63,18 @@ def removal_entry(
         "checkpoints": [fate.as_dict() for fate in checkpoints],
         "out_of_use": _out_of_use(deletion.scope),
         "issuer": issuer,
+    }
+
+
+def _scope(deletion: Deletion) -> dict[str, object]:
+    """Return what was removed: nodes and classes by name, records by their number alone."""
+    scope = deletion.scope
+    return {
+        "kind": scope.kind.value,
+        "count": scope.count,
+        "nodes": list(scope.nodes),
+        "classes": list(scope.labels),
+        "sha256": deletion.scope_sha256,
     }
 
 

@@ -41,8 +41,8 @@ class Removed:
         settings: All of its settings, JSON-able.
         status: How it went, in the method's words.
         claim: What may be said of the model.
-        nodes: Who took part.
-        missing: Who should have, and failed.
+        nodes: The names of those that took part.
+        missing: The names of those that should have, and failed.
         rounds: Of communication.
         bytes_up: From nodes to the server.
         bytes_down: From the server to nodes.
@@ -55,8 +55,8 @@ class Removed:
     settings: Mapping[str, object]
     status: str
     claim: str
-    nodes: tuple[int, ...]
-    missing: tuple[int, ...]
+    nodes: tuple[str, ...]
+    missing: tuple[str, ...]
     rounds: int
     bytes_up: int
     bytes_down: int
@@ -81,7 +81,7 @@ class Remover(Protocol):
         """
         ...
 
-    def bury(self, deletion: str, scope: Scope) -> Mapping[int, int]:
+    def bury(self, deletion: str, scope: Scope) -> Mapping[str, int]:
         """Have nodes never use again what was removed; again for the same changes nothing.
 
         Args:

@@ -312,7 +312,7 @@ def main() -> int:
     out = arguments.out.resolve()
     names = {
         "hospitals": ["cleveland", "hungarian", "switzerland", "va"],
-        "digits": [f"node-{number}" for number in range(4)],
+        "digits": [str(number) for number in range(4)],
     }[arguments.scenario]
     for name in ("results.json", "report.html", "failure.txt", "receipt.json", "issuer.pub"):
         (out / name).unlink(missing_ok=True)
@@ -332,11 +332,11 @@ def main() -> int:
                 "idle-s": 60.0,
             }
             results = deployment.run(out, config, arguments.limit)
-            number = leaver(out / "results.json")
+            node = leaver(out / "results.json")
             told = leave(
                 address,
                 deployment.keys,
-                (number, names[number]),
+                node,
                 out,
                 deployment.state / "issuer.pub",
                 arguments.limit,
@@ -351,7 +351,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("deployment: interrupted; everything is stopped", file=sys.stderr)
         return 130
-    print(f"{names[number]} asked to leave:", *told.lines, sep="\n  ", end="\n\n")
+    print(f"node {node} asked to leave:", *told.lines, sep="\n  ", end="\n\n")
     tell(results, time.monotonic() - started)
     return 0
 

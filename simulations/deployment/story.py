@@ -41,7 +41,7 @@ def furnish(state: Path, keys: Path, nodes: list[str]) -> None:
     Args:
         state: The folder.
         keys: Where ``NODE.key`` and ``NODE.pub`` are; the operator's is made there.
-        nodes: Names, in the order of their numbers.
+        nodes: Names, as the data have them.
     """
     operator = PrivateKey.generate()
     operator.write(keys / f"{OPERATOR}.key")
@@ -53,15 +53,15 @@ def furnish(state: Path, keys: Path, nodes: list[str]) -> None:
     with open_state(state) as opened:
         now = datetime.now(UTC)
         opened.store.register_key(OPERATOR, "operator", operator.public, now=now)
-        for number, node in enumerate(nodes):
+        for node in nodes:
             key = PublicKey.read(keys / f"{node}.pub")
-            opened.store.register_key(node, "owner", key, (number,), now=now)
+            opened.store.register_key(node, "owner", key, (node,), now=now)
 
 
 def leave(
     address: str,
     keys: Path,
-    node: tuple[int, str],
+    node: str,
     out: Path,
     issuer: Path,
     limit_s: float,
@@ -72,7 +72,7 @@ def leave(
     Args:
         address: Of the service.
         keys: Of the node, of the operator, and ``ca.crt``.
-        node: Its number and its name.
+        node: Its name.
         out: Where ``receipt.json`` and ``issuer.pub`` go.
         issuer: The issuer's public key.
         limit_s: How long to wait, in seconds.
@@ -84,16 +84,15 @@ def leave(
     Raises:
         ServiceError: The service refuses, or is not there.
     """
-    number, name = node
     trusted = (keys / "ca.crt").read_bytes()
     owner, operator = (
         DeletionClient(address, PrivateKey.read(keys / f"{who}.key"), root_certificates=trusted)
-        for who in (name, OPERATOR)
+        for who in (node, OPERATOR)
     )
     end = time.monotonic() + limit_s
     while True:  # the worker registers the model once it has begun
         try:
-            filed = owner.create(node_scope([number]))
+            filed = owner.create(node_scope([node]))
             break
         except ServiceError as error:
             if error.reason != "MODEL_UNKNOWN" or time.monotonic() > end:
@@ -123,10 +122,10 @@ def leave(
     return Told(pb.State.Name(found.state).removeprefix("STATE_"), found.reason, lines)
 
 
-def leaver(results: Path) -> int:
+def leaver(results: Path) -> str:
     """Return the node that the comparison's first request removes."""
     (first, *_) = json.loads(results.read_text())["requests"]
-    return int(first["forget"]["nodes"][0])
+    return str(first["forget"]["nodes"][0])
 
 
 def _seconds(filed: pb.Deletion, event: pb.Event) -> float:

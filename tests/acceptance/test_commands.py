@@ -119,7 +119,7 @@ UNUSABLE = {
     "no such class": (
         '[forget]\nkind = "class"\nclass = 11',
         [],
-        "no node has examples of class 11",
+        "class 11 does not exist; classes are 0 to 9",
     ),
     "all leave": ("[forget]\nnodes = [0,1,2,3,4,5,6,7,8,9]", [], "all nodes would leave"),
     "no data": ("[data]\nnodes = 1347\nalpha = 0.01", [], "lower nodes"),

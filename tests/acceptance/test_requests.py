@@ -101,7 +101,7 @@ def test_a_request_from_asking_to_the_receipt(service: Service) -> None:
         *("--commitments", "node-0.commitments"),
     )
     assert made["scope"]["count"] == 5  # type: ignore[index]
-    assert made["scope"]["nodes"] == [0]  # type: ignore[index]
+    assert made["scope"]["nodes"] == ["0"]  # type: ignore[index]
     shown_to_operator = service.run("request", "list", "--plaintext", key="op").stdout
     assert "5 records of node 0" in shown_to_operator
     assert (made["state"], made["owner"], made["near_due"]) == ("PENDING", "alice", False)
@@ -217,14 +217,14 @@ def test_keys_and_ledger(tmp_path: Path) -> None:
     again = run("keys", "generate", "owner.key")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     id = made.stdout.split()[-1]
-    COMMITMENTS[0].save(tmp_path / "commitments")
+    COMMITMENTS["0"].save(tmp_path / "commitments")
     register = ("keys", "register", "owner.key.pub", "--state", "state", "--name", "owner")
     done = run(*register, "--node", "0", "--commitment", "commitments")
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(run("keys", "list", "--state", "state", "--json").stdout)
-    assert [(one["key_id"], one["nodes"]) for one in listed["keys"]] == [(id, [0])]
-    assert listed["commitments"][0]["records"] == COMMITMENTS[0].size
-    COMMITMENTS[1].save(tmp_path / "commitments")
+    assert [(one["key_id"], one["nodes"]) for one in listed["keys"]] == [(id, ["0"])]
+    assert listed["commitments"][0]["records"] == COMMITMENTS["0"].size
+    COMMITMENTS["1"].save(tmp_path / "commitments")
     other = run(*register, "--node", "0", "--commitment", "commitments")
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert run("keys", "revoke", id, "--state", "state").returncode == 0
@@ -293,12 +293,15 @@ def test_refusals_get_one_line(service: Service) -> None:
     for arguments, status, says in (
         (("request", "get", NO_ID), 1, "NOT_YOUR_REQUEST"),
         (("request", "get", "x"), 2, "FIELD_INVALID"),
-        (("request", "create", "--node", "2"), 1, "NOT_YOUR_NODE"),
         (("request", "approve", NO_ID), 1, "OPERATOR_ONLY"),
     ):
         done = service.run(*arguments, "--plaintext")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
         assert done.stderr.startswith(f"fedunlearn: {says}: ")
+    foreign = service.run("request", "create", "--node", "2", "--plaintext")
+    echo = "to be removed all that is held by 1 node: node 2\n"  # before it is signed
+    assert (foreign.returncode, foreign.stdout, foreign.stderr.count("\n")) == (1, echo, 1)
+    assert foreign.stderr.startswith("fedunlearn: NOT_YOUR_NODE: ")
     other = service.run("request", "list", "--plaintext", "--audience", "another")
     assert (other.returncode, other.stdout, other.stderr.count("\n")) == (1, "", 1)
     assert "not another" in other.stderr

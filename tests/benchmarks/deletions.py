@@ -73,11 +73,11 @@ def _prepare(state: Path) -> None:
         for owner in range(OWNERS):
             key = PrivateKey.generate("ed25519" if owner % 2 else "p256")
             key.write(state / f"owner-{owner}.key")
-            opened.store.register_key(f"owner {owner}", "owner", key.public, [owner], now=now)
+            opened.store.register_key(f"owner {owner}", "owner", key.public, [str(owner)], now=now)
             records = (f"{owner}/{place}".encode() for place in range(RECORDS))
             commitments = Commitments.of(bytes([owner]) * 32, records)
             commitments.save(state / f"owner-{owner}.commitments")
-            opened.store.register_commitment(owner, commitments.registered, now=now)
+            opened.store.register_commitment(str(owner), commitments.registered, now=now)
 
 
 def _called(state: Path, address: str) -> list[float]:
@@ -125,7 +125,7 @@ def be_callers(state: Path, address: str, number: int, begins: float) -> list[fl
             client.info()
             record = 0
             while time.time() < begins + WARM_UP_S + SECONDS:
-                scope = record_scope(owner, commitments, [record % RECORDS])
+                scope = record_scope(str(owner), commitments, [record % RECORDS])
                 record += 1
                 started = time.perf_counter()
                 client.create(scope, model=MODEL, request_id=str(uuid.uuid4()))

@@ -38,7 +38,7 @@ def _scope(scope: pb.Scope | bytes, key: str = "alice") -> Build:
     return lambda names: creating(names, scope, key=key)
 
 
-def _records(change: Change, node: int = 0, records: Any = (3, 5), key: str = "alice") -> Build:
+def _records(change: Change, node: str = "0", records: Any = (3, 5), key: str = "alice") -> Build:
     def build(names: Names) -> Sent:
         scope = record_scope(node, COMMITMENTS[node], records)
         change(scope.records)
@@ -53,12 +53,13 @@ def _raw(body: bytes) -> Build:
 
 def _class(labels: list[int], nodes: list[int]) -> bytes:
     scope = pb.Scope()
-    getattr(scope, "class").CopyFrom(pb.ClassScope(labels=labels, nodes=nodes))
+    named = pb.ClassScope(labels=map(str, labels), nodes=map(str, nodes))
+    getattr(scope, "class").CopyFrom(named)
     return scope.SerializeToString()
 
 
 def _nodes(*nodes: int) -> pb.Scope:
-    return pb.Scope(node=pb.NodeScope(nodes=nodes))
+    return pb.Scope(node=pb.NodeScope(nodes=map(str, nodes)))
 
 
 def _bad_time(**values: int) -> Change:
@@ -98,7 +99,12 @@ FIELDS_OF_CREATE: dict[str, Build] = {
     "no node": _scope(pb.Scope(node=pb.NodeScope())),
     "a node twice": _scope(_nodes(0, 0)),
     "nodes out of order": _scope(_nodes(1, 0)),
-    "too many nodes": _scope(_nodes(*range(1001))),
+    "too many nodes": _scope(_nodes(*range(1000, 2001))),
+    "a node without a name": _scope(pb.Scope(node=pb.NodeScope(nodes=[""]))),
+    "a name with a line break": _scope(pb.Scope(node=pb.NodeScope(nodes=["a\nb"]))),
+    "a name of 201 characters": _scope(pb.Scope(node=pb.NodeScope(nodes=["a" * 201]))),
+    "a label with blanks around it": _scope(class_scope([" cat"], ["0"])),
+    "records of a node without a name": _records(setting(node="")),
     "no record": _records(setting(records=None)),
     "a record twice": _records(lambda scope: scope.records[1].CopyFrom(scope.records[0])),
     "records out of order": _records(lambda scope: scope.records.sort(key=lambda r: -r.index)),
@@ -113,7 +119,7 @@ FIELDS_OF_CREATE: dict[str, Build] = {
     "no label": _scope(_class([], [0])),
     "a label twice": _scope(_class([3, 3], [0])),
     "labels out of order": _scope(_class([3, 1], [0])),
-    "too many labels": _scope(_class(list(range(1001)), [0])),
+    "too many labels": _scope(_class(list(range(1000, 2001)), [0])),
     "a class's node twice": _scope(_class([1], [0, 0])),
     "a class's nodes out of order": _scope(_class([1], [1, 0])),
     **{f"a request id {name}": _statement(request_id=value) for name, value in IDS.items()},
@@ -198,22 +204,26 @@ def create_cases() -> Iterator[tuple[str, Case]]:
             "another's node": _scope(_nodes(2)),
             "a node of nobody": _scope(_nodes(99)),
             "one's own and another's node": _scope(_nodes(0, 2)),
-            "a class on another's node": _scope(class_scope([1], [2])),
-            "another's records": _records(lambda scope: None, node=2),
+            "a class on another's node": _scope(class_scope(["1"], ["2"])),
+            "another's records": _records(lambda scope: None, node="2"),
             "an operator's wish for nobody's node": _scope(_nodes(99), "op"),
         },
         DENIED,
         "NOT_YOUR_NODE",
     )
-    yield "a class on all nodes", Case(DENIED, "OPERATOR_ONLY", _scope(class_scope([1])))
-    first = COMMITMENTS[0]
+    yield (
+        "a class that the data do not have",
+        Case(PRECONDITION, "CLASS_UNKNOWN", _scope(class_scope(["03"], ["0"]))),
+    )
+    yield "a class on all nodes", Case(DENIED, "OPERATOR_ONLY", _scope(class_scope(["1"])))
+    first = COMMITMENTS["0"]
     yield from ran(
         {
             "a changed record": _records(
                 lambda scope: setting(commitment=b"a" * 32)(scope.records[0])
             ),
             "another's record": _records(
-                lambda scope: setting(commitment=COMMITMENTS[2].commitment(3))(scope.records[0])
+                lambda scope: setting(commitment=COMMITMENTS["2"].commitment(3))(scope.records[0])
             ),
             "a record at another place": _records(lambda scope: setting(index=4)(scope.records[0])),
             "a record after the last": _records(
@@ -222,14 +232,14 @@ def create_cases() -> Iterator[tuple[str, Case]]:
             "a changed path": _records(_flip_proof),
             "no path": _records(lambda scope: setting(path=None)(scope.records[0])),
             "a longer path": _records(lambda scope: scope.records[0].path.append(bytes(32))),
-            "records of another node": _records(setting(node=2), key="bob"),
+            "records of another node": _records(setting(node="2"), key="bob"),
         },
         DENIED,
         "RECORD_NOT_COMMITTED",
     )
     yield (
         "records of a node without commitments",
-        Case(PRECONDITION, "NODE_NOT_COMMITTED", _records(setting(node=3), key="bob")),
+        Case(PRECONDITION, "NODE_NOT_COMMITTED", _records(setting(node="3"), key="bob")),
     )
     yield (
         "a model that is not known",
@@ -247,7 +257,7 @@ def create_cases() -> Iterator[tuple[str, Case]]:
             "ALREADY_EXISTS",
             "REQUEST_ID_REUSED",
             lambda n: creating(
-                n, class_scope([7], [0]), statement=setting(request_id=n.tokens["id"])
+                n, class_scope(["7"], ["0"]), statement=setting(request_id=n.tokens["id"])
             ),
         ),
     )

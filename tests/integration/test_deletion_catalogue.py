@@ -26,21 +26,21 @@ class Place:
         self.house = opened
         self.channel = grpc.insecure_channel(opened.address)
         alice, op, bob = (opened.client(name) for name in ("alice", "op", "bob"))
-        done = alice.create(node_scope([1]))
+        done = alice.create(node_scope(["1"]))
         remove(opened.state, "after node 1")
-        pending = alice.create(record_scope(0, COMMITMENTS[0], [1, 2]))
-        cancelled = alice.create(record_scope(0, COMMITMENTS[0], [3]))
+        pending = alice.create(record_scope("0", COMMITMENTS["0"], [1, 2]))
+        cancelled = alice.create(record_scope("0", COMMITMENTS["0"], [3]))
         alice.cancel(cancelled.id)
-        extended = alice.create(record_scope(0, COMMITMENTS[0], [4]))
+        extended = alice.create(record_scope("0", COMMITMENTS["0"], [4]))
         op.extend(extended.id, now() + timedelta(days=50), "a reason")
-        awaiting = bob.create(node_scope([2]))
+        awaiting = bob.create(node_scope(["2"]))
         page = send(self.channel, self._listing(2))
         token = pb.ListDeletionsResponse.FromString(page.bodies[0]).next_page_token
         names = Names(opened.server.audience, pending=pending.id)
         decision = calling(
             names,
             "RejectDeletion",
-            pb.RejectDeletionRequest(id=bob.create(class_scope([1], [2])).id, reason="no"),
+            pb.RejectDeletionRequest(id=bob.create(class_scope(["1"], ["2"])).id, reason="no"),
             key="op",
         )
         used = {"read": valid("GetDeletion", names), "decision": decision}
@@ -112,7 +112,7 @@ def test_the_calls_that_the_catalogue_changes_are_right(place: Place, method: st
         sent = valid(method, names)
     elif method in {"CancelDeletion", "RejectDeletion"}:
         client = place.house.client("alice")
-        made = client.create(record_scope(0, COMMITMENTS[0], [9]))
+        made = client.create(record_scope("0", COMMITMENTS["0"], [9]))
         names = Names(names.audience, pending=made.id)
         sent = valid(method, names, "alice" if method == "CancelDeletion" else "op")
     elif method == "RetryDeletion":

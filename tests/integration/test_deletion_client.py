@@ -51,7 +51,7 @@ def test_nothing_is_signed_for_another_service(tmp_path: Path) -> None:
         with DeletionClient(
             opened.address, KEYS["alice"], audience="other", plaintext=True
         ) as client:
-            for ask in (lambda: client.create(node_scope([0])), lambda: list(client.list())):
+            for ask in (lambda: client.create(node_scope(["0"])), lambda: list(client.list())):
                 with pytest.raises(ServiceError, match=f"names itself {audience}, not other"):
                     ask()
         assert list(opened.client("op").list()) == []

@@ -37,7 +37,7 @@ def test_a_request_goes_through_its_life(tmp_path: Path, places: Places, kind: s
     database = places.new_url(kind, tmp_path)
     with house(tmp_path / "state", database=database, **{"require-approval": True}) as opened:
         alice, op = opened.client("alice"), opened.client("op")
-        made = alice.create(record_scope(0, COMMITMENTS[0], [1, 7]))
+        made = alice.create(record_scope("0", COMMITMENTS["0"], [1, 7]))
         assert (made.state, made.kind, made.count) == (pb.STATE_AWAITING_APPROVAL, "records", 2)
         assert made.owner == "alice" and not made.near_due
         assert made.due.ToDatetime() - made.created.ToDatetime() == timedelta(days=30)
@@ -55,34 +55,34 @@ def test_a_request_goes_through_its_life(tmp_path: Path, places: Places, kind: s
             event.number for event in events[2:]
         ]
         # The first model is still one that the owner may have seen.
-        assert alice.create(record_scope(0, COMMITMENTS[0], [8]), model=MODEL).id != made.id
+        assert alice.create(record_scope("0", COMMITMENTS["0"], [8]), model=MODEL).id != made.id
 
 
 def test_a_repeat_gets_the_first_answer_even_when_the_node_has_left(tmp_path: Path) -> None:
     with house(tmp_path / "state", **{"quota-open": 1}) as opened:
         alice = opened.client("alice")
         id = str(uuid.uuid4())
-        first = alice.create(node_scope([1]), request_id=id)
-        assert alice.create(node_scope([1]), request_id=id).id == first.id  # beyond the quota
+        first = alice.create(node_scope(["1"]), request_id=id)
+        assert alice.create(node_scope(["1"]), request_id=id).id == first.id  # beyond the quota
         remove(opened.state, "after node 1")
-        again = alice.create(node_scope([1]), request_id=id)
+        again = alice.create(node_scope(["1"]), request_id=id)
         assert (again.id, again.state) == (first.id, pb.STATE_SUCCEEDED)
         with pytest.raises(ServiceError) as refusal:
-            alice.create(node_scope([1]))
+            alice.create(node_scope(["1"]))
         assert refusal.value.reason == "NODE_LEFT"
 
 
 def test_a_repeat_gets_the_first_answer_even_when_its_model_was_rolled_back(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         alice = opened.client("alice")
-        alice.create(record_scope(0, COMMITMENTS[0], [1]))
+        alice.create(record_scope("0", COMMITMENTS["0"], [1]))
         remove(opened.state, "second")
         seen, id = alice.info().model_sha256.hex(), str(uuid.uuid4())
-        first = alice.create(node_scope([0]), model=seen, request_id=id)
+        first = alice.create(node_scope(["0"]), model=seen, request_id=id)
         opened.store.rollback("operator op", "worse", now=now())
         wait_for(lambda: alice.info().model_sha256.hex() == MODEL)
-        assert alice.create(node_scope([0]), model=seen, request_id=id).id == first.id
-        for scope, request_id in ((node_scope([1]), id), (node_scope([0]), str(uuid.uuid4()))):
+        assert alice.create(node_scope(["0"]), model=seen, request_id=id).id == first.id
+        for scope, request_id in ((node_scope(["1"]), id), (node_scope(["0"]), str(uuid.uuid4()))):
             with pytest.raises(ServiceError) as refusal:
                 alice.create(scope, model=seen, request_id=request_id)
             assert refusal.value.reason == "MODEL_UNKNOWN"
@@ -113,7 +113,7 @@ def test_requests_that_are_stored_together_all_are(tmp_path: Path) -> None:
         bob.info()
 
         def ask(record: int) -> str:
-            scope = record_scope(2, COMMITMENTS[2], [record])
+            scope = record_scope("2", COMMITMENTS["2"], [record])
             return bob.create(scope, model=MODEL).id
 
         with ThreadPoolExecutor(16) as pool:
@@ -139,11 +139,11 @@ def test_a_request_that_cannot_be_stored_takes_no_other_with_it(
         monkeypatch.setattr(opened.store, "create_many", fail)
         monkeypatch.setattr("fedunlearn.service.writer.WAIT_S", 0.3)
         monkeypatch.setattr("fedunlearn.service.client.PAUSES_S", ())
-        scopes = [record_scope(0, COMMITMENTS[0], [record]) for record in range(4)]
+        scopes = [record_scope("0", COMMITMENTS["0"], [record]) for record in range(4)]
         with ThreadPoolExecutor(5) as pool:
             while {"alice", "bob"} not in together:
                 good = [pool.submit(alice.create, scope, model=MODEL) for scope in scopes]
-                bad = pool.submit(bob.create, node_scope([2]), model=MODEL)
+                bad = pool.submit(bob.create, node_scope(["2"]), model=MODEL)
                 assert {one.result().owner for one in good} == {"alice"}
                 with pytest.raises(ServiceError) as refusal:
                     bad.result()
@@ -155,7 +155,7 @@ def test_a_request_that_cannot_be_stored_takes_no_other_with_it(
 def test_quotas(tmp_path: Path, key: str) -> None:
     with house(tmp_path / "state", **{key: 3}) as opened:
         alice, bob = opened.client("alice"), opened.client("bob")
-        scopes = [record_scope(0, COMMITMENTS[0], [record]) for record in range(8)]
+        scopes = [record_scope("0", COMMITMENTS["0"], [record]) for record in range(8)]
         with ThreadPoolExecutor(8) as pool:
             found = [pool.submit(alice.create, scope, model=MODEL) for scope in scopes]
         refusals = [one.exception() for one in found if one.exception()]
@@ -168,7 +168,7 @@ def test_quotas(tmp_path: Path, key: str) -> None:
         check_details(answer)
         assert answer.reason == "QUOTA_EXCEEDED"
         assert len(tables(opened.state.folder)["deletions"]) == 3
-        bob.create(record_scope(2, COMMITMENTS[2], [0]))
+        bob.create(record_scope("2", COMMITMENTS["2"], [0]))
         alice.cancel(next(iter(alice.list())).id)
         if key == "quota-open":
             alice.create(scopes[0])
@@ -182,13 +182,13 @@ def test_approval_by_share(tmp_path: Path) -> None:
     with house(tmp_path / "state", **{"approval-share": 0.1, "most-records": 100}) as opened:
         alice, bob, op = (opened.client(name) for name in ("alice", "bob", "op"))
         waits, runs = pb.STATE_AWAITING_APPROVAL, pb.STATE_PENDING
-        records = COMMITMENTS[0]
-        assert alice.create(record_scope(0, records, range(38))).state == runs
-        assert alice.create(record_scope(0, records, range(39))).state == waits
-        assert alice.create(node_scope([0])).state == waits
-        assert alice.create(class_scope([1], [0])).state == waits
-        assert bob.create(node_scope([3])).state == waits  # nobody knows how much that is
-        assert op.create(class_scope([1])).state == runs
+        records = COMMITMENTS["0"]
+        assert alice.create(record_scope("0", records, range(38))).state == runs
+        assert alice.create(record_scope("0", records, range(39))).state == waits
+        assert alice.create(node_scope(["0"])).state == waits
+        assert alice.create(class_scope(["1"], ["0"])).state == waits
+        assert bob.create(node_scope(["3"])).state == waits  # nobody knows how much that is
+        assert op.create(class_scope(["1"])).state == runs
 
 
 def test_a_new_key_counts_at_once_and_a_revoked_one_no_more(tmp_path: Path) -> None:
@@ -198,12 +198,12 @@ def test_a_new_key_counts_at_once_and_a_revoked_one_no_more(tmp_path: Path) -> N
             list(nobody.list())
         assert refusal.value.reason == "KEY_UNKNOWN"
         key = KEYS["nobody"].public
-        opened.store.register_key("carol", "owner", key, [7], now=now())
-        assert nobody.create(node_scope([7])).owner == "carol"
+        opened.store.register_key("carol", "owner", key, ["7"], now=now())
+        assert nobody.create(node_scope(["7"])).owner == "carol"
         opened.store.revoke_key(key.id, now=now())
         time.sleep(1.0)  # five looks at the store
         with pytest.raises(ServiceError) as refusal:
-            nobody.create(node_scope([7]))
+            nobody.create(node_scope(["7"]))
         assert refusal.value.reason == "KEY_REVOKED"
 
 
@@ -211,7 +211,7 @@ def test_the_clock_of_a_request(tmp_path: Path) -> None:
     late = timedelta()
     with house(tmp_path / "state", clock=lambda: now() + late) as opened:
         alice, op = opened.client("alice"), opened.client("op")
-        id = alice.create(node_scope([0])).id
+        id = alice.create(node_scope(["0"])).id
         for days, near, overdue in ((0, 0, 0), (24, 1, 0), (31, 0, 1)):
             late = timedelta(days=days)
             stored = opened.store.statistics(now() + late, near=timedelta(days=7))
@@ -223,7 +223,7 @@ def test_the_clock_of_a_request(tmp_path: Path) -> None:
 
 def test_near_due_is_shown(tmp_path: Path) -> None:
     with house(tmp_path / "state", **{"due-days": 5}) as opened:
-        made = opened.client("alice").create(node_scope([0]))
+        made = opened.client("alice").create(node_scope(["0"]))
         assert made.near_due
         assert not opened.client("alice").cancel(made.id).near_due
 
@@ -284,7 +284,7 @@ def test_a_failure_inside_is_logged_without_what_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with house(tmp_path / "state") as opened, grpc.insecure_channel(opened.address) as channel:
-        id = opened.client("alice").create(node_scope([0])).id
+        id = opened.client("alice").create(node_scope(["0"])).id
         sent = valid("GetDeletion", Names(opened.server.audience, id))
         told = f"what {id} holds"
 
@@ -331,9 +331,9 @@ def test_the_service_needs_the_issuers_key_and_a_free_port(tmp_path: Path) -> No
 def test_figures(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         alice = opened.client("alice")
-        id = alice.create(record_scope(0, COMMITMENTS[0], [1])).id
+        id = alice.create(record_scope("0", COMMITMENTS["0"], [1])).id
         remove(opened.state, "second")
-        alice.create(node_scope([0]))
+        alice.create(node_scope(["0"]))
         with pytest.raises(ServiceError):
             alice.approve(id)
         for line in (

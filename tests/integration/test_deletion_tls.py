@@ -59,7 +59,7 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedunlearn.service.client.PAUSES_S", (0.01,))
     with secured(tmp_path, mutual=False) as (opened, authority):
         with client_of(opened, authority, "alice") as client:
-            assert client.create(node_scope([0])).owner == "alice"
+            assert client.create(node_scope(["0"])).owner == "alice"
         (tmp_path / "other").mkdir()
         other = Authority.make(tmp_path / "other", "other")
         assert refusal(client_of(opened, other, "alice")).code == "UNAVAILABLE"
@@ -77,7 +77,7 @@ def test_a_client_certificate_of_a_registered_key_is_a_credential(
         operator = authority.issue("op", key_file(tmp_path, "op"))
         proxy = authority.issue("proxy")
         with client_of(opened, authority, "alice", proxy) as client:
-            id = client.create(node_scope([0])).id
+            id = client.create(node_scope(["0"])).id
         with client_of(opened, authority, None, operator) as client:
             assert [one.id for one in client.list()] == [id]
             assert client.reject(id, "no").reason == "no"

@@ -23,7 +23,7 @@ from tests.deletion_wire import refused, send, wait_for
 def test_a_watch_sees_every_change_as_it_happens(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         alice, op = opened.client("alice"), opened.client("op")
-        id = op.create(class_scope([3])).id
+        id = op.create(class_scope(["3"])).id
         seen: list[tuple[int, float]] = []
 
         def watch() -> None:
@@ -45,7 +45,7 @@ def test_a_watch_sees_every_change_as_it_happens(tmp_path: Path) -> None:
 def test_a_watch_sees_what_another_process_does(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         alice = opened.client("alice")
-        id = alice.create(node_scope([0])).id
+        id = alice.create(node_scope(["0"])).id
         found: list[int] = []
         thread = threading.Thread(target=lambda: found.extend(e.state for e in alice.watch(id)))
         thread.start()
@@ -58,7 +58,7 @@ def test_a_watch_sees_what_another_process_does(tmp_path: Path) -> None:
 def test_a_watch_is_taken_up_again_after_the_server_restarts(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         client = opened.client("alice")
-        id = client.create(node_scope([0])).id
+        id = client.create(node_scope(["0"])).id
         found: list[pb.Event] = []
         thread = threading.Thread(target=lambda: found.extend(client.watch(id)))
         thread.start()
@@ -76,7 +76,7 @@ def test_a_watch_is_taken_up_again_after_the_server_restarts(tmp_path: Path) -> 
 
 def test_a_watch_ends_with_its_key(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
-        id = opened.client("alice").create(node_scope([0])).id
+        id = opened.client("alice").create(node_scope(["0"])).id
         names = Names(opened.server.audience, cancelled=id)
         with grpc.insecure_channel(opened.address) as channel:
             sent = valid("WatchDeletion", names, "alice")
@@ -95,7 +95,7 @@ def test_a_watch_ends_with_its_key(tmp_path: Path) -> None:
 def test_watches_are_bounded_in_number_and_time(tmp_path: Path) -> None:
     settings = {"watches-per-principal": 2, "longest-watch-s": 1.0}
     with house(tmp_path / "state", **settings) as opened:
-        id = opened.client("alice").create(node_scope([0])).id
+        id = opened.client("alice").create(node_scope(["0"])).id
         names = Names(opened.server.audience, cancelled=id)
         with grpc.insecure_channel(opened.address) as channel:
             watches = []
@@ -118,7 +118,7 @@ def test_watches_are_bounded_in_number_and_time(tmp_path: Path) -> None:
 def test_hundreds_of_watches_leave_room_for_other_calls(tmp_path: Path) -> None:
     with house(tmp_path / "state", **{"watches-per-principal": 500}) as opened:
         alice = opened.client("alice")
-        id = alice.create(node_scope([0])).id
+        id = alice.create(node_scope(["0"])).id
         names = Names(opened.server.audience, cancelled=id)
         with grpc.insecure_channel(opened.address) as channel:
             sents = [valid("WatchDeletion", names) for _ in range(300)]

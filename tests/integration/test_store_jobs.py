@@ -43,10 +43,10 @@ from tests.deletions import (
 def test_jobs_are_leased_by_due_date_and_kind(store: RequestStore) -> None:
     assert store.lease("w", now=START, seconds=60) is None
     late = made(store, request(days=20))
-    klass = made(store, request(class_scope([3], [1]), days=12))
-    soon = made(store, request(node_scope([1]), days=10))
-    other = made(store, request(class_scope([4], [0]), days=11))
-    same = made(store, request(class_scope([5], [1]), days=25))
+    klass = made(store, request(class_scope(["3"], ["1"]), days=12))
+    soon = made(store, request(node_scope(["1"]), days=10))
+    other = made(store, request(class_scope(["4"], ["0"]), days=11))
+    same = made(store, request(class_scope(["5"], ["1"]), days=25))
     made(store, request(awaits_approval=True, days=1))
     jobs = [leased(store, batch=8) for _ in range(3)]
     assert [[d.id for d in job.deletions] for job in jobs] == [
@@ -149,7 +149,7 @@ def test_requests_without_a_model_are_not_leased(store_url: str) -> None:
 
 
 def test_a_removal_is_applied_once(store: RequestStore) -> None:
-    one, two = made(store, request(days=9)), made(store, request(node_scope([2]), days=8))
+    one, two = made(store, request(days=9)), made(store, request(node_scope(["2"]), days=8))
     lease = leased(store, batch=2)
     new = model_named("second")
     with pytest.raises(TransitionError, match="is not applied; right is to commit it"):
@@ -168,7 +168,7 @@ def test_a_removal_is_applied_once(store: RequestStore) -> None:
     assert current is not None
     assert (current.sha256, current.parent, current.facts) == (new, FIRST, {"a": 1})
     assert store.in_lineage(FIRST) and store.in_lineage(new) and not store.in_lineage("0" * 64)
-    assert store.nodes_left() == {0, 2}
+    assert store.nodes_left() == {"0", "2"}
     running = store.get(one.id)
     assert (running.state, running.model_before, running.model_after) == (State.RUNNING, FIRST, new)
     assert store.receipt(one.id) is None
@@ -198,13 +198,13 @@ def test_a_removal_is_applied_once(store: RequestStore) -> None:
     assert store.receipt(one.id) == receipts[one.id] and store.last_event() == last
     assert store.applied(taken.job) == applied == store.all_applied()
     assert store.applied_of(one.id) == applied[1]
-    assert [scope.nodes for scope in store.removed()] == [(2,), (0,)]
+    assert [scope.nodes for scope in store.removed()] == [("2",), ("0",)]
     assert holds(store)
 
 
 def test_a_job_whose_base_is_gone_begins_anew(store: RequestStore) -> None:
     made(store, request(days=1))
-    made(store, request(node_scope([1]), days=2))
+    made(store, request(node_scope(["1"]), days=2))
     first, second = leased(store), leased(store)
     new = completed(store, first, "second")
     third = model_named("third")
@@ -238,7 +238,7 @@ def test_entries_say_what_the_store_says(store: RequestStore) -> None:
 def test_the_last_removal_is_taken_back(store: RequestStore) -> None:
     with pytest.raises(TransitionError, match="no removal that could be taken back"):
         store.rollback(OPERATOR, "worse", now=START)
-    one, two = made(store, request(days=1)), made(store, request(node_scope([1]), days=2))
+    one, two = made(store, request(days=1)), made(store, request(node_scope(["1"]), days=2))
     second = completed(store, leased(store), "second")
     lease = leased(store)
     with pytest.raises(TransitionError, match=f"job {lease.job} runs"):
@@ -253,7 +253,7 @@ def test_the_last_removal_is_taken_back(store: RequestStore) -> None:
     assert store.get(one.id).state is State.SUCCEEDED
     gone = store.model(third)
     assert gone is not None and gone.rolled_back and not store.in_lineage(third)
-    assert store.nodes_left() == {0, 1} and len(store.removed()) == 2
+    assert store.nodes_left() == {"0", "1"} and len(store.removed()) == 2
     assert holds(store)
 
     # The same model comes out again.

@@ -59,7 +59,7 @@ def test_a_request_ends_in_a_model_and_a_receipt_that_name_each_other(
     predicate = receipt.predicate
     assert predicate["model_before"] == before.sha256
     assert predicate["scope"]["count"] == (3 if kind == "samples" else 1)
-    assert predicate["cohort"] == {"nodes": [0, 1, 2], "missing": []}
+    assert predicate["cohort"] == {"nodes": ["0", "1", "2"], "missing": []}
     assert all(one["passed"] for one in predicate["checks"])
     assert [one["sha256"] for one in predicate["checkpoints"]] == [before.sha256]
     assert findings(state) == []
@@ -84,7 +84,7 @@ def test_a_receipt_names_no_record_and_holds_no_number_of_the_model(state: Servi
             verify_receipt(state.store.receipt(filed.id) or "", state.issuer.public).predicate
         )
     )
-    assert set(predicate["scope"]) == {"kind", "count", "sha256"}
+    assert set(predicate["scope"]) == {"kind", "count", "nodes", "classes", "sha256"}
     vectors = [value for value in predicate.values() if isinstance(value, list) and len(value) > 10]
     assert vectors == []
 
@@ -340,7 +340,7 @@ def test_by_recorded_summaries_no_node_is_asked_to_compute(tmp_path: Path) -> No
             receipt = verify_receipt(state.store.receipt(filed.id) or "", state.issuer.public)
             assert receipt.predicate["rounds"] == 0
         assert findings(state) == []
-        assert state.store.nodes_left() == {1, 2}
+        assert state.store.nodes_left() == {"1", "2"}
 
 
 def test_what_an_interrupted_job_left_is_tidied(

@@ -219,7 +219,7 @@ def test_a_node_that_left_is_not_asked_to_bury_a_class(
 
     monkeypatch.setattr(Federation, "bury", bury)
     file(state, scope(state.folder, "node", 2), 2)
-    file(state, class_scope([7]))
+    file(state, class_scope(["7"]))
     assert [one.state for one in work(state)] == [State.SUCCEEDED, State.SUCCEEDED]
     assert told == [(0, 1, 2), (0, 1)]
 
@@ -281,12 +281,12 @@ def test_a_node_that_was_dropped_is_asked_for_nothing_more_and_is_said_to_be_mis
     base = state.store.current()
     assert base is not None
     experiment = Experiment.prepare(scenario())
-    job = RemovalJob("job", {"d": Scope(ScopeKind.RECORDS, (1,), (3, 5))}, base.sha256)
+    job = RemovalJob("job", {"d": Scope(ScopeKind.RECORDS, ("1",), (3, 5))}, base.sha256)
 
     def body(federation: Federation) -> Removed:
         dropping = replace(federation, on_fault=OnFault.DROP)
         return remover_in(experiment, dropping, state).remove(job, lambda _: None)
 
     removed = simulate(experiment.task, 3, body, records=state.folder / NODES)
-    assert (removed.nodes, removed.missing) == ((0, 1), (2,))
+    assert (removed.nodes, removed.missing) == (("0", "1"), ("2",))
     assert set(removed.measures) == set(BOUNDS)

@@ -50,7 +50,7 @@ def mutated(body: bytes, dice: random.Random) -> bytes:
 
 def mutations(names: Names, dice: random.Random) -> Iterator[Sent]:
     """Yield calls of all methods, mutated outside of the signature or before signing."""
-    scopes = [record_scope(0, COMMITMENTS[0], [3, 5]), class_scope([1], [0]), None]
+    scopes = [record_scope("0", COMMITMENTS["0"], [3, 5]), class_scope(["1"], ["0"]), None]
 
     def outside() -> Sent:
         sent = creating(names, dice.choice(scopes))
@@ -120,14 +120,14 @@ def answers(channel: grpc.Channel, sents: list[Sent]) -> Iterator[str]:
 
 def names_of(opened: House) -> Names:
     alice, bob = opened.client("alice"), opened.client("bob")
-    done = bob.create(record_scope(2, COMMITMENTS[2], [1]))
+    done = bob.create(record_scope("2", COMMITMENTS["2"], [1]))
     remove(opened.state, "second")
-    cancelled = alice.create(record_scope(0, COMMITMENTS[0], [2]))
+    cancelled = alice.create(record_scope("0", COMMITMENTS["0"], [2]))
     alice.cancel(cancelled.id)
     return Names(
         opened.server.audience,
-        pending=alice.create(record_scope(0, COMMITMENTS[0], [1])).id,
-        awaiting=bob.create(class_scope([1], [2])).id,
+        pending=alice.create(record_scope("0", COMMITMENTS["0"], [1])).id,
+        awaiting=bob.create(class_scope(["1"], ["2"])).id,
         cancelled=cancelled.id,
         done=done.id,
     )

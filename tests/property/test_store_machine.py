@@ -35,16 +35,16 @@ from tests.stores import Places, empty_tables
 
 # The due dates differ, so that the order of jobs is certain; signing takes long, so once for all.
 SCOPES = [
-    node_scope([0]),
-    class_scope([1], [0]),
-    node_scope([1]),
-    class_scope([2], [0]),
-    class_scope([2]),
+    node_scope(["0"]),
+    class_scope(["1"], ["0"]),
+    node_scope(["1"]),
+    class_scope(["2"], ["0"]),
+    class_scope(["2"]),
 ]
 REQUESTS = [
     request(scope, days=10 + i, awaits_approval=i in (1, 2)) for i, scope in enumerate(SCOPES)
 ]
-REUSED = [request(node_scope([3]), request_id=new.request_id) for new in REQUESTS]
+REUSED = [request(node_scope(["3"]), request_id=new.request_id) for new in REQUESTS]
 FAMILIES = ["node", "0", "node", "0", "all"]
 which = st.sampled_from(range(len(REQUESTS)))
 # An awaiting one among them, so that something waits for whoever decides.

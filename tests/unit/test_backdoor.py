@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedunlearn.data.backdoor import BRIGHT, PATCH, backdoor_test, plant, planters
 from fedunlearn.data.models import make_model
 from fedunlearn.data.sources import Split, load_split
-from fedunlearn.errors import ScenarioError
+from fedunlearn.errors import ScenarioError, UnknownNameError
 from fedunlearn.parameters import initial_weights
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
@@ -117,7 +117,7 @@ CSV = "x,num\n" + "".join(f"{row},{row % 2}\n" for row in range(40))
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"backdoor": {"nodes": [5]}}, "data.backdoor: node 5 does not exist; nodes are 0 to 4"),
+        ({"backdoor": {"nodes": [5]}}, "data.backdoor.nodes: node 5 does not exist; nodes"),
         ({"backdoor": {"target": 10}}, "class 10 does not exist; classes are 0 to 9"),
         (
             {"backdoor": {"nodes": [0]}, "partition": "pathological", "classes-per-node": 1}
@@ -129,15 +129,16 @@ CSV = "x,num\n" + "".join(f"{row},{row % 2}\n" for row in range(40))
             "data.backdoor: needs images of more than 3 x 3, not inputs of shape (1,); leave it",
         ),
         ({"backdoor": {"share": 0}}, "must be greater than 0, not 0"),
-        ({"backdoor": {"nodes": "all"}}, "data.backdoor"),
-        ({"backdoor": {"target": -1}}, "must be greater than or equal to 0, not -1"),
+        ({"backdoor": {"nodes": "all"}}, "data.backdoor.nodes: node 'all' does not exist"),
+        ({"backdoor": {"target": -1}}, "data.backdoor.target: class -1 does not exist"),
+        ({"backdoor": {"target": True}}, "data.backdoor.target: must be"),
     ],
 )
 def test_what_cannot_be_planted_is_one_line(keys: dict[str, Any], says: str, tmp_path: Any) -> None:
     if keys.get("name") == "csv":
         (tmp_path / "t.csv").write_text(CSV)
         keys = keys | {"path": str(tmp_path / "t.csv")}
-    with pytest.raises(ScenarioError) as caught:
+    with pytest.raises((ScenarioError, UnknownNameError)) as caught:
         load_split(data(**keys))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)

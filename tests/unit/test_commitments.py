@@ -77,18 +77,18 @@ def test_a_node_has_at_least_one_record() -> None:
 
 def test_scopes_are_read_as_they_were_written() -> None:
     commitments = Commitments.of(SECRET, RECORDS)
-    message = record_scope(4, commitments, [7, 2])
+    message = record_scope("4", commitments, [7, 2])
     assert scope_of(message.SerializeToString()) == Scope(
-        ScopeKind.RECORDS, nodes=(4,), records=(2, 7)
+        ScopeKind.RECORDS, nodes=("4",), records=(2, 7)
     )
     for record in message.records.records:
         verify_record(commitments.registered, record.index, record.commitment, record.path)
-    nodes = scope_of(node_scope([3, 1]).SerializeToString())
-    assert nodes == Scope(ScopeKind.NODE, nodes=(1, 3)) and nodes.count == 2
-    labels = scope_of(class_scope([5], [2]).SerializeToString())
-    assert labels == Scope(ScopeKind.CLASS, nodes=(2,), labels=(5,))
+    nodes = scope_of(node_scope(["3", "1"]).SerializeToString())
+    assert nodes == Scope(ScopeKind.NODE, nodes=("1", "3")) and nodes.count == 2
+    labels = scope_of(class_scope(["5"], ["2"]).SerializeToString())
+    assert labels == Scope(ScopeKind.CLASS, nodes=("2",), labels=("5",))
     with pytest.raises(IndexError, match="no record 11: the node committed to 11"):
-        record_scope(4, commitments, [1, 11])
+        record_scope("4", commitments, [1, 11])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fedunlearn.errors import ForgetSetError
 from fedunlearn.experiments.forgetting import resolve_requests, split_parts
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
+from fedunlearn.names import Names
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.sections import ForgetSettings
@@ -168,6 +169,8 @@ def split_of(*nodes: Iterable[int]) -> Split:
         test_inputs=torch.zeros(10, 1),
         test_targets=torch.arange(10),
         nodes=tuple(np.split(np.arange(len(targets)), ends[:-1])),
+        labels=Names.numbered("class", 10),
+        node_names=Names.numbered("node", len(labels)),
     )
 
 
@@ -238,15 +241,29 @@ def test_settings_name_whom_they_say(settings: dict[str, object], expected: Forg
         ),
         (
             {"kind": "class", "class": 3},
-            "forget.class: no node has examples of class 3; labels are 2, 4, 7",
+            "forget.class: no node has examples of class 3; classes are 2, 4, 7",
         ),
         (
             {"kind": "class", "class": 7, "nodes": "largest"},
-            "forget.class: no examples of class 7 on node 1; labels there are 2, 4",
+            "forget.class: no examples of class 7 on node 1; classes there are 2, 4",
         ),
         (
             {"kind": "class", "class": 4, "nodes": (0, 2)},
-            "forget.class: no examples of class 4 on nodes 0, 2; labels there are 2, 7",
+            "forget.class: no examples of class 4 on nodes 0, 2; classes there are 2, 7",
+        ),
+        (
+            {"nodes": "biggest"},
+            "forget.nodes: node 'biggest' does not exist; nodes are 0 to 3, or 'largest' for the "
+            "one with most examples",
+        ),
+        (
+            {"kind": "class", "class": "comonest"},
+            "forget.class: class 'comonest' does not exist; classes are 0 to 9, or 'commonest' for "
+            "the one with most examples",
+        ),
+        (
+            {"kind": "class", "class": -1},
+            "forget.class: class -1 does not exist; classes are 0 to 9",
         ),
         (
             {"kind": "class", "class": 7, "nodes": (4,)},

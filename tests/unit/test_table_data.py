@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedunlearn.data.cells import as_number
 from fedunlearn.data.draw import at_most, hold_out
 from fedunlearn.data.features import features
 from fedunlearn.data.labels import classes
 from fedunlearn.data.partition import natural
 from fedunlearn.data.sources import Split, load_split
-from fedunlearn.data.table import Table, as_number, read_table
+from fedunlearn.data.table import Table, read_table
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
@@ -81,7 +82,7 @@ def test_labels_number_classes_from_0(label: str, expected: list[int]) -> None:
         "word": ["b c", "a", "d", "b c"],
         "a > b": ["1", "0", "1", "0"],
     }
-    numbers = classes(label, Table(columns, 4))
+    numbers, _ = classes(label, Table(columns, 4))
     assert numbers.tolist() == expected
     assert numbers.dtype == np.int64
 
@@ -245,7 +246,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "empty label": (GOOD + "secretA,1,red,\n", {}, "data.label: column 'num' has empty cells"),
     "fractions": (GOOD + "secretA,1,red,0.5\n", {}, "holds fractions; compare it with a number"),
     "empty by": (GOOD + ",1,red,0\n", BY, "data.by: column 'site' has empty cells"),
-    "lonely row": (GOOD + "secretC,1,red,0\n", BY, "node 2 of 3, in sorted order of column 'site'"),
+    "lonely row": (GOOD + "alone,1,red,0\n", BY, "node alone, of 3 that column 'site' names, has"),
     "one node": (GOOD.replace("secretB", "secretA"), BY, "'site' names one node only"),
     "other nodes": (GOOD, BY | {"nodes": 3}, "data.nodes: 3, but column 'site' names 2"),
     "by is label": (GOOD, BY | {"by": "num"}, "data.by: 'num' is the label's column"),

@@ -45,8 +45,8 @@ STAGE_COMMITTING: Stage
 class NodeScope(_message.Message):
     __slots__ = ("nodes",)
     NODES_FIELD_NUMBER: _ClassVar[int]
-    nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("index", "commitment", "path")
@@ -62,17 +62,17 @@ class RecordScope(_message.Message):
     __slots__ = ("node", "records")
     NODE_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
-    node: int
+    node: str
     records: _containers.RepeatedCompositeFieldContainer[Record]
-    def __init__(self, node: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
+    def __init__(self, node: _Optional[str] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
 
 class ClassScope(_message.Message):
     __slots__ = ("labels", "nodes")
     LABELS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
-    labels: _containers.RepeatedScalarFieldContainer[int]
-    nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, labels: _Optional[_Iterable[int]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, labels: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Scope(_message.Message):
     __slots__ = ("node", "records")
@@ -167,9 +167,9 @@ class Deletion(_message.Message):
     last_event: int
     model_before_sha256: bytes
     model_after_sha256: bytes
-    nodes: _containers.RepeatedScalarFieldContainer[int]
-    labels: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., kind: _Optional[str] = ..., count: _Optional[int] = ..., scope_sha256: _Optional[bytes] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., near_due: _Optional[bool] = ..., reason: _Optional[str] = ..., attempts: _Optional[int] = ..., last_event: _Optional[int] = ..., model_before_sha256: _Optional[bytes] = ..., model_after_sha256: _Optional[bytes] = ..., nodes: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[int]] = ...) -> None: ...
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., request_id: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., kind: _Optional[str] = ..., count: _Optional[int] = ..., scope_sha256: _Optional[bytes] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., near_due: _Optional[bool] = ..., reason: _Optional[str] = ..., attempts: _Optional[int] = ..., last_event: _Optional[int] = ..., model_before_sha256: _Optional[bytes] = ..., model_after_sha256: _Optional[bytes] = ..., nodes: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("number", "time", "state", "stage", "actor", "reason")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "1"
+revision = "2"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -13,6 +13,11 @@ depends_on = None
 
 def upgrade() -> None:
     """Make the tables."""
+    op.create_table(
+        "classes",
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_classes")),
+    )
     op.create_table(
         "audit",
         sa.Column(
@@ -123,18 +128,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_keys_principal"), "keys", ["principal"], unique=False)
     op.create_table(
         "nodes",
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=False,
-            nullable=False,
-        ),
+        sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("owner", sa.String(length=200), nullable=True),
         sa.Column("commitment_root", sa.String(length=64), nullable=True),
         sa.Column("commitment_size", sa.BigInteger(), nullable=True),
         sa.Column("left", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["owner"], ["principals.name"], name=op.f("fk_nodes_owner")),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_nodes")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_nodes")),
     )
     op.create_index(op.f("ix_nodes_owner"), "nodes", ["owner"], unique=False)
     op.create_table(
