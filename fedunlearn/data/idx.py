@@ -98,10 +98,12 @@ def _parsed(data: bytes, path: Path, dimensions: int) -> NDArray[np.uint8]:
             f"data.path: {path} holds {data[3]} dimensions; a file of this name has {dimensions}"
         )
     head = 4 + 4 * dimensions
+    if len(data) < head:
+        raise ScenarioError(f"data.path: {path} ends before its sizes; give the whole file")
     shape = tuple(int(size) for size in np.frombuffer(data[4:head], dtype=">u4"))
-    if len(data) < head or len(data) - head != math.prod(shape):
+    if len(data) - head != math.prod(shape):
         raise ScenarioError(
-            f"data.path: {path} holds {max(0, len(data) - head)} values where its first bytes say "
+            f"data.path: {path} holds {len(data) - head} values where its first bytes say "
             f"{math.prod(shape)}; give the whole file"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)

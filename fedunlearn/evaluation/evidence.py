@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.evaluation.metrics import Parts, Predictions
+from fedunlearn.names import Names
 
 SHOWN = 8
 
@@ -33,26 +34,35 @@ class Evidence:
     """Predictions on the forget set, before and after.
 
     Attributes:
-        classes: Labels of the forget set, ascending.
+        classes: Numbers of the forget set's classes, ascending.
         counts: How many examples each has.
         mean_probabilities: Model name to (classes of the forget set, all classes): the mean
             prediction over the examples of each label.
         examples: Those on which trained and retrained model differ most, at most one a label
             until every label has one.
+        names: The names of all classes, by number; empty where their numbers are.
     """
 
     classes: tuple[int, ...]
     counts: tuple[int, ...]
     mean_probabilities: Mapping[str, Tensor]
     examples: tuple[ForgottenExample, ...]
+    names: tuple[str, ...] = ()
+
+    def name(self, number: int) -> str:
+        """Return the name of a class."""
+        return self.names[number] if number < len(self.names) else str(number)
 
 
-def gather_evidence(models: Mapping[str, Predictions], parts: Parts) -> Evidence:
+def gather_evidence(
+    models: Mapping[str, Predictions], parts: Parts, names: Names | None = None
+) -> Evidence:
     """Collect predictions on the forget set.
 
     Args:
         models: By name; ``trained`` and ``retrained`` among them.
         parts: Where the predictions were made.
+        names: Of the classes.
 
     Returns:
         Mean predictions of each label, and the examples that tell most.
@@ -78,7 +88,7 @@ def gather_evidence(models: Mapping[str, Predictions], parts: Parts) -> Evidence
         for index in (firsts + rest)[:SHOWN]
     )
     counts = tuple(int((targets == label).sum()) for label in labels)
-    return Evidence(tuple(labels), counts, means, examples)
+    return Evidence(tuple(labels), counts, means, examples, names.texts if names else ())
 
 
 def _grey(image: Tensor) -> Tensor | None:

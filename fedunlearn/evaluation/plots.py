@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
 from fedunlearn.evaluation.evidence import ForgottenExample
@@ -40,7 +40,13 @@ from fedunlearn.solvers.weight import ACCEPTABLE
 Curve = Sequence[Point]
 
 NUMBERED_CLASSES = 12
+UPRIGHT = 3  # characters of a class's name that fit below its column
+LONGEST_NAME = 14
 GAIN_RANGE = (-0.5, 2.5)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def colour_names(methods: Iterable[str]) -> dict[str, str]:
@@ -101,7 +107,13 @@ def forget_curves(
 
 @matplotlib.rc_context(STYLE)
 def heat_map(
-    probabilities: Tensor, labels: Sequence[int], counts: Sequence[int], *, model: str, key: str
+    probabilities: Tensor,
+    labels: Sequence[int],
+    counts: Sequence[int],
+    *,
+    name: Callable[[int], str] = str,
+    model: str,
+    key: str,
 ) -> str:
     """Draw the mean prediction on the examples of each label.
 
@@ -109,6 +121,7 @@ def heat_map(
         probabilities: (labels, classes).
         labels: Of the rows; a class's own column is outlined.
         counts: Examples behind each row.
+        name: Returns the name of a class.
         model: Whose predictions these are.
         key: Unique in the page.
 
@@ -119,7 +132,13 @@ def heat_map(
     rows, classes = values.shape
     detailed = max(rows, classes) <= NUMBERED_CLASSES
     height = 25.0 if detailed else max(3.0, 300.0 / rows)
-    figure, axes = new_figure(480, 54 + rows * height, (82, 46, 4, 8))
+    ticks = [_short(name(number)) for number in range(classes)] if detailed else []
+    upright = max(map(len, ticks), default=0) > UPRIGHT
+    bottom = 46.0 + (5.4 * max(map(len, ticks)) if upright else 0.0)
+    longest = max((len(_short(name(label))) for label in labels), default=1)
+    figure, axes = new_figure(
+        480, 8 + bottom + rows * height, (75 + 6.6 * min(longest, LONGEST_NAME), bottom, 4, 8)
+    )
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(rows - 0.5, -0.5))
     inked = [(row, column) for (row, column), value in np.ndenumerate(values) if value >= 0.005]
     alphas = [(HEAT, min(1.0, float(values[cell]))) for cell in inked]
@@ -133,21 +152,30 @@ def heat_map(
     axes.set_frame_on(False)
     axes.tick_params(length=0)
     shown = range(rows) if detailed else range(0, rows, math.ceil(rows / 20))
-    axes.set_yticks(list(shown), [f"{labels[row]}  ({counts[row]})" for row in shown])
-    axes.xaxis.set_major_locator(
-        FixedLocator(list(range(classes))) if detailed else MaxNLocator(12, integer=True)
-    )
-    axes.set(xlabel="predicted class", ylabel="true label (examples)")
-    said = ", ".join(f"{label}: {values[row, label]:.2f}" for row, label in true)
+    axes.set_yticks(list(shown), [f"{_short(name(labels[row]))}  ({counts[row]})" for row in shown])
+    if detailed:
+        axes.set_xticks(range(classes), ticks, rotation=90 if upright else 0)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    tall = rows * height >= 100.0
+    axes.set(xlabel="predicted class", ylabel="true label (examples)" if tall else "")
+    said = ", ".join(f"{name(label)}: {values[row, label]:.2f}" for row, label in true)
     return to_svg(figure, key, f"{model}: mean probability of the true label, by label: {said}.")
 
 
 @matplotlib.rc_context(STYLE)
-def example_bars(example: ForgottenExample, *, colours: Mapping[str, str], key: str) -> str:
+def example_bars(
+    example: ForgottenExample,
+    *,
+    name: Callable[[int], str] = str,
+    colours: Mapping[str, str],
+    key: str,
+) -> str:
     """Draw one example and what every model predicts for it.
 
     Args:
         example: With or without an image.
+        name: Returns the name of a class.
         colours: As of ``colour_names``.
         key: Unique in the page.
 
@@ -156,7 +184,7 @@ def example_bars(example: ForgottenExample, *, colours: Mapping[str, str], key: 
     """
     models = {name: vector.numpy() for name, vector in example.probabilities.items()}
     classes = max(len(vector) for vector in models.values())
-    names = 10 + 6.4 * max(len(name) for name in models)
+    names = 10 + 6.4 * max(map(len, models))
     picture = 0.0 if example.image is None else 92.0
     step, bottom = 34.0, 24.0
     width, height = 470.0, bottom + 4 + step * max(len(models), 3)
@@ -164,13 +192,13 @@ def example_bars(example: ForgottenExample, *, colours: Mapping[str, str], key: 
     axes.set(xlim=(-0.6, classes - 0.4), ylim=(len(models), 0))
     target = example.target
     axes.axvspan(target - 0.5, target + 0.5, color=RULE, linewidth=0, zorder=0)
-    for row, (name, vector) in enumerate(models.items()):
-        colour, base = SENTINELS[colours[name]], row + 0.92
+    for row, (model, vector) in enumerate(models.items()):
+        colour, base = SENTINELS[colours[model]], row + 0.92
         shares = np.nan_to_num(vector)
         axes.bar(range(len(shares)), -0.8 * shares, bottom=base, width=0.72, color=colour, zorder=2)
         axes.axhline(base, color=MUTED, linewidth=0.8, zorder=3)
         middle = 1 - (row + 0.55) / len(models)
-        axes.text(-0.02, middle, name, transform=axes.transAxes, ha="right", va="center")
+        axes.text(-0.02, middle, model, transform=axes.transAxes, ha="right", va="center")
         if target < len(vector):
             share = f"{100 * float(vector[target]):.0f} %"
             axes.text(1.02, middle, share, transform=axes.transAxes, va="center", color=MUTED)
@@ -179,7 +207,11 @@ def example_bars(example: ForgottenExample, *, colours: Mapping[str, str], key: 
     axes.yaxis.set_major_locator(NullLocator())
     every = 1 if classes <= NUMBERED_CLASSES else math.ceil(classes / 8)
     free = [n for n in range(0, classes, every) if 2 * abs(n - target) >= every]
-    axes.set_xticks(sorted({*free, target}))
+    shown = sorted({*free, target})
+    plain = max(len(name(number)) for number in shown) <= UPRIGHT
+    # Longer names would run into one another: the true class alone is named then.
+    texts = [_short(name(n)) if plain or n == target else "" for n in shown]
+    axes.set_xticks(shown, texts)
     for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
         if tick == target:
             label.set(fontweight="bold", color=INK)
@@ -189,9 +221,11 @@ def example_bars(example: ForgottenExample, *, colours: Mapping[str, str], key: 
         box.imshow(example.image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
         box.set_axis_off()
     said = ", ".join(
-        f"{name} {float(vector[target]):.2f}" for name, vector in models.items() if target < classes
+        f"{model} {float(vector[target]):.2f}"
+        for model, vector in models.items()
+        if target < classes
     )
-    return to_svg(figure, key, f"Example of class {target}; probability given to it: {said}.")
+    return to_svg(figure, key, f"Example of class {name(target)}; probability given to it: {said}.")
 
 
 @matplotlib.rc_context(STYLE)

@@ -145,7 +145,12 @@ def _view(
                 colours[name],
                 Markup(
                     plots.heat_map(
-                        means, evidence.classes, evidence.counts, model=name, key=f"{key}-heat{i}"
+                        means,
+                        evidence.classes,
+                        evidence.counts,
+                        name=evidence.name,
+                        model=name,
+                        key=f"{key}-heat{i}",
                     )
                 ),
             )
@@ -153,9 +158,13 @@ def _view(
         ],
         "examples": [
             _Named(
-                str(example.target),
+                evidence.name(example.target),
                 "",
-                Markup(plots.example_bars(example, colours=colours, key=f"{key}-example{i}")),
+                Markup(
+                    plots.example_bars(
+                        example, name=evidence.name, colours=colours, key=f"{key}-example{i}"
+                    )
+                ),
             )
             for i, example in enumerate(evidence.examples)
         ],

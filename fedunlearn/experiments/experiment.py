@@ -89,6 +89,11 @@ class Experiment:
         first = self.scenario.training.seed
         return range(first, first + 1 + self.scenario.evaluation.replicas)
 
+    def names(self) -> dict[str, list[str]]:
+        """Return the names of nodes and classes, in the order of the numbers used inside."""
+        split = self.task.split
+        return {"nodes": list(split.node_names), "classes": list(split.labels)}
+
     def to_record(self) -> list[Recordable]:
         """Return what the methods want recorded."""
         return [item for method in self.methods.values() for item in method.to_record()]

@@ -92,7 +92,7 @@ class _Request:
             RETRAINED: retrained | self._oracles.own_distribution() | asdict(self._retrained.cost),
             "methods": methods,
         }
-        return result, gather_evidence(shown, self._parts)
+        return result, gather_evidence(shown, self._parts, self._task.split.labels)
 
     def _entry(self, removals: Sequence[Removal]) -> tuple[dict[str, Any], Predictions]:
         """Measure what a method made of every replica; costs and words are of the first."""

@@ -98,6 +98,7 @@ def document(
         "fedunlearn": version("fedunlearn"),
         "name": experiment.name,
         "scenario": experiment.as_run(),
+        "names": experiment.names(),
         "environment": _environment(transport),
         "requests": requests,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from fedunlearn.errors import LeaseLostError, StoreError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.files import write_whole
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.progress import Progress
 from fedunlearn.requests.deletion import ScopeKind, State
@@ -28,6 +30,7 @@ from fedunlearn.worker.worker import Worked, Worker, utc_now
 log = logging.getLogger(__name__)
 
 MODELS, NODES = "models", "nodes"
+NAMES = "names.json"  # of nodes and classes, by the numbers in the names of folders
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def work_in(
     settings = WorkerSettings.read(place.folder)
     models = ModelFolder(place.folder / MODELS)
     remover = ScenarioRemover(experiment, federation, models, place.folder, place.store.nodes_left)
+    write_whole(place.folder / NAMES, f"{json.dumps(experiment.names(), ensure_ascii=False)}\n")
     register_names(experiment, federation, place.store)
     current = place.store.current()
     if current is not None:
