@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import EmptyNodeError, TaskError
 from fedunlearn.parameters import flatten, require_finite
+from fedunlearn.risk.causes import explained
+from fedunlearn.risk.differentiation import require_differentiable
+from fedunlearn.risk.layers import require_known_layers
 from fedunlearn.risk.memory import examples_per_chunk
 from fedunlearn.risk.network import (
     FlatNetwork,
@@ -18,14 +21,9 @@ from fedunlearn.risk.network import (
     gradient_of_each,
     twice_differentiable,
 )
-from fedunlearn.risk.probe import (
-    PROBE_EXAMPLES,
-    few,
-    require_deterministic,
-    require_ggn,
-    require_mean_loss,
-)
+from fedunlearn.risk.probe import require_deterministic, require_ggn
 from fedunlearn.risk.products import Curvature, Function, KeptProduct, keep_product
+from fedunlearn.risk.separate import PROBE_EXAMPLES, few, require_separate_examples
 from fedunlearn.risk.task import Examples, Loss
 
 # Of per-example gradients held at once.
@@ -78,15 +76,18 @@ class EmpiricalRisk:
         for name, values in (("inputs", inputs), ("targets", targets)):
             if values.is_floating_point():
                 require_finite(values, f"data: {name}", "fill in or drop what is missing")
-        require_deterministic(model, loss, examples)
-        require_mean_loss(model, loss, examples)
+        require_known_layers(model)
+        with explained(model, loss, few(model, examples)):
+            require_deterministic(model, loss, examples)
+            require_separate_examples(model, loss, examples)
         self.model = model
         self.loss = loss
         self.inputs = inputs
         self.targets = targets
         self._flat = FlatNetwork(model)
         self.layout = self._flat.layout
-        self._chunk = chunk or self._fitting_chunk()
+        with explained(model, loss, few(model, examples)):
+            self._chunk = chunk or self._fitting_chunk()
 
     def __len__(self) -> int:
         """Return the number of examples n."""
@@ -152,6 +153,7 @@ class EmpiricalRisk:
         Raises:
             NoCurvatureError: GGN was asked for and does not exist for this loss or these outputs.
         """
+        self.require_differentiable()
         point = weights.to(self.layout.device)
         if curvature is Curvature.GGN:
             inputs, targets = few(self.model, (self.inputs, self.targets))
@@ -159,6 +161,10 @@ class EmpiricalRisk:
                 outputs = self._network(inputs)(point)
             require_ggn(self.loss, outputs, targets)
         return RiskCurvature(self._flat, self._chunk_makers(), point, curvature, budget)
+
+    def require_differentiable(self) -> None:
+        """Try one gradient and one product on a few examples; see ``require_differentiable``."""
+        require_differentiable(self.model, self.loss, (self.inputs, self.targets))
 
     def _take(self, start: int, count: int) -> Examples:
         device = self.layout.device

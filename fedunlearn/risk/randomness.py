@@ -1,0 +1,352 @@
+"""Whether a model computes a function of weights and inputs alone, found by looking.
+
+A layer that draws now and then passes a comparison of two results by luck. So what a forward pass
+changes is looked at instead: the states of the random generators, buffers and weights.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.errors import NotDeterministicError, TaskError
+from fedunlearn.risk.layers import name_of
+from fedunlearn.risk.task import Loss
+
+State = Any  # of a generator: what its own functions take and return
+INSTEAD = "remove what draws random numbers in forward(), or return the model in eval() mode"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A random generator.
+
+    Attributes:
+        name: For messages.
+        read: Returns its state.
+        write: Sets its state.
+    """
+
+    name: str
+    read: Callable[[], State]
+    write: Callable[[State], object]
+
+
+def global_sources() -> list[_Source]:
+    """Return the random generators of torch, NumPy and Python that code draws from by default."""
+    sources = [
+        _Source("torch's global generator", torch.get_rng_state, torch.set_rng_state),
+        _Source("NumPy's global generator", np.random.get_state, np.random.set_state),
+        _Source("Python's random", random.getstate, random.setstate),
+    ]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            sources.append(
+                _Source(
+                    f"torch's generator of cuda:{number}",
+                    partial(torch.cuda.get_rng_state, number),
+                    partial(torch.cuda.set_rng_state, device=number),
+                )
+            )
+    return sources
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Set the random generators back to what they were when the block ends.
+
+    Yields:
+        Nothing.
+    """
+    kept = [(source, source.read()) for source in global_sources()]
+    try:
+        yield
+    finally:
+        for source, state in kept:
+            source.write(state)
+
+
+def require_no_draws(
+    model: nn.Module, loss: Loss, evaluate: Callable[[], tuple[object, Tensor]]
+) -> None:
+    """Refuse a model that draws random numbers, or changes what it computes with.
+
+    Args:
+        model: In the mode in which it will be differentiated; left as it was.
+        loss: Searched for generators, as the model is.
+        evaluate: Makes one forward pass and returns the outputs and the loss.
+
+    Raises:
+        NotDeterministicError: Naming the layer that draws, or the buffer that changes.
+        TaskError: Naming the weights that change.
+    """
+    sources = [*global_sources(), *_own_sources(model, loss)]
+    states = [source.read() for source in sources]
+    tensors = dict(_tensors_of(model))
+    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    try:
+        first = evaluate()
+        plain = {name: t.detach().clone() for name, t in _plain_tensors(model)}
+        with _entropy() as entropy:  # not the first time, when modules may be imported
+            second = evaluate()
+        for source, state in zip(sources, states, strict=True):
+            if not _same(source.read(), state):
+                where = _who_draws(model, source, evaluate)
+                remedy = _remedy(model, source, evaluate)
+                raise NotDeterministicError(
+                    f"{where} draws random numbers ({source.name}); {remedy}"
+                )
+        if entropy:
+            raise NotDeterministicError(f"model: draws from the system's entropy; {INSTEAD}")
+        _require_unchanged(model, kept, plain)
+        if not _same(first, second):
+            raise NotDeterministicError(
+                "model: the same weights and examples gave two different results; " + INSTEAD
+            )
+    finally:
+        for source, state in zip(sources, states, strict=True):
+            source.write(state)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if not _same(tensor, kept[name]):
+                    tensor.copy_(kept[name])
+
+
+def _require_unchanged(
+    model: nn.Module, kept: Mapping[str, Tensor], plain: Mapping[str, Tensor]
+) -> None:
+    """Compare all tensors of a model with what they were."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for name, now in _tensors_of(model):
+        if name in kept and _same(now.detach(), kept[name]):
+            continue
+        if name in weights:
+            raise TaskError(
+                f"model: weights {name!r} change in forward(), so that the loss is no function of "
+                "them; compute with a changed copy instead, as torch.nn.utils.parametrize does"
+            )
+        raise NotDeterministicError(
+            f"model: buffer {name!r} changes in forward(), so that the same weights give another "
+            "result the next time; return the model in eval() mode, or leave out what changes it"
+        )
+    for name, now in _plain_tensors(model):
+        if name in plain and not _same(now.detach(), plain[name]):
+            raise NotDeterministicError(
+                f"model: tensor {name!r} changes in forward(), so that the same weights may give "
+                "another result the next time; return the model in eval() mode, or leave out what "
+                "changes it"
+            )
+
+
+def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that modules hold as attributes, neither as parameters nor as buffers."""
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
+def _who_draws(
+    model: nn.Module, source: _Source, evaluate: Callable[[], tuple[object, Tensor]]
+) -> str:
+    """Name the innermost layer during whose forward pass a generator moved."""
+    found: list[str] = []
+    entered: dict[str, State] = {}
+
+    def enter(name: str, *_: object) -> None:
+        entered[name] = source.read()
+
+    def leave(name: str, *_: object) -> None:
+        if not found and not _same(entered[name], source.read()):
+            found.append(name)
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(partial(enter, name)))
+        handles.append(module.register_forward_hook(partial(leave, name)))
+    try:
+        evaluate()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if found:
+        return name_of(model, found[0])
+    return "loss:"  # it draws after the model is done
+
+
+def _remedy(
+    model: nn.Module, source: _Source, evaluate: Callable[[], tuple[object, Tensor]]
+) -> str:
+    """Return what to do instead: eval() mode is proposed where it helps."""
+    modes = {module: module.training for module in model.modules()}
+    if not any(modes.values()):
+        return "replace it by what draws nothing"
+    model.eval()
+    try:
+        before = source.read()
+        evaluate()
+        helps = _same(before, source.read())
+    except Exception:
+        helps = True  # the message of the first failure is not hidden by a second
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return INSTEAD if helps else "replace it by what draws nothing, in eval() mode too"
+
+
+@contextmanager
+def _entropy() -> Iterator[list[str]]:
+    """Watch whether this thread asks the operating system for randomness.
+
+    Yields:
+        The names of the functions it called, as they come.
+    """
+    called: list[str] = []
+    thread = threading.get_ident()
+    drawn, seeded = os.urandom, random.Random.seed  # new generators seed themselves with the latter
+
+    def urandom(size: int, /) -> bytes:
+        if threading.get_ident() == thread:
+            called.append("urandom")
+        return drawn(size)
+
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        if a is None and threading.get_ident() == thread:
+            called.append("seed")
+        seeded(self, a, version)
+
+    places: tuple[tuple[object, str, object], ...] = (
+        (os, "urandom", urandom),
+        (random, "_urandom", urandom),
+        (random.Random, "seed", seed),
+    )
+    before = [getattr(place, name) for place, name, _ in places]
+    try:
+        for place, name, watched in places:
+            setattr(place, name, watched)
+        yield called
+    finally:
+        for (place, name, _), original in zip(places, before, strict=True):
+            setattr(place, name, original)
+
+
+def _own_sources(model: nn.Module, loss: Loss) -> list[_Source]:
+    """Return the generators that modules and the loss hold, or that their code names."""
+    holders: list[object] = [loss, *model.modules()]
+    found: dict[int, _Source] = {}
+    for holder in holders:
+        for name, value in _reachable(holder):
+            source = _as_source(name, value)
+            if source is not None:
+                found.setdefault(id(value), source)
+    return list(found.values())
+
+
+def _reachable(holder: object) -> Iterator[tuple[str, object]]:
+    """Yield what an object holds, and the globals and closures that its code names."""
+    inner = getattr(holder, "__self__", None)
+    if inner is not None and not isinstance(inner, nn.Module):
+        yield from _held(vars(inner) if hasattr(inner, "__dict__") else {})
+    yield from _held(vars(holder) if hasattr(holder, "__dict__") else {})
+    if type(holder).__module__.startswith("torch."):
+        return
+    for kind in type(holder).__mro__:
+        if kind in (nn.Module, object):
+            break
+        yield from _held(vars(kind))
+        for function in vars(kind).values():
+            yield from _named_by(function)
+    yield from _named_by(getattr(holder, "__func__", holder))
+
+
+def _named_by(function: object) -> Iterator[tuple[str, object]]:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    known = getattr(function, "__globals__", {})
+    yield from _held({name: known[name] for name in code.co_names if name in known})
+    for name, cell in zip(
+        code.co_freevars, getattr(function, "__closure__", None) or (), strict=False
+    ):
+        try:
+            yield from _held({name: cell.cell_contents})
+        except ValueError:  # not filled
+            continue
+
+
+def _held(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield values, and what lies in lists, tuples and dictionaries of them."""
+    for name, value in values.items():
+        yield name, value
+        inner: Iterable[object] = ()
+        if isinstance(value, list | tuple):
+            inner = value
+        elif isinstance(value, dict):
+            inner = value.values()
+        for one in inner:
+            yield name, one
+
+
+def _as_source(name: str, value: object) -> _Source | None:
+    if isinstance(value, torch.Generator):
+        return _Source(f"the generator {name!r}", value.get_state, value.set_state)
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+
+        def write(state: State) -> None:
+            bits.state = state
+
+        return _Source(f"the generator {name!r}", lambda: bits.state, write)
+    if isinstance(value, np.random.RandomState):
+        return _Source(f"the generator {name!r}", value.get_state, value.set_state)
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        return _Source(f"the generator {name!r}", value.getstate, value.setstate)
+    return None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare bit by bit, through nested containers."""
+    if one is other:
+        return True
+    if type(one) is tuple and all(type(item) is int for item in one):
+        return bool(one == other)  # Python's generator: 625 of them
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return _same_tensors(one.detach(), other.detach())
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_same(left, right) for left, right in pairs)
+    if type(one) is type(other) and isinstance(one, int | float | str | bytes | None):
+        return bool(one == other) or one != one
+    return True  # outputs of another kind: their loss is compared
+
+
+def _same_tensors(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.layout != torch.strided or one.is_quantized:
+        return bool(torch.equal(one, other))
+    if not one.is_floating_point() and not one.is_complex():
+        return bool(torch.equal(one, other))
+    return bool(torch.equal(one, other)) or bool(
+        torch.equal(one.isnan(), other.isnan())
+        and torch.equal(one.nan_to_num(), other.nan_to_num())
+    )
