@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.task import Loss
 
 State = Any  # of a generator: what its own functions take and return
+# How far generators are looked for: from a module to its attribute, to what that calls, and so on.
+DEPTH = 4
 INSTEAD = "remove what draws random numbers in forward(), or return the model in eval() mode"
 
 
@@ -247,62 +250,67 @@ def _entropy() -> Iterator[list[str]]:
 
 def _own_sources(model: nn.Module, loss: Loss) -> list[_Source]:
     """Return the generators that modules and the loss hold, or that their code names."""
-    holders: list[object] = [loss, *model.modules()]
     found: dict[int, _Source] = {}
-    for holder in holders:
-        for name, value in _reachable(holder):
-            source = _as_source(name, value)
-            if source is not None:
-                found.setdefault(id(value), source)
+    seen: set[int] = set()
+    waiting: list[tuple[str, object, int]] = [("loss", loss, 0)]
+    waiting += [(name, module, 0) for name, module in model.named_modules()]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        source = _as_source(name, value)
+        if source is not None:
+            found[id(value)] = source
+        elif depth <= DEPTH:
+            waiting += [(inner, one, depth + 1) for inner, one in _within(value)]
     return list(found.values())
 
 
-def _reachable(holder: object) -> Iterator[tuple[str, object]]:
+def _within(value: object) -> Iterator[tuple[str, object]]:
     """Yield what an object holds, and the globals and closures that its code names."""
-    inner = getattr(holder, "__self__", None)
-    if inner is not None and not isinstance(inner, nn.Module):
-        yield from _held(vars(inner) if hasattr(inner, "__dict__") else {})
-    yield from _held(vars(holder) if hasattr(holder, "__dict__") else {})
-    if type(holder).__module__.startswith("torch."):
-        return
-    for kind in type(holder).__mro__:
-        if kind in (nn.Module, object):
-            break
-        yield from _held(vars(kind))
-        for function in vars(kind).values():
-            yield from _named_by(function)
-    yield from _named_by(getattr(holder, "__func__", holder))
+    if isinstance(value, list | tuple | dict):
+        items = value.values() if isinstance(value, dict) else value
+        yield from (("", one) for one in items)
+    elif isinstance(value, partial):
+        yield from (("", one) for one in (value.func, *value.args, *value.keywords.values()))
+    elif isinstance(value, MethodType):
+        yield from (("", value.__self__), ("", value.__func__))
+    elif isinstance(value, FunctionType):
+        if not _from_library(value.__module__):
+            yield from _named_by(value)
+    elif isinstance(value, nn.Module) or (hasattr(value, "__dict__") and callable(value)):
+        if isinstance(value, type):
+            return
+        yield from vars(value).items()
+        if not _from_library(type(value).__module__):
+            for kind in type(value).__mro__:
+                if kind is not nn.Module:
+                    yield from vars(kind).items()
 
 
-def _named_by(function: object) -> Iterator[tuple[str, object]]:
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return
-    known = getattr(function, "__globals__", {})
-    yield from _held({name: known[name] for name in code.co_names if name in known})
-    for name, cell in zip(
-        code.co_freevars, getattr(function, "__closure__", None) or (), strict=False
-    ):
+def _from_library(module: str | None) -> bool:
+    return module is None or module.partition(".")[0] in ("torch", "numpy", "builtins")
+
+
+def _named_by(function: FunctionType) -> Iterator[tuple[str, object]]:
+    names = function.__code__.co_names
+    for name in names:
+        value = function.__globals__.get(name)
+        if isinstance(value, ModuleType):  # of which it uses what it names too
+            if not _from_library(value.__name__):
+                yield from ((one, vars(value)[one]) for one in names if one in vars(value))
+        else:
+            yield name, value
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield from _held({name: cell.cell_contents})
+            yield name, cell.cell_contents
         except ValueError:  # not filled
             continue
 
 
-def _held(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield values, and what lies in lists, tuples and dictionaries of them."""
-    for name, value in values.items():
-        yield name, value
-        inner: Iterable[object] = ()
-        if isinstance(value, list | tuple):
-            inner = value
-        elif isinstance(value, dict):
-            inner = value.values()
-        for one in inner:
-            yield name, one
-
-
 def _as_source(name: str, value: object) -> _Source | None:
+    name = name or "of its own"
     if isinstance(value, torch.Generator):
         return _Source(f"the generator {name!r}", value.get_state, value.set_state)
     if isinstance(value, np.random.Generator):
