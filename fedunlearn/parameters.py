@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +100,32 @@ def flatten(model: nn.Module) -> Tensor:
 
 
 def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:
-    """Make a model under a seed and return its weights (d,); torch's own generator is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Make a model under a seed and return its weights (d,); generators are left as they were."""
+    with seeded(seed):
         return flatten(make_model())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the random generators of torch, NumPy and Python for a block, and put them back.
+
+    Args:
+        seed: Not negative.
+
+    Yields:
+        Nothing.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    kept, kept_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(kept)
+        random.setstate(kept_python)
 
 
 def load(model: nn.Module, vector: Tensor) -> None:

@@ -103,7 +103,7 @@ def require_no_draws(
         with _entropy() as entropy:  # not the first time, when modules may be imported
             second = evaluate()
         for source, state in zip(sources, states, strict=True):
-            if not _same(source.read(), state):
+            if not same_values(source.read(), state):
                 where = _who_draws(model, source, evaluate)
                 remedy = _remedy(model, source, evaluate)
                 raise NotDeterministicError(
@@ -112,7 +112,7 @@ def require_no_draws(
         if entropy:
             raise NotDeterministicError(f"model: draws from the system's entropy; {INSTEAD}")
         _require_unchanged(model, kept, plain)
-        if not _same(first, second):
+        if not same_values(first, second):
             raise NotDeterministicError(
                 "model: the same weights and examples gave two different results; " + INSTEAD
             )
@@ -121,7 +121,7 @@ def require_no_draws(
             source.write(state)
         with torch.no_grad():
             for name, tensor in tensors.items():
-                if not _same(tensor, kept[name]):
+                if not same_values(tensor, kept[name]):
                     tensor.copy_(kept[name])
 
 
@@ -131,7 +131,7 @@ def _require_unchanged(
     """Compare all tensors of a model with what they were."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     for name, now in _tensors_of(model):
-        if name in kept and _same(now.detach(), kept[name]):
+        if name in kept and same_values(now.detach(), kept[name]):
             continue
         if name in weights:
             raise TaskError(
@@ -143,7 +143,7 @@ def _require_unchanged(
             "result the next time; return the model in eval() mode, or leave out what changes it"
         )
     for name, now in _plain_tensors(model):
-        if name in plain and not _same(now.detach(), plain[name]):
+        if name in plain and not same_values(now.detach(), plain[name]):
             raise NotDeterministicError(
                 f"model: tensor {name!r} changes in forward(), so that the same weights may give "
                 "another result the next time; return the model in eval() mode, or leave out what "
@@ -175,7 +175,7 @@ def _who_draws(
         entered[name] = source.read()
 
     def leave(name: str, *_: object) -> None:
-        if not found and not _same(entered[name], source.read()):
+        if not found and not same_values(entered[name], source.read()):
             found.append(name)
 
     handles = []
@@ -203,7 +203,7 @@ def _remedy(
     try:
         before = source.read()
         evaluate()
-        helps = _same(before, source.read())
+        helps = same_values(before, source.read())
     except Exception:
         helps = True  # the message of the first failure is not hidden by a second
     finally:
@@ -327,8 +327,8 @@ def _as_source(name: str, value: object) -> _Source | None:
     return None
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Compare bit by bit, through nested containers."""
+def same_values(one: Any, other: Any) -> bool:
+    """Return whether two values are equal bit by bit, through nested containers."""
     if one is other:
         return True
     if type(one) is tuple and all(type(item) is int for item in one):
@@ -338,10 +338,10 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return bool(np.array_equal(one, other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same_values(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_same(left, right) for left, right in pairs)
+        return len(one) == len(other) and all(same_values(left, right) for left, right in pairs)
     if type(one) is type(other) and isinstance(one, int | float | str | bytes | None):
         return bool(one == other) or one != one
     return True  # outputs of another kind: their loss is compared
