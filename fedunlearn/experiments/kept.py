@@ -113,7 +113,7 @@ class KeptModels:
         """
         self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(self._training / INITIAL) as file:
-            file.write(model_file(self._layout, trained.initial))
+            file.write(model_file(self._layout, trained.start))
         write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
         sha256 = self._models.put(model_file(self._layout, trained.weights))
         self.keep(trained, self._models.beside(sha256))

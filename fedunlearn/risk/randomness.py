@@ -27,6 +27,7 @@ from fedunlearn.risk.task import Loss
 State = Any  # of a generator: what its own functions take and return
 # How far generators are looked for: from a module to its attribute, to what that calls, and so on.
 DEPTH = 4
+PASSES = 3
 INSTEAD = "remove what draws random numbers in forward(), or return the model in eval() mode"
 
 
@@ -97,13 +98,15 @@ def require_no_draws(
     states = [source.read() for source in sources]
     tensors = dict(_tensors_of(model))
     kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    drawn = False
     try:
         first = evaluate()
         plain = {name: t.detach().clone() for name, t in _plain_tensors(model)}
         with _entropy() as entropy:  # not the first time, when modules may be imported
             second = evaluate()
         for source, state in zip(sources, states, strict=True):
-            if not same_values(source.read(), state):
+            if not same_values(source.read(), state) and _moves(source, evaluate):
+                drawn = True
                 where = _who_draws(model, source, evaluate)
                 remedy = _remedy(model, source, evaluate)
                 raise NotDeterministicError(
@@ -117,12 +120,26 @@ def require_no_draws(
                 "model: the same weights and examples gave two different results; " + INSTEAD
             )
     finally:
-        for source, state in zip(sources, states, strict=True):
-            source.write(state)
+        if drawn:
+            for source, state in zip(sources, states, strict=True):
+                source.write(state)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 if not same_values(tensor, kept[name]):
                     tensor.copy_(kept[name])
+
+
+def _moves(source: _Source, evaluate: Callable[[], tuple[object, Tensor]]) -> bool:
+    """Return whether a generator moves in every one of some passes: another thread's draws do not.
+
+    Other threads of a process share its global generators.
+    """
+    for _ in range(PASSES):
+        before = source.read()
+        evaluate()
+        if same_values(source.read(), before):
+            return False
+    return True
 
 
 def _require_unchanged(
