@@ -78,6 +78,24 @@ class NetworkDigest:
         return None
 
 
+def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what belongs to a model and is not trained: frozen parameters, buffers that are saved.
+
+    Args:
+        model: As it was built.
+
+    Returns:
+        By the names of ``model.state_dict()``.
+    """
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    names = {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
+    return {
+        name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if name not in names and isinstance(tensor, Tensor)
+    }
+
+
 def build_model(make: Callable[[], nn.Module], *, seed: int = BUILD_SEED) -> nn.Module:
     """Build a model as every node does, and leave the random generators as they were.
 

@@ -319,7 +319,11 @@ class Federation:
 
         Returns:
             The model, with its start, its settings and what was recorded.
+
+        Raises:
+            InputError: The initial weights are none, or of another model.
         """
+        self._require_start(initial)
         order = settings.seed if seed is None else seed
         plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
         wanted = list(dict.fromkeys(record))
@@ -334,6 +338,15 @@ class Federation:
             item: Recorded(each.kept(), Meter().stopped()) for item, each in listeners.items()
         }
         return self.record(TrainedModel(weights, initial, settings, heard), wanted)
+
+    def _require_start(self, initial: Tensor) -> None:
+        _require_vector("initial", initial)
+        if self.layout is not None and len(initial) != self.layout.dimension:
+            raise InputError(
+                f"training: initial weights are {len(initial)} numbers, the model has "
+                f"{self.layout.dimension} trainable parameters; give weights of this model, as "
+                "flatten(model) returns them"
+            )
 
     def train(
         self,
