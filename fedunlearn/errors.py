@@ -14,6 +14,8 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     │   ├── TaskError               a Task's model, data or loss
     │   │   ├── EmptyNodeError      a node without examples
     │   │   ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
+    │   │   ├── NotDifferentiableError  a derivative that torch does not have, or has wrong
+    │   │   ├── ModelDiffersError   nodes compute on different networks
     │   │   └── NoCurvatureError    a loss for which GGN does not exist
     │   ├── StoreError              a request store that is missing, of another version, or busy
     │   ├── KeyFileError            a key that is missing, damaged or of a kind that is not used
@@ -25,6 +27,7 @@ Misuse and broken promises raise; a solver that does not get where it wanted ret
     ├── LeaseLostError              another worker has taken the job over
     ├── ServiceError                the deletion service refused a call, or cannot be reached
     ├── NonFiniteError              NaN or infinity where numbers are needed
+    ├── OwnCodeError                code of the Task raised an exception whose cause is not known
     └── FederationError             a round could not be completed as pinned
         ├── MissingAnswerError      a node did not answer before the deadline
         ├── NodeFailedError         a node answered with an error
@@ -89,6 +92,14 @@ class NotDeterministicError(TaskError):
     """The same weights and data give different gradients, so curvature is undefined."""
 
 
+class NotDifferentiableError(TaskError):
+    """A derivative that is needed does not exist, or is not what torch computes."""
+
+
+class ModelDiffersError(TaskError):
+    """Nodes compute on different networks: another layer, frozen weight or buffer."""
+
+
 class NoCurvatureError(TaskError):
     """The curvature that was asked for does not exist for this loss."""
 
@@ -142,6 +153,13 @@ class ServiceError(FedunlearnError):
 
 class NonFiniteError(FedunlearnError):
     """NaN or infinity where finite numbers are needed."""
+
+
+class OwnCodeError(FedunlearnError):
+    """Code of the Task raised an exception whose cause is not known.
+
+    The message holds its type and where it was raised; its text stays in the node's log.
+    """
 
 
 class FederationError(FedunlearnError):

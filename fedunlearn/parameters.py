@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +77,15 @@ class ParameterLayout:
         """Return the parts of a vector (d,) as the tensors, by name.
 
         Views of the vector where dtype and device agree, differentiable copies elsewhere.
+
+        Raises:
+            TaskError: The vector is of another length.
         """
+        if vector.shape != (self.dimension,):
+            raise TaskError(
+                f"weights: have shape {tuple(vector.shape)}, but the model has {self.dimension} "
+                "trainable parameters; give weights of this model, as flatten(model) returns them"
+            )
         parts = vector.split([shape.numel() for shape in self.shapes])
         return {
             name: part.view(shape).to(device=device, dtype=dtype)
@@ -97,11 +107,81 @@ def flatten(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1).to("cpu", dtype) for p in tensors])
 
 
+def flatten_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
+    """Return the trainable parameters of a state_dict as a vector (d,), by their names.
+
+    Args:
+        model: Whose order and names count; its own numbers are not used.
+        state: As ``model.state_dict()`` returns it; its order does not count.
+
+    Returns:
+        The vector, in main memory.
+
+    Raises:
+        TaskError: It is of another model; the first tensor that differs is named.
+    """
+    layout = ParameterLayout.of(model)
+    alike = _names_of(model)
+    parts = []
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        found = [state[one] for one in alike[name] if one in state]
+        if not found:
+            raise TaskError(
+                f"state_dict: has no tensor {name!r}, which the model trains; give the state_dict "
+                "of this model"
+            )
+        if found[0].shape != shape:
+            raise TaskError(
+                f"state_dict: tensor {name!r} has shape {tuple(found[0].shape)}, the model's "
+                f"{tuple(shape)}; give the state_dict of this model"
+            )
+        parts.append(found[0].detach().reshape(-1).to("cpu", layout.dtype))
+    known = set(model.state_dict()) | set(alike)
+    if unknown := [name for name in state if name not in known]:
+        raise TaskError(
+            f"state_dict: holds {unknown[0]!r}, which the model does not have; give the state_dict "
+            "of this model"
+        )
+    return torch.cat(parts)
+
+
+def _names_of(model: nn.Module) -> dict[str, list[str]]:
+    """Return all names of each trainable parameter, by the first: tied ones have several."""
+    first = {id(p): name for name, p in trainable(model).items()}
+    names: dict[str, list[str]] = {name: [name] for name in first.values()}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if id(p) in first and name != first[id(p)]:
+            names[first[id(p)]].append(name)
+    return names
+
+
 def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:
-    """Make a model under a seed and return its weights (d,); torch's own generator is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Make a model under a seed and return its weights (d,); generators are left as they were."""
+    with seeded(seed):
         return flatten(make_model())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the random generators of torch, NumPy and Python for a block, and put them back.
+
+    Args:
+        seed: Not negative.
+
+    Yields:
+        Nothing.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    kept, kept_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(kept)
+        random.setstate(kept_python)
 
 
 def load(model: nn.Module, vector: Tensor) -> None:

@@ -32,7 +32,7 @@ from fedunlearn.experiments.working import (
 )
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
-from fedunlearn.parameters import ParameterLayout
+from fedunlearn.networks import build_model
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import export_ledger
@@ -89,8 +89,8 @@ class Asking:
 
     def sha256_of(self, weights: Tensor) -> str:
         """Return the sha256 that a model file of weights (d,) has."""
-        layout = ParameterLayout.of(self._experiment.task.model())
-        return hashlib.sha256(model_file(layout, weights)).hexdigest()
+        model = build_model(self._experiment.task.model)
+        return hashlib.sha256(model_file(model, weights)).hexdigest()
 
     def register(self, trained: TrainedModel) -> None:
         """Register model, keys and commitments, as they are when training has ended."""

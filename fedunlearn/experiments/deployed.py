@@ -15,6 +15,7 @@ from fedunlearn.federation.federation import Federation
 from fedunlearn.files import write_whole
 from fedunlearn.flower.deployed_apps import Open, Places
 from fedunlearn.flower.sessions import SessionOrMessages
+from fedunlearn.networks import build_model
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import open_state
@@ -58,7 +59,7 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
 
 
 def _nodes(experiment: Experiment) -> tuple[int, ParameterLayout]:
-    return len(experiment.task.split.nodes), ParameterLayout.of(experiment.task.model())
+    return len(experiment.task.split.nodes), ParameterLayout.of(build_model(experiment.task.model))
 
 
 def _compare(experiment: Experiment, federation: Federation, out: Path) -> Ran:

@@ -13,6 +13,7 @@ from fedunlearn.evaluation.metrics import Parts
 from fedunlearn.experiments.forgetting import resolve_requests, split_parts
 from fedunlearn.federation.federation import Recordable
 from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.networks import build_model
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.scenario.settings import TrainingSettings
@@ -52,7 +53,7 @@ class Experiment:
         scenario = loaded.settings
         data = resolve_path(scenario.data, loaded.folder)
         task = ScenarioTask(data, scenario.model)
-        task.model()
+        build_model(task.model)
         scenario = scenario.with_nodes(len(task.split.nodes))
         requests = resolve_requests(scenario.forget, task.split)
         tables = scenario.unlearning.of_method

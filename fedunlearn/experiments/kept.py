@@ -10,12 +10,13 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedunlearn.errors import NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
 from fedunlearn.files import flush_folder, replacing, write_whole
+from fedunlearn.networks import NetworkDigest, fixed_tensors
 from fedunlearn.parameters import ParameterLayout, digest
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.storage import BASIS, SUMS, open_recording, save_recording
@@ -26,25 +27,49 @@ from fedunlearn.worker.models import ModelFolder
 INITIAL = "initial.safetensors"
 SETTINGS = "settings.json"
 RECORDING = "recording"
+NETWORK = "network"
 
 
-def model_file(layout: ParameterLayout, weights: Tensor) -> bytes:
-    """Return weights (d,) as a safetensors file of the model's named tensors."""
-    named = layout.unflatten(weights)
-    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in named.items()})
+def model_file(model: nn.Module, weights: Tensor) -> bytes:
+    """Return a whole model as a safetensors file: what is trained, and what stays as it is.
+
+    The sha256 of the file, which receipts name, so covers frozen parameters and buffers; and by its
+    metadata the layers.
+
+    Args:
+        model: As every node builds it.
+        weights: Of its trainable parameters, shape (d,).
+    """
+    named = {**ParameterLayout.of(model).unflatten(weights), **fixed_tensors(model)}
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
+        metadata={NETWORK: NetworkDigest.of(model).digest.hex()},
+    )
 
 
-def read_model(layout: ParameterLayout, content: bytes) -> Tensor:
+def read_model(model: nn.Module, content: bytes) -> Tensor:
     """Read weights (d,) from a model's file.
+
+    Args:
+        model: As every node builds it.
+        content: Of the file. Of an earlier version it holds the trainable parameters alone.
 
     Returns:
         Shape (d,).
 
     Raises:
-        VerificationError: It is the file of another model.
+        VerificationError: It is the file of another model, or of one with other frozen parameters
+            or buffers, the first of which is named.
     """
+    layout = ParameterLayout.of(model)
     try:
         tensors = safetensors.torch.load(content)
+        for name, fixed in fixed_tensors(model).items():
+            if name in tensors and not torch.equal(tensors[name], fixed.cpu()):
+                raise VerificationError(
+                    f"the model file holds another {name!r} than this scenario's model, which does "
+                    "not train it; use the scenario that the state folder was made with"
+                )
         found = [tensors[name].reshape(-1) for name in layout.names]
     except (SafetensorError, KeyError) as error:
         raise VerificationError(
@@ -81,7 +106,7 @@ class KeptModels:
         self,
         models: ModelFolder,
         training: Path,
-        layout: ParameterLayout,
+        model: nn.Module,
         method: UnlearningMethod[Any],
     ) -> None:
         """Take the folders, and what the models are models of.
@@ -89,7 +114,7 @@ class KeptModels:
         Args:
             models: The model files.
             training: Folder for the initial weights, and how the first model was trained.
-            layout: Of the model's tensors.
+            model: As every node builds it.
             method: Removes from it, and says what must be recorded.
 
         Raises:
@@ -98,12 +123,12 @@ class KeptModels:
         require_keepable(method)
         self._models = models
         self._training = training
-        self._layout = layout
+        self._model = model
         self._recordables: tuple[Recordable, ...] = method.to_record()
 
     def content(self, weights: Tensor) -> bytes:
         """Return weights (d,) as a model file."""
-        return model_file(self._layout, weights)
+        return model_file(self._model, weights)
 
     def keep_first(self, trained: TrainedModel) -> str:
         """Write a model that was just trained, where it started, and what was recorded.
@@ -113,9 +138,9 @@ class KeptModels:
         """
         self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(self._training / INITIAL) as file:
-            file.write(model_file(self._layout, trained.initial))
+            file.write(model_file(self._model, trained.start))
         write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
-        sha256 = self._models.put(model_file(self._layout, trained.weights))
+        sha256 = self._models.put(model_file(self._model, trained.weights))
         self.keep(trained, self._models.beside(sha256))
         return sha256
 
@@ -152,8 +177,8 @@ class KeptModels:
             VerificationError: A file is missing or was changed.
             RecordingError: Likewise.
         """
-        weights = read_model(self._layout, self._models.read(sha256))
-        initial = read_model(self._layout, self._of_training(INITIAL))
+        weights = read_model(self._model, self._models.read(sha256))
+        initial = read_model(self._model, self._of_training(INITIAL))
         try:
             settings = TrainingSettings.model_validate_json(self._of_training(SETTINGS))
         except ValidationError:

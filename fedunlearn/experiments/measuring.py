@@ -19,6 +19,7 @@ from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.predicting import outputs_of
 from fedunlearn.experiments.removal import Removal, Replica, Retrained
 from fedunlearn.federation.forget import ForgetSet, Kind
+from fedunlearn.networks import build_model
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples
 from fedunlearn.vectors import norm
@@ -32,7 +33,7 @@ class Measuring:
     def __init__(self, experiment: Experiment) -> None:
         """Take the experiment, whose data the measures are taken on."""
         self.experiment = experiment
-        self._workspace = experiment.task.model()
+        self._workspace = build_model(experiment.task.model)
 
     def request(
         self, index: int, replicas: Sequence[Replica], oracles: Sequence[Retrained]

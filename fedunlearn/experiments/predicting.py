@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.data.scenario_task import ScenarioTask
+from fedunlearn.networks import build_model
 from fedunlearn.parameters import load
 
 CHUNK = 2048
@@ -26,5 +27,5 @@ def accuracy(task: ScenarioTask, weights: Tensor, *, without: Collection[int]) -
     kept = ~torch.isin(targets, targets.new_tensor(sorted(without)))
     if not kept.any():
         return None
-    outputs = outputs_of(task.model(), weights, inputs[kept])
+    outputs = outputs_of(build_model(task.model), weights, inputs[kept])
     return float((outputs.argmax(1) == targets[kept]).double().mean())

@@ -20,7 +20,8 @@ from fedunlearn.experiments.removal import Unlearning, recover, train
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal
-from fedunlearn.parameters import ParameterLayout, require_finite
+from fedunlearn.networks import build_model
+from fedunlearn.parameters import require_finite
 from fedunlearn.requests.deletion import Scope, ScopeKind, Stage
 from fedunlearn.unlearning.faults import unlearn
 from fedunlearn.unlearning.retrain import Retrain
@@ -87,8 +88,8 @@ class ScenarioRemover:
         self._training = folder / "training"
         self._left = left
         self._name, self._method = next(iter(experiment.methods.items()))
-        self._layout = ParameterLayout.of(experiment.task.model())
-        self.kept = KeptModels(models, self._training, self._layout, self._method)
+        model = build_model(experiment.task.model)
+        self.kept = KeptModels(models, self._training, model, self._method)
 
     def train(self) -> str:
         """Train the first model, go on where that was interrupted, and keep it.

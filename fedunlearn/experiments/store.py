@@ -29,6 +29,7 @@ from fedunlearn.experiments.removal import Removal, Retrained
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.transport.codec import encode_forget_set
+from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import digest, initial_weights
 
 # What no result depends on: how they are shown and asked for.
@@ -149,6 +150,7 @@ def _of_model(experiment: Experiment, seed: int, forget: ForgetSet | None) -> di
         "torch": str(torch.__version__),
         "data": _digest_of(experiment.task.split),
         "initial": digest(initial_weights(experiment.task.model, seed)).hex(),
+        "network": NetworkDigest.of(build_model(experiment.task.model)).digest.hex(),
         "model": experiment.scenario.model.model_dump(mode="json"),
         "training": experiment.training(seed).model_dump(mode="json"),
         "forget": _bytes_of(forget) if forget else None,

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedunlearn.errors import FederationError, ForgetSetError, NotRecordedError
+from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet
@@ -81,15 +81,51 @@ class TrainedModel:
 
     Attributes:
         weights: w^, shape (d,).
-        initial: w0, where training started, shape (d,).
-        settings: How it was trained.
+        initial: w0, where training started, shape (d,); None where nobody kept it, which some
+            methods and settings do without.
+        settings: How it was trained; weight decay and learning rate are used.
         recorded: What was recorded when training ended, by what asked for it.
     """
 
     weights: Tensor
-    initial: Tensor
-    settings: TrainingSettings
+    initial: Tensor | None = None
+    settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no vector of weights.
+
+        Raises:
+            InputError: Saying what is given and how to make a vector of it.
+        """
+        _require_vector("weights", self.weights)
+        if self.initial is not None:
+            _require_vector("initial", self.initial)
+            if self.initial.shape != self.weights.shape:
+                raise InputError(
+                    f"trained model: initial has {len(self.initial)} numbers, weights "
+                    f"{len(self.weights)}; give both of the same model"
+                )
+        if not isinstance(self.settings, TrainingSettings):
+            raise InputError(
+                "trained model: settings are missing; say how it was trained: "
+                "settings=TrainingSettings(rounds=..., learning_rate=..., weight_decay=...)"
+            )
+
+    @property
+    def start(self) -> Tensor:
+        """w0, shape (d,).
+
+        Raises:
+            InputError: Nobody kept it.
+        """
+        if self.initial is None:
+            raise InputError(
+                "trained model: has no initial weights, which are needed here; give them as "
+                "TrainedModel(weights, initial=...), or take what does without: cubic-newton with "
+                "linearise-at = 1, or fine-tune"
+            )
+        return self.initial
 
     def recording(self, wanted: Recordable, remedy: str) -> Any:
         """Return what was recorded.
@@ -108,7 +144,24 @@ class TrainedModel:
         """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
         if share == 1.0:
             return self.weights
-        return self.initial + share * (self.weights - self.initial)
+        return self.start + share * (self.weights - self.start)
+
+
+def _require_vector(name: str, weights: object) -> None:
+    if isinstance(weights, Mapping):
+        raise InputError(
+            f"trained model: {name} is a state_dict; give fedunlearn.flatten_state(model, state) "
+            "of it, which takes the tensors by their names"
+        )
+    if not isinstance(weights, Tensor):
+        kind = type(weights).__name__
+        what = "flatten(model)" if isinstance(weights, nn.Module) else "a torch.Tensor, shape (d,)"
+        raise InputError(f"trained model: {name} is {kind}; give {what}")
+    if weights.ndim != 1 or not weights.is_floating_point():
+        raise InputError(
+            f"trained model: {name} has shape {tuple(weights.shape)} and dtype {weights.dtype}; "
+            "give one vector of floating-point numbers, shape (d,), as flatten(model) returns"
+        )
 
 
 @dataclass
@@ -266,7 +319,11 @@ class Federation:
 
         Returns:
             The model, with its start, its settings and what was recorded.
+
+        Raises:
+            InputError: The initial weights are none, or of another model.
         """
+        self._require_start(initial)
         order = settings.seed if seed is None else seed
         plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
         wanted = list(dict.fromkeys(record))
@@ -281,6 +338,15 @@ class Federation:
             item: Recorded(each.kept(), Meter().stopped()) for item, each in listeners.items()
         }
         return self.record(TrainedModel(weights, initial, settings, heard), wanted)
+
+    def _require_start(self, initial: Tensor) -> None:
+        _require_vector("initial", initial)
+        if self.layout is not None and len(initial) != self.layout.dimension:
+            raise InputError(
+                f"training: initial weights are {len(initial)} numbers, the model has "
+                f"{self.layout.dimension} trainable parameters; give weights of this model, as "
+                "flatten(model) returns them"
+            )
 
     def train(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedunlearn.data.records import NodeRecords, record_bytes
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
+from fedunlearn.federation.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.subspace_summary import pack
@@ -21,7 +22,9 @@ from fedunlearn.federation.summary import (
     Sample,
     Summaries,
 )
+from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import require_finite
+from fedunlearn.risk.causes import owned
 from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
@@ -58,6 +61,7 @@ class TaskNode:
         self.memory = memory
         self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
+        self._usable = False
 
     @cached_property
     def examples(self) -> Examples:
@@ -65,10 +69,10 @@ class TaskNode:
 
         Raises:
             EmptyNodeError: There are none.
-            TaskError: They are not those that the node has committed to: the list of removed ones
-                would name others.
+            TaskError: They are not two tensors, or not those that the node has committed to: the
+                list of removed ones would name others.
         """
-        inputs, targets = self.task.data(self.number)
+        inputs, targets = read_examples(self.task, self.number)
         if len(inputs) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
         if self.records is not None:
@@ -78,12 +82,21 @@ class TaskNode:
     @cached_property
     def model(self) -> nn.Module:
         """A workspace whose weights do not matter."""
-        return self.task.model()
+        return build_model(self.task.model)
 
     def enrol(self) -> Enrolment:
-        """Say who this is, how much it holds, and, where it keeps records, what they are."""
+        """Say who this is, how much it holds, and, where it keeps records, what they are.
+
+        Returns:
+            That, and what network it computes on.
+
+        Raises:
+            TaskError: Model, loss or data cannot be used, which is tried here on a few examples.
+        """
+        self._require_usable()
+        network = NetworkDigest.of(self.model)
         if self.records is None:
-            return Enrolment(self.number, len(self.examples[0]))
+            return Enrolment(self.number, len(self.examples[0]), network=network)
         self.records.tombstones.refresh()
         commitments = self.records.commitments(record_bytes(*self.examples))
         return Enrolment(
@@ -92,7 +105,19 @@ class TaskNode:
             root=commitments.root,
             records=commitments.size,
             left=self.records.tombstones.has_left,
+            network=network,
         )
+
+    def _require_usable(self) -> None:
+        """Try what rounds will ask, once, on examples that were not removed."""
+        if self._usable:
+            return
+        require_same_reads(self.task, self.number, self.examples)
+        staying = self._staying(torch.arange(len(self.examples[1])))
+        left = self.records is not None and self.records.tombstones.has_left
+        if len(staying) and not left:
+            require_usable(self.task, self.model, self._take(staying))
+        self._usable = True
 
     def bury(self, deletion: str, forget: ForgetSet) -> int:
         """Never use again what a removal has removed, nor, where the node left, anything.
@@ -288,4 +313,4 @@ def safe_message(error: Exception) -> str:
     """Return what of an error may leave a node: our own messages whole, of others the type only."""
     if isinstance(error, FedunlearnError):
         return str(error)
-    return f"{type(error).__name__} in the task's own code; see the node's log"
+    return f"{owned(error)}; see the node's log"

@@ -16,6 +16,7 @@ from fedunlearn.federation.transport.burial import bury
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer
+from fedunlearn.networks import NetworkDigest
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress
 
@@ -28,6 +29,7 @@ def open_federation(
     *,
     progress: Progress,
     layout: ParameterLayout | None = None,
+    network: NetworkDigest | None = None,
     stop: threading.Event | None = None,
     deadline_s: float = 600.0,
     sessions: SessionSettings | None = None,
@@ -42,6 +44,7 @@ def open_federation(
         nodes: How many nodes must be there, besides those refused.
         progress: Hears of every round.
         layout: Of the model's tensors, for methods that tell them apart.
+        network: The server's own, where it has the Task: nodes with another are refused.
         stop: Set from outside to end every wait.
         deadline_s: For enrolment and for each round.
         sessions: How rounds other than training's go over streams of their own; None for messages.
@@ -54,7 +57,7 @@ def open_federation(
     """
     meters = MeterStack()
     metered = MeteredGrid(grid, meters, stop)
-    enrolled = enrol(metered, nodes, deadline_s=deadline_s, refused=refused)
+    enrolled = enrol(metered, nodes, deadline_s=deadline_s, refused=refused, network=network)
     here = {number: found for number, found in enrolled.items() if not found[1].left}
     addresses = {number: address for number, (address, _) in here.items()}
     messages = MessageTransport(metered, addresses)
@@ -86,6 +89,7 @@ def make_server_app(
     *,
     progress: Progress,
     layout: ParameterLayout | None = None,
+    network: NetworkDigest | None = None,
     stop: threading.Event | None = None,
     sessions: SessionSettings | None = None,
     refused: Collection[int] = (),
@@ -101,6 +105,7 @@ def make_server_app(
             nodes,
             progress=progress,
             layout=layout,
+            network=network,
             stop=stop,
             sessions=sessions,
             refused=refused,

@@ -20,6 +20,7 @@ from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.descendants import ended_on_failure
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import make_server_app, open_federation
+from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.risk.task import Task
@@ -55,19 +56,26 @@ def simulate(
     """
     listener = progress or Silent()
     staying = nodes - len(set(refused) & set(range(nodes)))
-    client_app, layout = make_client_app(task, records), ParameterLayout.of(task.model())
+    client_app, model = make_client_app(task, records), build_model(task.model)
+    layout, network = ParameterLayout.of(model), NetworkDigest.of(model)
     if transport == "inline":
         with _quiet_flower():
             grid = InlineGrid(client_app, nodes)
             with open_federation(
-                grid, staying, progress=listener, layout=layout, refused=refused
+                grid, staying, progress=listener, layout=layout, network=network, refused=refused
             ) as federation:
                 return body(federation)
     stop = threading.Event()
 
     def server_app(body: Callable[[Federation], None]) -> ServerApp:
         return make_server_app(
-            staying, body, progress=listener, layout=layout, stop=stop, refused=refused
+            staying,
+            body,
+            progress=listener,
+            layout=layout,
+            network=network,
+            stop=stop,
+            refused=refused,
         )
 
     return _on_engine(client_app, server_app, nodes, body, listener, stop)

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from fedunlearn.errors import TaskError
 from fedunlearn.parameters import ParameterLayout, flatten, load, trainable
+from fedunlearn.risk.network import FlatNetwork, gradient_of_each
 from fedunlearn.risk.task import Examples, Loss
 
 
@@ -265,15 +266,13 @@ class FisherDescent(LocalRule):
 
 def _gradient_and_fisher(work: Work, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of the examples' gradients (d,), and of their squares (d,)."""
-    layout = ParameterLayout.of(work.model)
-    parameters = {name: p.detach() for name, p in trainable(work.model).items()}
+    flat = FlatNetwork(work.model)
+    weights = flatten(work.model).to(flat.layout.device)
 
-    def loss(at: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
-        outputs = torch.func.functional_call(work.model, at, (one[None],))
-        return work.loss(outputs, target[None])
+    def of_one(at: Tensor, one: Tensor, target: Tensor) -> Tensor:
+        return work.loss(flat.outputs(at, one[None]), target[None])
 
-    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, inputs, targets)
-    rows = torch.cat([each[name].flatten(1).to("cpu", layout.dtype) for name in layout.names], 1)
+    rows = flat.holding(weights, lambda: gradient_of_each(of_one, weights, inputs, targets)).cpu()
     return rows.mean(0), rows.square().mean(0)
 
 

@@ -8,19 +8,22 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from fedunlearn.errors import EmptyNodeError, TaskError
-from fedunlearn.parameters import ParameterLayout, flatten, require_finite
+from fedunlearn.parameters import flatten, require_finite
+from fedunlearn.risk.causes import explained
+from fedunlearn.risk.differentiation import require_differentiable
+from fedunlearn.risk.layers import require_known_layers
 from fedunlearn.risk.memory import examples_per_chunk
-from fedunlearn.risk.probe import (
-    PROBE_EXAMPLES,
-    few,
-    require_deterministic,
-    require_ggn,
-    require_mean_loss,
+from fedunlearn.risk.network import (
+    FlatNetwork,
+    gradient_of,
+    gradient_of_each,
+    twice_differentiable,
 )
+from fedunlearn.risk.probe import require_deterministic, require_ggn
 from fedunlearn.risk.products import Curvature, Function, KeptProduct, keep_product
+from fedunlearn.risk.separate import PROBE_EXAMPLES, few, require_separate_examples
 from fedunlearn.risk.task import Examples, Loss
 
 # Of per-example gradients held at once.
@@ -73,14 +76,18 @@ class EmpiricalRisk:
         for name, values in (("inputs", inputs), ("targets", targets)):
             if values.is_floating_point():
                 require_finite(values, f"data: {name}", "fill in or drop what is missing")
-        require_deterministic(model, loss, examples)
-        require_mean_loss(model, loss, examples)
+        require_known_layers(model)
+        with explained(model, loss, few(model, examples)):
+            require_deterministic(model, loss, examples)
+            require_separate_examples(model, loss, examples)
         self.model = model
         self.loss = loss
         self.inputs = inputs
         self.targets = targets
-        self.layout = ParameterLayout.of(model)
-        self._chunk = chunk or self._fitting_chunk()
+        self._flat = FlatNetwork(model)
+        self.layout = self._flat.layout
+        with explained(model, loss, few(model, examples)):
+            self._chunk = chunk or self._fitting_chunk()
 
     def __len__(self) -> int:
         """Return the number of examples n."""
@@ -89,15 +96,19 @@ class EmpiricalRisk:
     def value(self, weights: Tensor) -> float:
         """Return the sum of the losses at weights (d,)."""
         weights = weights.to(self.layout.device)
-        with torch.no_grad():
+        with torch.no_grad(), twice_differentiable(self.model):
             return sum(float(chunk.loss(chunk.network(weights))) for chunk in self._chunks())
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Return the gradient (d,) of the sum at weights (d,)."""
         point = weights.to(self.layout.device)
         total = torch.zeros_like(point)
-        for chunk in self._chunks():
-            total += grad(_composed(chunk))(point)
+
+        def add_all() -> None:
+            for chunk in self._chunks():
+                total.add_(gradient_of(_composed(chunk), point))
+
+        self._flat.holding(point, add_all)
         return total.to(weights.device)
 
     def fisher_diagonal(self, weights: Tensor) -> Tensor:
@@ -113,12 +124,15 @@ class EmpiricalRisk:
             outputs = self._network(inputs[None])(point)
             return self.loss(outputs, target[None])
 
-        of_each = vmap(grad(of_one), in_dims=(None, 0, 0))
         at_once = max(1, min(self._chunk, FISHER_BYTES // point.nbytes))
         total = torch.zeros_like(point)
-        for start in range(0, len(self), at_once):
-            inputs, targets = self._take(start, at_once)
-            total += of_each(point, inputs, targets).square().sum(0)
+
+        def add_all() -> None:
+            for start in range(0, len(self), at_once):
+                each = gradient_of_each(of_one, point, *self._take(start, at_once))
+                total.add_(each.square().sum(0))
+
+        self._flat.holding(point, add_all)
         return total.to(weights.device)
 
     def products(self, weights: Tensor, vectors: Tensor, curvature: Curvature) -> Tensor:
@@ -139,13 +153,18 @@ class EmpiricalRisk:
         Raises:
             NoCurvatureError: GGN was asked for and does not exist for this loss or these outputs.
         """
+        self.require_differentiable()
         point = weights.to(self.layout.device)
         if curvature is Curvature.GGN:
             inputs, targets = few(self.model, (self.inputs, self.targets))
-            with torch.no_grad():
+            with torch.no_grad(), twice_differentiable(self.model):
                 outputs = self._network(inputs)(point)
             require_ggn(self.loss, outputs, targets)
-        return RiskCurvature(self._chunk_makers(), point, curvature, budget)
+        return RiskCurvature(self._flat, self._chunk_makers(), point, curvature, budget)
+
+    def require_differentiable(self) -> None:
+        """Try one gradient and one product on a few examples; see ``require_differentiable``."""
+        require_differentiable(self.model, self.loss, (self.inputs, self.targets))
 
     def _take(self, start: int, count: int) -> Examples:
         device = self.layout.device
@@ -172,14 +191,11 @@ class EmpiricalRisk:
         def loss_of(few: Tensor) -> Tensor:
             return self._loss(targets[: len(few)])(self._network(few)(weights))
 
-        return examples_per_chunk(loss_of, inputs, weights)
+        with twice_differentiable(self.model):
+            return examples_per_chunk(loss_of, inputs, weights)
 
     def _network(self, inputs: Tensor) -> Function:
-        def network(weights: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self.model, self.layout.unflatten(weights), (inputs,))
-            return outputs
-
-        return network
+        return lambda weights: self._flat.outputs(weights, inputs)
 
     def _loss(self, targets: Tensor) -> Function:
         return lambda outputs: self.loss(outputs, targets) * len(targets)
@@ -195,12 +211,14 @@ class RiskCurvature:
 
     def __init__(
         self,
+        flat: FlatNetwork,
         makers: tuple[Callable[[], _Chunk], ...],
         weights: Tensor,
         curvature: Curvature,
         budget: int,
     ) -> None:
         """Take what makes the chunks; computes nothing."""
+        self._flat = flat
         self._makers = makers
         self._weights = weights
         self._curvature = curvature
@@ -211,17 +229,24 @@ class RiskCurvature:
         """Multiply with each row of (k, d); the result lies where the rows do."""
         rows = vectors.to(self._weights.device)
         total = torch.zeros_like(rows)
-        for number, make in enumerate(self._makers):
-            product = self._kept.get(number)
-            if product is None:
-                chunk = make()
-                product = keep_product(self._curvature, chunk.network, chunk.loss, self._weights)
-                if product.nbytes <= self._left:
-                    self._kept[number] = product
-                    self._left -= product.nbytes
-            total += product.apply(rows)
-            del product  # before the next chunk's takes its place
+
+        def add_all() -> None:
+            for number, make in enumerate(self._makers):
+                total.add_(self._product(number, make).apply(rows))
+
+        self._flat.holding(self._weights, add_all)
         return total.to(vectors.device)
+
+    def _product(self, number: int, make: Callable[[], _Chunk]) -> KeptProduct:
+        """Return what multiplies by the curvature of one chunk, kept where the budget allows."""
+        if number in self._kept:
+            return self._kept[number]
+        chunk = make()
+        product = keep_product(self._curvature, chunk.network, chunk.loss, self._weights)
+        if product.nbytes <= self._left:
+            self._kept[number] = product
+            self._left -= product.nbytes
+        return product
 
 
 def _composed(chunk: _Chunk) -> Function:

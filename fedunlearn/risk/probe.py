@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from fedunlearn.errors import NoCurvatureError, NotDeterministicError, TaskError
-from fedunlearn.parameters import ParameterLayout
+from fedunlearn.errors import NoCurvatureError
+from fedunlearn.risk.network import twice_differentiable
+from fedunlearn.risk.randomness import require_no_draws
+from fedunlearn.risk.separate import few
 from fedunlearn.risk.task import Examples, Loss
 
-PROBE_EXAMPLES = 16
 PROBE_DIRECTIONS = 8
 PROBE_SHARES = (0.1, 0.01)
 PROBE_SEED = 0
@@ -34,59 +33,16 @@ def require_deterministic(model: nn.Module, loss: Loss, examples: Examples) -> N
 
     Raises:
         NotDeterministicError: Naming the layer and what to use instead.
+        TaskError: The model changes its own weights.
     """
-    for name, module in model.named_modules():
-        where = f"model: layer {name!r} ({type(module).__name__})"
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0.0:
-            raise NotDeterministicError(
-                f"{where} drops at random, so curvature is undefined; "
-                "use weight decay instead, or return the model in eval() mode"
-            )
-        if isinstance(module, _BatchNorm) and module.training:
-            raise NotDeterministicError(
-                f"{where} in training mode mixes the examples of a batch; "
-                "use GroupNorm instead, or return the model in eval() mode"
-            )
     some = few(model, examples)
-    first, second = (_losses(model, loss, some) for _ in range(2))
-    if not torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True):
-        raise NotDeterministicError(
-            "model: the same weights and examples gave two different losses; "
-            "remove what draws random numbers in forward(), or return the model in eval() mode"
-        )
 
+    def evaluate() -> tuple[object, Tensor]:
+        with torch.no_grad(), twice_differentiable(model):
+            outputs = model(some[0])
+            return outputs, loss(outputs, some[1])
 
-def require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None:
-    """Refuse a loss that is not the mean over examples.
-
-    Raises:
-        TaskError: The loss of some examples, each taken twice, differs from their loss; or it is
-            not what the losses of two parts of them add up to.
-    """
-    inputs, targets = few(model, examples)
-    once = _losses(model, loss, (inputs, targets))
-    twice = _losses(model, loss, (torch.cat([inputs, inputs]), torch.cat([targets, targets])))
-    if once.ndim != 0:
-        raise TaskError(
-            f"loss: returns shape {tuple(once.shape)}; use a scalar, as with reduction='mean'"
-        )
-    # The loss of a model that fits its data is rounding: no sign of anything.
-    rounding = 16.0 * torch.finfo(once.dtype).eps
-    if not torch.allclose(once, twice, rtol=1e-3, atol=rounding, equal_nan=True):
-        raise TaskError("loss: is not the mean over examples; use reduction='mean'")
-    count = len(inputs)
-    cuts = (slice(0, count // 3), slice(count // 3, count))
-    parts = [
-        _losses(model, loss, (inputs[cut], targets[cut])) * (len(inputs[cut]) / count)
-        for cut in cuts
-        if len(inputs[cut])
-    ]
-    if not torch.allclose(once, torch.stack(parts).sum(), rtol=1e-3, atol=rounding, equal_nan=True):
-        raise TaskError(
-            "loss: of two parts does not add up to that of the whole, as with class weights or "
-            "ignore_index, which divide by other than the number of examples; weigh them with "
-            "reduction='none' and return the mean()"
-        )
+    require_no_draws(model, loss, evaluate)
 
 
 def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
@@ -180,16 +136,3 @@ def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[fl
         quotients.append(products.sum(1) / rows.square().sum(1))
     values = torch.cat(quotients).double()
     return float(values.min()), float(values.max())
-
-
-def few(model: nn.Module, examples: Examples) -> Examples:
-    """Take some examples from all over the data, which may be in the order of its classes."""
-    device = ParameterLayout.of(model).device
-    step = max(1, len(examples[0]) // PROBE_EXAMPLES)
-    inputs, targets = (values[::step][:PROBE_EXAMPLES].to(device) for values in examples)
-    return inputs, targets
-
-
-def _losses(model: nn.Module, loss: Loss, examples: Examples) -> Tensor:
-    with torch.no_grad():
-        return loss(model(examples[0]), examples[1])

@@ -66,7 +66,7 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
         (wanted,) = self.to_record()
         kept: tuple[PastRound, ...] = trained.recording(wanted, "use a method without a history")
         replayed = _spread(kept, self.settings.rounds or len(kept))
-        weights = trained.initial
+        weights = trained.start
         with federation.progress.piece(f"{self.name}: rounds", len(replayed)):
             for count, past in enumerate(replayed, start=1):
                 plan = TrainingPlan(

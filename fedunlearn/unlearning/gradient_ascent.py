@@ -64,7 +64,7 @@ class GradientAscent(GoingOn[GradientAscentSettings]):
         climbing = f"{self.name}: reference and ascent"
         with federation.progress.piece(climbing, 2):
             reference = federation.train(trained.weights, staying, label=climbing)
-            radius = self.settings.radius * norm(reference - trained.initial)
+            radius = self.settings.radius * norm(reference - trained.start)
             leaving = TrainingPlan(
                 settings,
                 1,

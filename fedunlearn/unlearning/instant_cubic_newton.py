@@ -157,7 +157,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         found = {
             Group(node, label): summary
             for node, labels, summaries in objective.summaries(
-                recording.place(trained.weights, trained.initial),
+                recording.place(trained.weights, trained.start),
                 recording.basis.whole(),
                 self.settings.kind,
                 part=Part.FORGET,
@@ -182,7 +182,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         problem = after.problem()
         least = max(step.damping, natural_damping(after.horizon))
         steps = [step, *(problem.damped(least * more) for more in MORE_DAMPING)]
-        origin = recording.place(trained.weights, trained.initial)
+        origin = recording.place(trained.weights, trained.start)
         last = after.gone[-1].following(recording.gone)
         objective = federation.objective(
             last, weight_decay=after.weight_decay, without=last.leavers

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import enum
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pydantic import ValidationError
 from torch import Tensor
 
+from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -58,9 +62,52 @@ class UnlearningMethod(ABC, Generic[S]):
     # Settings worth a trial, by their keys in a scenario, for ``fedunlearn tune``.
     grid: ClassVar[Grid] = MappingProxyType({})
 
-    def __init__(self, settings: S | None = None) -> None:
-        """Take settings; without any, the defaults."""
-        self.settings: S = settings or self.settings_type()  # type: ignore[assignment]
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Show the settings in the signature of the constructor."""
+        super().__init_subclass__(**more)
+        if "settings_type" in vars(cls):
+            one = inspect.Parameter(
+                "settings",
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=None,
+                annotation=cls.settings_type | None,
+            )
+            each = [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=field.annotation,
+                )
+                for name, field in cls.settings_type.model_fields.items()
+            ]
+            vars_of: Any = cls
+            vars_of.__signature__ = inspect.Signature([one, *each])
+
+    def __init__(self, settings: S | None = None, **each: object) -> None:
+        """Take settings: an object of ``settings_type``, or each by its name.
+
+        Args:
+            settings: All of them; without any, the defaults.
+            each: Settings by their names, as in ``Rewind(rounds=3)``.
+
+        Raises:
+            InputError: A setting that the method does not take, or a value that it cannot have.
+        """
+        if settings is not None and (each or not isinstance(settings, self.settings_type)):
+            given = type(settings).__name__
+            raise InputError(
+                f"{self.name}: settings are {given}{' beside ' + ', '.join(each) if each else ''}; "
+                f"give {self.settings_type.__name__}(...), or each setting by its name"
+            )
+        if settings is None:
+            try:
+                settings = self.settings_type(**each)  # type: ignore[assignment]
+            except ValidationError as error:
+                complaint = first_complaint(error, self.settings_type)
+                raise InputError(f"{self.name}: {complaint}") from None
+        assert settings is not None  # for the type checker
+        self.settings: S = settings
 
     def to_record(self) -> tuple[Recordable, ...]:
         """Return what must have been recorded when training ended (``Federation.record``)."""

@@ -53,7 +53,7 @@ class RapidRetraining(GoingOn[RapidRetrainingSettings]):
     @override
     def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
         del federation, forget
-        return Beginning(trained.initial, 1)
+        return Beginning(trained.start, 1)
 
     @property
     @override

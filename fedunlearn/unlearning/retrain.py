@@ -45,6 +45,6 @@ class Retrain(UnlearningMethod[RetrainSettings]):
                 watch(number, weights)
 
         weights = federation.train(
-            trained.initial, plan, label=f"{self.name}: rounds", on_round=on_round
+            trained.start, plan, label=f"{self.name}: rounds", on_round=on_round
         )
         return Unlearned(weights, "done", Claim.EXACT_RETRAIN, {"rounds": plan.rounds})

@@ -19,7 +19,6 @@ from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
-from fedunlearn.parameters import ParameterLayout
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.service.state import ServiceState, open_state
@@ -123,7 +122,6 @@ def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> Non
 
     loaded = scenario()
     experiment = Experiment.prepare(loaded)
-    layout = ParameterLayout.of(experiment.task.model())
     base = state.store.current()
     assert base is not None
     expected: list[torch.Tensor] = []
@@ -139,7 +137,7 @@ def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> Non
     file(state, scope(state.folder, "samples"))
     (worked,) = work(state, loaded)
     content = ModelFolder(state.folder / MODELS).read(worked.model or "")
-    assert torch.equal(read_model(layout, content), expected[0])
+    assert torch.equal(read_model(experiment.task.model(), content), expected[0])
 
 
 def test_a_model_that_fails_a_gate_is_not_swapped(state: ServiceState) -> None:

@@ -67,8 +67,14 @@ RANDOM = {
         _in_image(nn.BatchNorm2d(1)),
         "layer '1' \\(BatchNorm2d\\) in training mode.*use GroupNorm.*eval\\(\\)",
     ),
-    "noise in forward": (_Noisy, "two different losses.*random numbers in forward.*eval\\(\\)"),
-    "functional dropout": (_FunctionalDropout, "two different losses.*random numbers in forward"),
+    "noise in forward": (
+        _Noisy,
+        "\\(_Noisy\\) draws random numbers.*global.*in forward.*eval\\(\\)",
+    ),
+    "functional dropout": (
+        _FunctionalDropout,
+        "\\(_FunctionalDropout\\) draws random numbers.*in forward",
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from fedunlearn.errors import (
     StoppedError,
 )
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.enrolment import Enrolment
+from fedunlearn.federation.enrolment import Enrolment, require_same_network
 from fedunlearn.federation.forget import Part
 from fedunlearn.federation.node import TaskNode, safe_message
 from fedunlearn.federation.summary import Answer, Question
@@ -37,6 +37,7 @@ from fedunlearn.federation.transport.codec import (
     encode_answer,
     encode_question,
 )
+from fedunlearn.networks import NetworkDigest
 
 ENROL = "query.enrol"
 ASK = "query.ask"
@@ -169,7 +170,12 @@ class MessageTransport:
 
 
 def enrol(
-    grid: MeteredGrid, expected: int, *, deadline_s: float, refused: Collection[int] = ()
+    grid: MeteredGrid,
+    expected: int,
+    *,
+    deadline_s: float,
+    refused: Collection[int] = (),
+    network: NetworkDigest | None = None,
 ) -> dict[int, tuple[int, Enrolment]]:
     """Learn every node's number, address and number of examples: one round, if all are there.
 
@@ -178,6 +184,7 @@ def enrol(
         expected: How many nodes must answer, besides those refused.
         deadline_s: Seconds to wait for nodes and for their answers.
         refused: Numbers of nodes that have left; whatever they answer counts for nothing.
+        network: The server's, where it has one: nodes must have the same.
 
     Returns:
         For each node's number: its Flower node id, and what it says of itself.
@@ -185,6 +192,7 @@ def enrol(
     Raises:
         MissingAnswerError: Fewer nodes are there, or answer, than expected.
         FederationError: Two nodes claim one number.
+        ModelDiffersError: Nodes compute on different networks.
     """
     end = time.monotonic() + deadline_s
     asked: set[int] = set()
@@ -210,6 +218,7 @@ def enrol(
         raise MissingAnswerError(
             f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s; start the others"
         )
+    require_same_network({number: one for number, (_, one) in found.items()}, network)
     return found
 
 
@@ -231,18 +240,32 @@ def reply_to_enrol(message: Message, node: TaskNode) -> Message:
         header["root"] = enrolment.root
         header["records"] = enrolment.records
         header["left"] = int(enrolment.left)
+    if enrolment.network is not None:
+        header["parts"] = list(enrolment.network.parts)
+        header["digests"] = list(enrolment.network.parts.values())
     return Message(RecordDict({"header": header}), reply_to=message)
 
 
 def _enrolment(header: ConfigRecord) -> Enrolment:
     node, examples = (int(config_number(header, key)) for key in ("node", "examples"))
+    network = _network(node, header)
     root = header.get("root")
     if root is None:
-        return Enrolment(node, examples)
+        return Enrolment(node, examples, network=network)
     if not isinstance(root, bytes):
         raise BadAnswerError(f"node {node} enrolled with a Merkle root that is no digest")
     records, left = (int(config_number(header, key)) for key in ("records", "left"))
-    return Enrolment(node, examples, root, records, bool(left))
+    return Enrolment(node, examples, root, records, bool(left), network)
+
+
+def _network(node: int, header: ConfigRecord) -> NetworkDigest | None:
+    parts, digests = header.get("parts"), header.get("digests")
+    if parts is None and digests is None:
+        return None
+    if not isinstance(parts, list) or not isinstance(digests, list) or len(parts) != len(digests):
+        raise BadAnswerError(f"node {node} enrolled with a network that is not described")
+    named = zip(parts, digests, strict=True)
+    return NetworkDigest({str(name): part for name, part in named if isinstance(part, bytes)})
 
 
 def reply_to_question(message: Message, node: TaskNode) -> Message:

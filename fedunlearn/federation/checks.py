@@ -1,0 +1,145 @@
+"""What a node makes sure of when it enrols, so that what cannot work is said before training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.errors import (
+    FedunlearnError,
+    NoCurvatureError,
+    NotDeterministicError,
+    OwnCodeError,
+    TaskError,
+)
+from fedunlearn.networks import build_model, require_one_network
+from fedunlearn.parameters import flatten, load, seeded
+from fedunlearn.risk.network import twice_differentiable
+from fedunlearn.risk.objective import EmpiricalRisk
+from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.randomness import generators_kept, same_values
+from fedunlearn.risk.separate import few
+from fedunlearn.risk.task import Examples, Task
+
+# Reads where data() draws from a random generator, even if the first two agree.
+READS = 5
+
+
+def read_examples(task: Task, node: int) -> Examples:
+    """Read a node's examples.
+
+    Args:
+        task: The Task.
+        node: The node's number.
+
+    Returns:
+        Inputs (n, ...) and targets (n, ...).
+
+    Raises:
+        TaskError: They are not two tensors.
+        FedunlearnError: Of the Task's code, as it is.
+        OwnCodeError: The Task's code fails.
+    """
+    try:
+        found = task.data(node)
+    except FedunlearnError:
+        raise
+    except Exception as error:
+        raise OwnCodeError(
+            f"{type(error).__name__} in the task's own code: data(); see the node's log"
+        ) from error
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TaskError(
+            f"data: data() returns {_described(found)}; return inputs and targets, two tensors"
+        )
+    for name, values in zip(("inputs", "targets"), found, strict=True):
+        _require_tensor(name, values)
+    inputs, targets = found
+    return inputs, targets
+
+
+def _described(found: object) -> str:
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)}"
+    return type(found).__name__
+
+
+def _require_tensor(name: str, values: object) -> None:
+    if not isinstance(values, Tensor):
+        kind = f"{type(values).__module__}.{type(values).__qualname__}".removeprefix("builtins.")
+        how = "torch.from_numpy(...)" if kind.startswith("numpy.") else "torch.tensor(...)"
+        raise TaskError(f"data: {name} are {kind}, not a torch.Tensor; return {how}")
+    if values.ndim == 0:
+        raise TaskError(f"data: {name} are one number; return one row an example, (n, ...)")
+    if values.layout != torch.strided or values.is_nested or values.is_quantized:
+        raise TaskError(f"data: {name} are sparse, nested or quantised; return to_dense() of them")
+    if values.requires_grad:
+        raise TaskError(f"data: {name} require a gradient; return detach() of them")
+
+
+def require_same_reads(task: Task, node: int, examples: Examples) -> None:
+    """Refuse data that are not the same whenever they are read, as with random augmentation.
+
+    They are read again under other seeds: code that draws from the global generators gives others.
+
+    Args:
+        task: The Task.
+        node: The node's number.
+        examples: As they were read before.
+
+    Raises:
+        NotDeterministicError: They differ.
+    """
+    with generators_kept():
+        reads, seed = 2, 1
+        while seed < reads:
+            with seeded(seed):
+                before = torch.get_rng_state()
+                again = read_examples(task, node)
+                if not same_values(before, torch.get_rng_state()):
+                    reads = READS  # perhaps it draws what matters but now and then
+            if not same_values(tuple(examples), tuple(again)):
+                raise NotDeterministicError(
+                    "data: data() gives other examples when it is read again; leave random "
+                    "augmentation out of it, and draw splits and noise under a seed of their own"
+                )
+            seed += 1
+
+
+def require_usable(task: Task, model: nn.Module, examples: Examples) -> None:
+    """Try one gradient and one product on a few examples.
+
+    Args:
+        task: The Task.
+        model: As it was built; its weights are put back.
+        examples: Inputs and targets, n > 0.
+
+    Raises:
+        TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
+    """
+    with generators_kept():
+        risk = EmpiricalRisk(model, task.loss, examples)
+        risk.require_differentiable()
+        require_one_network(task.model, model)
+        some = few(model, examples)
+        _require_one_function(task, model, some)
+        weights = flatten(model)
+        row = torch.ones_like(weights)[None] / len(weights) ** 0.5
+        try:
+            EmpiricalRisk(model, task.loss, some).products(weights, row, Curvature.GGN)
+        except NoCurvatureError:
+            return  # of no matter but for methods that ask for it, which say so
+
+
+def _require_one_function(task: Task, model: nn.Module, examples: Examples) -> None:
+    """Refuse a model that holds, where nobody sees it, what is drawn when it is built."""
+    other = build_model(task.model, seed=1)
+    load(other, flatten(model))
+    with torch.no_grad(), twice_differentiable(model):
+        pair = [one(examples[0]) for one in (model, other)]
+    if not same_values(*pair):
+        raise TaskError(
+            "model: the same weights give other outputs when the model is built again, so that "
+            "every node would compute on another network; draw what it keeps as an attribute under "
+            "a seed of its own in model()"
+        )

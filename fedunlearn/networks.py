@@ -1,0 +1,159 @@
+"""The network that nodes compute on: built the same way everywhere, and described for comparison.
+
+Only trainable parameters travel. All else, layers, frozen parameters and buffers, is what a node's
+own call of the Task's ``model`` makes of it, and must be the same on every node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.errors import FedunlearnError, ModelDiffersError, OwnCodeError, TaskError
+from fedunlearn.parameters import seeded
+
+# Under which every model is built. Weights do not depend on it: the server sends them.
+BUILD_SEED = 0
+PART_BYTES = 8
+REMEDY = (
+    "make it a parameter that requires a gradient, load it from one file, or draw it under a seed "
+    "of its own in model(): with torch.random.fork_rng(): torch.manual_seed(0)"
+)
+
+
+@dataclass(frozen=True)
+class NetworkDigest:
+    """What of a network must be the same on every node.
+
+    Attributes:
+        parts: A short digest of each part, by what messages call it: a layer (its class and
+            settings), a trainable parameter (shape and dtype), a frozen parameter or a buffer
+            (numbers too).
+    """
+
+    parts: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> NetworkDigest:
+        """Describe a model, buffers that are not saved included."""
+        parts: dict[str, bytes] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            settings = module.extra_repr() if type(module).__module__.startswith("torch.") else ""
+            kind = f"{type(module).__qualname__}({settings}), {module.training}"
+            parts[f"layer {name!r}" if name else "the model's class"] = _short(kind.encode())
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                parts[f"parameter {name!r}"] = _short(_form(parameter))
+            else:
+                parts[f"frozen parameter {name!r}"] = _short(_form(parameter), parameter)
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            parts[f"buffer {name!r}"] = _short(_form(buffer), buffer)
+        return cls(parts)
+
+    @property
+    def digest(self) -> bytes:
+        """The sha256 of all parts."""
+        named = hashlib.sha256()
+        for name, part in sorted(self.parts.items()):
+            named.update(len(name.encode()).to_bytes(4, "little") + name.encode() + part)
+        return named.digest()
+
+    def difference(self, other: NetworkDigest) -> str | None:
+        """Return what differs, as words for a message; None where nothing does.
+
+        Numbers of frozen parameters and buffers come last: where a layer differs, so do these.
+        """
+        for name, part in self.parts.items():
+            if name not in other.parts:
+                return f"{name} is missing"
+            if other.parts[name] != part:
+                return f"{name} differs"
+        for name in other.parts:
+            if name not in self.parts:
+                return f"{name} is added"
+        return None
+
+
+def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what belongs to a model and is not trained: frozen parameters, buffers that are saved.
+
+    Args:
+        model: As it was built.
+
+    Returns:
+        By the names of ``model.state_dict()``.
+    """
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    names = {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
+    return {
+        name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if name not in names and isinstance(tensor, Tensor)
+    }
+
+
+def build_model(make: Callable[[], nn.Module], *, seed: int = BUILD_SEED) -> nn.Module:
+    """Build a model as every node does, and leave the random generators as they were.
+
+    Args:
+        make: The Task's ``model``.
+        seed: Of the generators of torch, NumPy and Python.
+
+    Returns:
+        The model.
+
+    Raises:
+        TaskError: It makes something else.
+        FedunlearnError: Of the Task's code, as it is.
+        OwnCodeError: It fails.
+    """
+    with seeded(seed):
+        try:
+            model = make()
+        except FedunlearnError:
+            raise
+        except Exception as error:
+            raise OwnCodeError(
+                f"{type(error).__name__} in the task's own code: model(); see the node's log"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"model: model() returns {type(model).__name__}; return a torch.nn.Module")
+    return model
+
+
+def require_one_network(make: Callable[[], nn.Module], model: nn.Module) -> None:
+    """Refuse a model of which a part that does not travel is drawn when it is built.
+
+    Whoever builds it elsewhere, under another seed or under none, has another network.
+
+    Args:
+        make: The Task's ``model``.
+        model: As it was built.
+
+    Raises:
+        ModelDiffersError: Naming the part.
+    """
+    again = NetworkDigest.of(build_model(make, seed=BUILD_SEED + 1))
+    differs = NetworkDigest.of(model).difference(again)
+    if differs is not None:
+        part = differs.removesuffix(" differs")
+        raise ModelDiffersError(
+            f"model: {part} is drawn anew whenever the model is built, and does not travel with "
+            f"the weights, so that every node would compute on another network; {REMEDY}"
+        )
+
+
+def _form(tensor: Tensor) -> bytes:
+    return f"{tuple(tensor.shape)} {tensor.dtype}".encode()
+
+
+def _short(form: bytes, tensor: Tensor | None = None) -> bytes:
+    named = hashlib.sha256(form)
+    if tensor is not None:
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        named.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+    return named.digest()[:PART_BYTES]
