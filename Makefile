@@ -7,7 +7,11 @@ PEERS := $(VENV)/.peers
 # One thread a process: tests and simulations run several processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint bench deployment protos clean
+# How long 'make fuzz' goes on, and where its tests are.
+FUZZ_SECONDS ?= 3600
+FUZZ_TESTS ?= tests/property tests/unit
+
+.PHONY: install demo test fuzz lint bench deployment protos clean
 
 install: $(STAMP)
 
@@ -21,6 +25,10 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# New random examples for every law, until one fails or the time is up; prints the seeds.
+fuzz: install
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TESTS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -124,6 +124,10 @@ def _singular_in_range(generator: np.random.Generator, d: int) -> tuple[Vector, 
     return eigenvalues, gradient
 
 
+def _singular_at_rest(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+    return _singular(generator, d)[0], np.zeros(d)
+
+
 def _wild(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
     eigenvalues = np.sort(10.0 ** generator.uniform(-4.0, 2.0, d))
     return eigenvalues, 10.0 ** generator.uniform(-3.0, 0.0, d)
@@ -143,6 +147,7 @@ OPERATORS: Mapping[str, CubicKind] = {
     "hard": CubicKind(_hard, positive_semidefinite=False, inner_share=0.6),
     "nearly hard": CubicKind(_nearly_hard, positive_semidefinite=False, inner_share=0.6),
     "zero gradient, definite": CubicKind(_definite_at_rest, positive_semidefinite=True),
+    "zero gradient, singular": CubicKind(_singular_at_rest, positive_semidefinite=True),
     "zero gradient, indefinite": CubicKind(_saddle_at_rest, positive_semidefinite=False),
     "repeated leftmost": CubicKind(_repeated, positive_semidefinite=False),
     "hard, repeated leftmost": CubicKind(

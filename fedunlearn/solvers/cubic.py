@@ -102,6 +102,9 @@ def solve_projected(
         The minimiser; its residual is that in the subspace, 0.
     """
     ritz, along, vectors = spectrum(projection, gradient, absolute=absolute)
+    if not gradient.any():  # negative curvature that is but rounding must not be what moves
+        rounding = 8.0 * ritz.size * np.finfo(float).eps * float(np.abs(ritz).max())
+        ritz = np.where(np.abs(ritz) <= rounding, 0.0, ritz)
     solved = minimise_cubic(ritz, along, weight)
     coordinates = vectors @ solved.coordinates
     return ReducedStep(

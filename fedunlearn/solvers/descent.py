@@ -37,6 +37,7 @@ from fedunlearn.vectors import dot
 # for a saddle is easily overlooked, and at least the root of rounding.
 SEARCHED = 1e-3
 NUDGE = 1e-8  # where that search starts: so near 0 that curvature 0 counts as an end, not as slow
+SHRUNK = 8.0  # how many times shorter a step may get while its image stays as exact as a product
 ITERATIONS = 200  # of Newton's method on a line; some ten are needed
 
 
@@ -110,7 +111,7 @@ class _Products:
 
     @property
     def flat(self) -> float:
-        """Curvature that is but rounding."""
+        """Curvature that is but rounding, where the image is that of a product."""
         return 8.0 * self.eps * math.sqrt(self.operator.dimension) * self.largest
 
 
@@ -131,6 +132,7 @@ class _Model:
         self.norm = finite_norm(linear, "the gradient")
         self.step = torch.zeros_like(linear)
         self.image = torch.zeros_like(linear)
+        self.reach = 0.0  # the largest length that s has had
         self.slope = linear
         self.slope_norm = self.norm
 
@@ -152,6 +154,7 @@ class _Model:
         """Go along a unit vector (d,) whose image is known."""
         self.step = self.step + distance * unit
         self.image = self.image + distance * image
+        self.reach = max(self.reach, self.length)
         self.slope = self.linear + self.image + self.damping * self.step
         self.slope_norm = finite_norm(self.slope, "the slope of the cubic model")
 
@@ -177,9 +180,12 @@ class _Model:
 
     @property
     def noise(self) -> float:
-        """Length of the slope that is but rounding."""
+        """Length of the slope that is but rounding.
+
+        The image is a sum, so its rounding is that of the longest step it was the image of.
+        """
         curvature = self.products.largest + self.shift + self.damping
-        return self.products.eps * (self.norm + curvature * self.length)
+        return self.products.eps * (self.norm + curvature * self.reach)
 
 
 class DescentCubicSolver(CubicSolver):
@@ -288,21 +294,24 @@ class DescentCubicSolver(CubicSolver):
         """Look for negative curvature of H + sigma I: minimise its cubic model without a gradient.
 
         Returns:
-            A unit vector and its image under H; where the search came back to zero, the curvature
-            along it is at least 0.
+            A unit vector and its image under H, as exact as that of a product.
         """
+        products, shift = model.products, model.damping
         drawn = torch.randn(model.step.numel(), generator=generator, dtype=torch.float64)
         unit = (drawn / drawn.norm()).to(model.step.dtype)
-        shift = model.damping
-        weight = model.products.largest + shift or 1.0  # so that the minimum's length is about 1
-        search = _Model(model.products, torch.zeros_like(model.step), weight, shift)
-        image = search.multiply(unit)
-        search.move(unit, image, NUDGE)
-        self._descend(
-            search, max(min(rtol, SEARCHED), math.sqrt(search.products.eps)), search.slope_norm
-        )
-        length = search.length or 1.0
-        return search.step / length, (search.image - shift * search.step) / length
+        image = products.multiply(unit)
+        # So that the minimum's length is about 1. It is a curvature, hence known after a product.
+        weight = products.largest + shift or 1.0
+        search = _Model(products, torch.zeros_like(model.step), weight, shift)
+        search.move(unit, image + shift * unit, NUDGE)
+        self._descend(search, max(min(rtol, SEARCHED), math.sqrt(products.eps)), search.slope_norm)
+        if search.length == 0.0:
+            return unit, image
+        found = search.step / search.length
+        if search.reach <= SHRUNK * search.length:
+            return found, (search.image - shift * search.step) / search.length
+        # The search came back: what is left of the image may be rounding of what it was.
+        return found, products.multiply(found)
 
 
 def _result(model: _Model, status: Status) -> CubicStep:

@@ -18,7 +18,8 @@ from fedunlearn.solvers.solution import Status
 
 Vector = NDArray[np.float64]
 
-# Gradient components below this, or this share of the largest, count as zero: squares underflow.
+# Gradient components below this, in units of the curvature and the step, or below this share of the
+# largest count as zero: squares underflow.
 NEGLIGIBLE = 1e-140
 
 
@@ -61,6 +62,26 @@ def minimise_cubic(eigenvalues: Vector, gradient: Vector, weight: float) -> Spec
         raise ValueError(f"the cubic weight must not be negative, got {weight}")
     if eigenvalues.size == 0:
         return SpectralStep(np.zeros(0), 0.0, 0.0, Status.STATIONARY)
+    # In units of a curvature and a length in which H, M and g are at most about 1, so that no
+    # threshold depends on the units of the problem. Powers of two: dividing by them is exact.
+    push, spread = float(np.abs(gradient).max()), float(np.abs(eigenvalues).max())
+    unit = _power_of_two(max(spread, math.sqrt(weight) * math.sqrt(push)) or 1.0)
+    bounded_by_weight = weight > 0.0 and eigenvalues[0] < 0.0
+    length = _power_of_two((unit / weight if bounded_by_weight else push / unit) or 1.0)
+    slope = unit * length
+    found = _minimise(eigenvalues / unit, gradient / slope, weight / unit * length)
+    return SpectralStep(
+        found.coordinates * length, found.damping * unit, found.value * slope * length, found.status
+    )
+
+
+def _power_of_two(value: float) -> float:
+    """Return the largest power of two that does not exceed a positive value."""
+    return math.ldexp(1.0, math.frexp(value)[1] - 1)
+
+
+def _minimise(eigenvalues: Vector, gradient: Vector, weight: float) -> SpectralStep:
+    """Do as ``minimise_cubic`` does, in units in which H, M and g are at most about 1."""
     if weight == 0.0:
         return _newton(eigenvalues, gradient)
 

@@ -10,13 +10,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedunlearn.solvers.cubic import KrylovCubicSolver
 from fedunlearn.solvers.dual import maximise_dual
 from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, CubicCase, Vector
+from tests.laws import laws
 
 EXACT = 1e-8
 BACKWARD = 1e-11
@@ -29,7 +30,7 @@ def _quadratic(case: CubicCase, step: Vector) -> float:
     return float(case.gradient.numpy() @ step + 0.5 * step @ case.matrix.numpy() @ step)
 
 
-@settings(max_examples=1000, derandomize=True, deadline=None, database=None)
+@laws(1000)
 @given(
     kind=st.sampled_from(list(OPERATORS)),
     seed=st.integers(0, 2**20),
@@ -70,7 +71,7 @@ def test_step_is_the_global_minimiser(
     size = np.linalg.norm(gradient) + (spread + found.damping) * length
     assert np.linalg.norm(residual) <= BACKWARD * size
 
-    resting = not gradient.any() and eigenvalues[0] >= 0.0
+    resting = not gradient.any() and family.positive_semidefinite
     allowed = {Status.STATIONARY} if resting else {Status.CONVERGED, Status.HARD_CASE}
     assert found.status in allowed
     assert found.products <= dimension

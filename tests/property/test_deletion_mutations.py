@@ -16,6 +16,7 @@ from tests.deletion_catalogue.calls import METHODS, valid
 from tests.deletion_house import COMMITMENTS, House, house, remove
 from tests.deletion_messages import CALL_KEY, Names, Sent, calling, creating, signed
 from tests.deletion_wire import refused
+from tests.laws import seed_of_the_search
 
 COUNT = 20_000
 TOGETHER = 64
@@ -133,7 +134,8 @@ def names_of(opened: House) -> Names:
     )
 
 
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.fuzzed
+@pytest.mark.parametrize("seed", [seed_of_the_search()])
 def test_mutated_calls_never_fail_inside(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     with house(tmp_path / "state") as opened, grpc.insecure_channel(opened.address) as channel:

@@ -31,6 +31,7 @@ from fedunlearn.requests.statement import class_scope, node_scope
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.requests.tables import METADATA
 from tests.deletions import FIRST, ISSUER, OPERATOR, at, entries, model_named, populate, request
+from tests.laws import laws
 from tests.stores import Places, empty_tables
 
 # The due dates differ, so that the order of jobs is certain; signing takes long, so once for all.
@@ -399,15 +400,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert not findings, "\n".join(map(str, findings))
 
 
+@pytest.mark.fuzzed
 @pytest.mark.parametrize(("kind", "sequences"), [("sqlite", 800), ("postgresql", 200)])
 def test_sequences(kind: str, sequences: int, places: Places, tmp_path: Path) -> None:
     ground = Ground(places.new_url(kind, tmp_path))
     chosen = settings(
-        max_examples=sequences,
+        laws(sequences),
         stateful_step_count=15,
-        deadline=None,
-        derandomize=True,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedunlearn.commitments import Commitment
@@ -40,6 +40,7 @@ from tests.deletions import (
     populate,
     request,
 )
+from tests.laws import laws
 from tests.unit.test_receipts import KINDS, receipt
 
 TABLES = ("log", "heads", "applied")
@@ -57,7 +58,7 @@ VOUCHED = {
     "models": "sha256 parent file rolled_back",
     "current": "model",
 }
-many = settings(max_examples=300, deadline=None, derandomize=True)
+many = laws(300)
 
 
 @dataclass
@@ -189,7 +190,7 @@ def test_what_is_vouched_for(story: Story) -> None:
     assert holds(story.store, story.folder)
 
 
-@settings(many, max_examples=200)
+@laws(200)
 @given(st.data())
 def test_any_bit_of_the_log(story: Story, data: st.DataObject) -> None:
     table, row, column = data.draw(st.sampled_from(story.cells))
@@ -295,7 +296,7 @@ def test_what_was_made_up_steers_no_terminal(story: Story) -> None:
     assert str(raised.value).isprintable() and len(str(raised.value)) < 500
 
 
-@settings(many, max_examples=100)
+@laws(100)
 @given(
     st.sampled_from(["first", "second", "third"]),
     st.integers(0, 10),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.errors import NotRecordedError
@@ -15,9 +15,10 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 from tests.federations import TRANSPORTS, TinyTask, weights_of
+from tests.laws import laws
 from tests.removals import SETTINGS, federation_of
 
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 counts = st.integers(0, 2**40)
 meters = st.builds(
     lambda rounds, up, down, compute, started, lasted: Meter(

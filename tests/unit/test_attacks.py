@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,7 +41,6 @@ def test_auc_of_scores_that_are_no_numbers_is_none() -> None:
     assert math.isnan(auc(torch.tensor([math.nan]), torch.tensor([1.0])))
 
 
-@settings(deadline=None)  # torch's first calls take their time
 @given(st.integers(0, 1000))
 def test_auc_counts_ordered_pairs(seed: int) -> None:
     draws = torch.randint(0, 6, (20,), generator=torch.Generator().manual_seed(seed)).double()

@@ -6,7 +6,7 @@ import copy
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.evaluation.comparison_plots import COSTS, cost_front
@@ -14,6 +14,7 @@ from fedunlearn.evaluation.comparison_report import render_comparison
 from fedunlearn.evaluation.labels import place_labels
 from fedunlearn.evaluation.spread import summarise
 from tests.comparisons import document
+from tests.laws import laws
 from tests.unit.test_report import Page
 
 
@@ -213,7 +214,7 @@ def test_same_input_gives_the_same_bytes():
     assert render_comparison(one) == render_comparison(copy.deepcopy(one))
 
 
-@settings(max_examples=30, deadline=None)
+@laws(30)
 @given(
     st.lists(st.tuples(st.floats(60, 540), st.floats(40, 360)), min_size=1, max_size=6),
     st.integers(20, 120),

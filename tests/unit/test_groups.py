@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,9 +34,10 @@ from fedunlearn.unlearning.instant_cubic_newton import (
     InstantCubicNewtonSettings,
 )
 from tests.federations import TRANSPORTS, TinyTask, weights_of
+from tests.laws import laws
 from tests.removals import SETTINGS, federation_of, trained_on
 
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 
 
 @LAW

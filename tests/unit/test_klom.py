@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
@@ -20,7 +20,6 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=GENERATOR.manual_seed(seed)).double()
 
 
-@settings(deadline=None)  # torch's first calls take their time
 @given(st.integers(0, 1000))
 def test_a_margin_is_the_logit_less_the_log_sum_of_the_others(seed: int) -> None:
     logits = 20 * normal(seed, 30, 4)
@@ -36,7 +35,6 @@ def test_certain_predictions_have_finite_margins() -> None:
     assert margins(certain, torch.tensor([1, 0])).tolist() == [-100, -100]
 
 
-@settings(deadline=None)  # torch's first calls take their time
 @given(st.integers(0, 1000))
 def test_densities_and_divergences_are_those_of_normal_distributions(seed: int) -> None:
     left, right = (Gaussians.of(normal(seed + n, 3, 20) + n) for n in (0, 1))

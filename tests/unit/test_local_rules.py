@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from fedunlearn.risk.local_rules import (
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.task import Examples
 from tests.federations import TinyTask
+from tests.laws import laws
 
 TASK = TinyTask()
 START = initial_weights(TASK.model, seed=1)
@@ -128,7 +129,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
     torch.testing.assert_close(found, OTHER, rtol=0.0, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@laws(20)
 @given(momentum=st.floats(0.0, 0.95), memory=st.floats(0.0, 0.99), damping=st.floats(0.01, 1.0))
 def test_fisher_descent_divides_by_the_diagonal(
     momentum: float, memory: float, damping: float

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn import merkle
 from fedunlearn.errors import VerificationError
+from tests.laws import laws
 
 # Of the reference implementation of RFC 6962, whose trees RFC 9162 keeps.
 _DATA = [
@@ -121,7 +122,7 @@ def test_consistency_proofs_are_those_of_certificate_transparency(
     merkle.verify_consistency(first, roots[0], second, roots[1], proof)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@laws(60)
 @given(leaf_lists, st.data())
 def test_a_tree_is_the_recursive_one(leaves: list[bytes], data: st.DataObject) -> None:
     root = merkle.root(leaves)
@@ -136,7 +137,7 @@ def test_a_tree_is_the_recursive_one(leaves: list[bytes], data: st.DataObject) -
     merkle.verify_consistency(first, naive_root(leaves[:first]), len(leaves), root, proof)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@laws(100)
 @given(leaf_lists, st.data())
 def test_what_is_wrong_in_a_proof_is_found(leaves: list[bytes], data: st.DataObject) -> None:
     size, root = len(leaves), merkle.root(leaves)
@@ -162,7 +163,7 @@ def test_what_is_wrong_in_a_proof_is_found(leaves: list[bytes], data: st.DataObj
         merkle.verify_inclusion(root, size, index, leaf, path)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@laws(100)
 @given(leaf_lists, st.data())
 def test_a_log_that_was_rewritten_is_found(leaves: list[bytes], data: st.DataObject) -> None:
     first = data.draw(st.integers(1, len(leaves)))

@@ -5,19 +5,20 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedunlearn.errors import NonFiniteError, TaskError
 from fedunlearn.parameters import ParameterLayout, digest, flatten, load, require_finite, trainable
+from tests.laws import laws
 
 SHAPES = st.lists(
     st.tuples(st.lists(st.integers(1, 4), max_size=4).map(tuple), st.booleans()),
     min_size=1,
     max_size=6,
 )
-LAW = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+LAW = laws(100)
 
 
 class _Holder(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -13,8 +13,9 @@ from fedunlearn.data.partition import ENOUGH_EXAMPLES, Indices, dirichlet, iid
 from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
+from tests.laws import laws
 
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 LABELS: NDArray[np.int64] = np.random.default_rng(0).integers(0, 10, 1000)
 
 PARTITIONS: dict[str, Callable[[int], list[Indices]]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.partition import pathological
@@ -14,8 +14,9 @@ from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
+from tests.laws import laws
 
-LAW = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+LAW = laws(100)
 
 
 @LAW

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import functional_call, hessian, jacrev
@@ -14,6 +14,7 @@ from torch.func import functional_call, hessian, jacrev
 from fedunlearn.parameters import ParameterLayout, flatten
 from fedunlearn.risk.products import Curvature, keep_product
 from tests.cases import RISKS
+from tests.laws import laws
 
 EXAMPLES = 6
 SEED = 21
@@ -87,7 +88,7 @@ def test_gauss_newton_is_the_hessian_only_where_outputs_are_linear_in_the_weight
 
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("name", RISKS)
-@settings(max_examples=15, derandomize=True, deadline=None, database=None)
+@laws(15)
 @given(seed=st.integers(0, 2**20), exponent=st.integers(-6, 6))
 def test_products_are_symmetric_and_linear(
     name: str, curvature: Curvature, seed: int, exponent: int

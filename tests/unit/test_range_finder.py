@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.solvers.operator import DenseOperator
 from fedunlearn.solvers.range_finder import LeadingDirections, block_krylov, orthonormal
+from tests.laws import laws
 
 DIMENSION = 60
-LAW = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+LAW = laws(50)
 
 
 def columns(count: int, rank: int, seed: int, *, decay: float = 1.0) -> Tensor:

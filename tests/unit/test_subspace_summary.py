@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.federation.subspace_summary import Summary, Vector, pack, packed_size, unpack
 from fedunlearn.recording import basis as basis_module
 from fedunlearn.recording.basis import MemoryBasis
+from tests.laws import laws
 
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 DIMENSION = 40
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**32)

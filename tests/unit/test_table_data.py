@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.cells import as_number
@@ -22,9 +22,10 @@ from fedunlearn.data.table import Table, read_table
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
+from tests.laws import laws
 from tests.tables import hospitals
 
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 GROUPS = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(
     lambda groups: np.array(groups, dtype=np.int64)
 )

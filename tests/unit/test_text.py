@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.sources import Split, load_split
@@ -18,9 +18,10 @@ from fedunlearn.data.text import LENGTH, PADDING, VOCABULARY, token_ids
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
+from tests.laws import laws
 from tests.tables import shared_data
 
-LAW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
+LAW = laws(25)
 TEXT = st.text(alphabet="abcé ,.-1", max_size=300)
 
 

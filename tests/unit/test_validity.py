@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.federation.subspace_summary import Summary
@@ -13,9 +13,10 @@ from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.recording import Recording
 from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.validity import LARGEST_LEVERAGE, LARGEST_SHARE, Validity
+from tests.laws import laws
 
 SIZE = 4
-LAW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+LAW = laws(60)
 
 
 def summary(examples: int, seed: int, *, indefinite: bool = False) -> Summary:
