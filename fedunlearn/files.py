@@ -39,6 +39,22 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
+def private_files() -> Iterator[None]:
+    """Give no one but the owner access to files and folders that this process makes in the block.
+
+    The mode belongs to the process, so all of its threads make such files until the block ends.
+
+    Yields:
+        Nothing.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process or thread is in this block for a folder, and keep them out.
 

@@ -105,9 +105,10 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
     """
     # gRPC would add lines of its own to the one that says what is wrong.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from fedunlearn.addresses import is_loopback
     from fedunlearn.requests.keys import PrivateKey
     from fedunlearn.service.client import DeletionClient
-    from fedunlearn.service.tls import address_of, content, is_loopback
+    from fedunlearn.service.tls import address_of, content
 
     host, _ = address_of(connection.address, "--address")
     if connection.plaintext and not is_loopback(host):
@@ -142,7 +143,7 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
 
 def _hint(connection: Connection, host: str, said: str) -> str:
     """Return what may be right where the service cannot be reached in this way."""
-    from fedunlearn.service.tls import is_loopback
+    from fedunlearn.addresses import is_loopback
 
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return "; --ca: name the authority that signed the service's certificate"

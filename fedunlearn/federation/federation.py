@@ -18,6 +18,7 @@ from fedunlearn.federation.journal import Journal, KeptTraining, Spent, Training
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
+from fedunlearn.names import listed
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.scenario.settings import TrainingSettings
@@ -283,8 +284,9 @@ class Federation:
         asked = (set(only) or set(self.nodes)) - set(without)
         if absent := sorted(asked - set(self.nodes)):
             raise ForgetSetError(
-                f"forget: node {', '.join(map(str, absent))} must be asked and is not enrolled; "
-                "enrol it, or record its summaries (policy = 'stored') while it is there"
+                f"forget: {listed('node', map(str, absent))} must be asked and is not enrolled; "
+                "enrol it, or take gradient = 'recorded' or 'retained', which ask only nodes that "
+                "stay, or record its summaries (policy = 'stored') while it is there"
             )
         return FederatedObjective(
             self.transport,

@@ -62,13 +62,15 @@ class TaskCarrier:
         """Return the node with these settings, made at the first call in each process.
 
         Args:
-            settings: Its number and its memory; nodes that do not say how much they may hold share
-                that of the process.
+            settings: Its number, its memory and its folder for records; nodes that do not say how
+                much they may hold share the memory of the process.
 
         Returns:
             The node; the same at the next call.
         """
-        folder = self._records / f"node-{settings.number}" if self._records else None
+        folder = settings.records
+        if folder is None and self._records is not None:
+            folder = self._records / f"node-{settings.number}"
         number, memory = settings.number, settings.memory or PROCESS_MEMORY // settings.together
         key = (self._packed, folder, number)
         if key not in _NODES:
@@ -88,8 +90,8 @@ def make_client_app(task: Task, records: Path | None = None) -> ClientApp:
 
     Args:
         task: What every node computes on.
-        records: Folder in which every node has one for its commitments and tombstones; without
-            one, removals are not final.
+        records: Folder in which every node has one for its commitments and tombstones, unless its
+            node config names another (``records``); without any, removals are not final.
 
     Returns:
         An app that answers ``train``, ``query.enrol``, ``query.ask``, ``query.bury`` and

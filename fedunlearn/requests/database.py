@@ -9,6 +9,7 @@ writer at a time, which holds all of it from the start (BEGIN IMMEDIATE).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +37,9 @@ _RIGHT = "right is sqlite:////folder/requests.db or postgresql+psycopg://user@ho
 _LOCK = 0x66756E6C
 
 
-def state_url(folder: Path) -> str:
-    """Return the URL of the store in a state folder."""
-    return f"sqlite:///{folder.resolve() / 'requests.db'}"
+def state_url(folder: Path) -> URL:
+    """Return the URL of the store in a state folder, whatever that is called."""
+    return URL.create("sqlite", database=str(folder.resolve() / "requests.db"))
 
 
 class Transaction:
@@ -77,11 +78,11 @@ class Transaction:
 class Database:
     """A database and its transactions; threads may share it."""
 
-    def __init__(self, url: str, *, create: bool = True, durable: bool = True) -> None:
+    def __init__(self, url: str | URL, *, create: bool = True, durable: bool = True) -> None:
         """Connect, and bring the tables to this version.
 
         Args:
-            url: As SQLAlchemy reads it.
+            url: A text that SQLAlchemy reads, or a URL that is made of its parts.
             create: Make the tables in an empty database; otherwise that is an error.
             durable: False for tests alone: a power cut may take what was acknowledged.
 
@@ -89,13 +90,14 @@ class Database:
             StoreError: It is missing, of a newer version, or cannot be reached.
         """
         parsed = _parsed(url)
-        self.name = parsed.render_as_string(hide_password=True)
+        self.name = _shown(parsed)
         if parsed.get_backend_name() == "sqlite":
             file = Path(parsed.database or "")
             if not create and not file.is_file():
                 raise StoreError(f"there is no request store {file}; right is where one was made")
             if not file.parent.is_dir():
                 raise StoreError(f"there is no folder {file.parent} for the request store")
+            _make_private(file)
         self._engine = _engine(parsed, durable)
         self._lock = threading.Lock()
         self._readers = self._engine
@@ -202,33 +204,62 @@ class Database:
             _upgrade(tx.connection)
 
 
-def _parsed(url: str) -> URL:
+def _parsed(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise StoreError(f"the request store's URL cannot be read; {_RIGHT}") from None
     backend = parsed.get_backend_name()
+    if backend != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
+        # What follows the first @ is taken for the host, and would be printed.
+        raise StoreError(
+            "the request store's URL has an @ too many; write one in a name or password as %40"
+        )
     if backend not in ("sqlite", "postgresql") or not parsed.database:
         raise StoreError(f"the request store's URL names {backend!r} or no database; {_RIGHT}")
+    given = isinstance(url, str) and "?" in url  # also an empty query, which is lost in reading
     if backend == "sqlite" and (
-        parsed.query or parsed.database == ":memory:" or "\0" in parsed.database
+        given or parsed.query or parsed.database == ":memory:" or "\0" in parsed.database
     ):
         raise StoreError(f"the request store's URL must name a file, without options; {_RIGHT}")
     return parsed
+
+
+def _shown(url: URL) -> str:
+    """Return a URL for messages: a file's path, or a server's address without any secret."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    query = {key: value for key, value in url.query.items() if "pass" not in key.lower()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def _make_private(file: Path) -> None:
+    """Make a file that only its owner can read, before SQLite makes it for everybody.
+
+    SQLite gives the files beside it the same mode.
+
+    Raises:
+        StoreError: It cannot be made.
+    """
+    if file.exists():
+        return
+    try:
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _engine(url: URL, durable: bool) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             return _sqlite(url, durable)
-        wait = f"-c lock_timeout={int(BUSY_S * 1000)}"
         engine = create_engine(
             url,
             pool_size=8,
             max_overflow=24,
             pool_timeout=BUSY_S,
             pool_pre_ping=True,
-            connect_args={"options": wait, "connect_timeout": int(BUSY_S)},
+            connect_args=_waiting(url),
         )
     except (ImportError, NoSuchModuleError):
         if url.get_backend_name() == "sqlite":
@@ -255,6 +286,17 @@ def _engine(url: URL, durable: bool) -> Engine:
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     return engine
+
+
+def _waiting(url: URL) -> dict[str, object]:
+    """Return how long a connection waits, where the URL does not say it itself."""
+    given = url.query.get("options", "")
+    options = given if isinstance(given, str) else " ".join(given)
+    # What comes later holds, so that the URL's own comes last.
+    wait: dict[str, object] = {"options": f"-c lock_timeout={int(BUSY_S * 1000)} {options}".strip()}
+    if "connect_timeout" not in url.query:
+        wait["connect_timeout"] = int(BUSY_S)
+    return wait
 
 
 def _sqlite(url: URL, durable: bool) -> Engine:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from sqlalchemy import Connection
+from sqlalchemy.engine import URL
 
 from fedunlearn.requests.database import Database, state_url
 from fedunlearn.requests.decisions import Decisions
@@ -52,7 +53,7 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
     @classmethod
     def open(
         cls,
-        url: str,
+        url: str | URL,
         *,
         issuer: PrivateKey | None = None,
         create: bool = True,
@@ -62,7 +63,8 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         """Return the store at a URL, brought to this version where it is older.
 
         Args:
-            url: As "sqlite:////folder/requests.db" or "postgresql+psycopg://user@host/database".
+            url: As "sqlite:////folder/requests.db" or "postgresql+psycopg://user@host/database", or
+                what ``state_url`` returns.
             issuer: Key that signs the log.
             create: Make it where there is none; otherwise that is an error.
             most_audits: How many refusals are kept; up to a hundredth more.

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from fedunlearn.addresses import proxy_option
 from fedunlearn.errors import ServiceError
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
@@ -72,6 +73,7 @@ class DeletionClient:
         self._audience = audience
         self._timeout = timeout_s
         options = (
+            proxy_option(address),
             ("grpc.max_receive_message_length", LARGEST),
             # A watch notices that the service is gone also where nobody says so.
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedunlearn.errors import KeyFileError, StoreError
-from fedunlearn.files import write_whole
+from fedunlearn.files import private_files, write_whole
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.store import RequestStore, state_url
 from fedunlearn.service.settings import ServiceSettings, load_settings
@@ -46,7 +46,7 @@ def open_state(
     create: bool = True,
     changes: Mapping[str, object] | None = None,
 ) -> Iterator[ServiceState]:
-    """Open a state folder.
+    """Open a state folder. All files that are made in the block are their owner's alone.
 
     Args:
         folder: The folder.
@@ -69,6 +69,14 @@ def open_state(
             raise StoreError(f"--state {folder} cannot be made: {error.strerror}") from None
     elif not (folder / ISSUER).is_file():
         raise StoreError(f"--state {folder} is no state folder; 'fedunlearn serve' makes one")
+    with private_files(), _opened_store(folder, database, create, changes) as state:
+        yield state
+
+
+@contextmanager
+def _opened_store(
+    folder: Path, database: str | None, create: bool, changes: Mapping[str, object] | None
+) -> Iterator[ServiceState]:
     settings = load_settings(folder / SETTINGS, changes)
     url = database or settings.database or state_url(folder)
     issuer = _issuer(folder, anew=create and not (folder / "requests.db").exists())

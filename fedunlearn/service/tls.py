@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from fedunlearn.addresses import is_loopback
 from fedunlearn.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,14 +39,6 @@ def address_of(text: str, key: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise InputError(f"{key}: {text!r} is no address; use HOST:PORT, as 127.0.0.1:50061")
     return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, reached over no network."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,3 +56,20 @@ def test_nothing_is_signed_for_another_service(tmp_path: Path) -> None:
                 with pytest.raises(ServiceError, match=f"names itself {audience}, not other"):
                     ask()
         assert list(opened.client("op").list()) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("variable", ["http_proxy", "grpc_proxy", "https_proxy"])
+def test_nothing_for_this_machine_goes_to_a_proxy(
+    variable: str, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy, house(tmp_path / "state") as opened:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        address = f"{host}:{opened.address.rpartition(':')[2]}"
+        with DeletionClient(address, KEYS["alice"], plaintext=True, timeout_s=20) as client:
+            assert list(client.list()) == []
+        proxy.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            proxy.accept()

@@ -19,6 +19,7 @@ from fedunlearn.requests.database import VERSION, Database, state_url
 from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.requests.tables import METADATA
+from fedunlearn.service.state import open_state
 from tests.deletions import ISSUER, START, made, populate
 from tests.stores import KINDS, Places
 
@@ -42,9 +43,9 @@ def test_a_newer_store_is_refused(kind: str, places: Places, tmp_path: Path) -> 
         RequestStore.open(url, create=False)
     opened = Database(url, durable=False)
     with opened.write() as tx:
-        tx.execute(text("UPDATE alembic_version SET version_num = '2'"))
+        tx.execute(text("UPDATE alembic_version SET version_num = '3'"))
     opened.close()
-    with pytest.raises(StoreError, match=r"has version 2 and this fedunlearn knows 1; right is"):
+    with pytest.raises(StoreError, match=r"has version 3 and this fedunlearn knows 2; right is"):
         RequestStore.open(url)
 
 
@@ -62,19 +63,87 @@ def test_a_newer_store_is_refused(kind: str, places: Places, tmp_path: Path) -> 
         ("sqlite+other:////tmp/requests.db", r"no driver 'sqlite\+other'; right is"),
         ("sqlite:///:memory:", "must name a file"),
         ("sqlite:////tmp/requests.db?mode=memory", "must name a file"),
+        ("sqlite:////tmp/fed?1/requests.db", "must name a file, without options"),
+        ("sqlite:////tmp/requests.db?", "must name a file, without options"),
         ("sqlite:////tmp/a\0b.db", "must name a file"),
+        ("postgresql+psycopg://me:hid@den@host/db", "an @ too many; write one in a name or pass"),
+        ("postgresql+psycopg://me:hid@d/en@host/db", "an @ too many"),
     ],
 )
 def test_urls_that_lead_nowhere(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as raised:
         RequestStore.open(url)
     assert "\n" not in str(raised.value)
+    assert "den" not in str(raised.value)
 
 
-def test_passwords_are_not_said() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:secret@/db?host=/nowhere",
+        "postgresql+psycopg://me:s%40secret@/db?host=/nowhere",
+        "postgresql+psycopg://me:se@secret@127.0.0.1:1/db",
+        "postgresql+psycopg://me:s/secret:@127.0.0.1:1/db",
+        "postgresql+psycopg://me@127.0.0.1:1/db?password=secret",
+        "postgresql+psycopg://me@127.0.0.1:1/db?sslpassword=secret&sslmode=disable",
+    ],
+)
+def test_passwords_are_not_said(url: str) -> None:
     with pytest.raises(StoreError) as raised:
-        RequestStore.open("postgresql+psycopg://me:secret@/db?host=/nowhere")
+        RequestStore.open(url)
     assert "secret" not in str(raised.value)
+
+
+def test_options_of_a_url_hold(places: Places, tmp_path: Path) -> None:
+    url = places.new_url("postgresql", tmp_path)
+    plain = Database(url, durable=False)
+    with plain.write() as tx:
+        tx.connection.exec_driver_sql("CREATE SCHEMA ward")
+    plain.close()
+    options = "options=-c%20search_path%3Dward%20-c%20lock_timeout%3D1234&connect_timeout=3"
+    opened = Database(f"{url}{'&' if '?' in url else '?'}{options}", durable=False)
+    with opened.write() as tx:
+        shown = [tx.execute(text(f"SHOW {name}")).scalar_one() for name in _GIVEN]
+        of_tables = text("SELECT schemaname FROM pg_tables WHERE tablename = 'deletions'")
+        assert tx.execute(of_tables).scalars().all() == ["public", "ward"]
+    opened.close()
+    assert shown == list(_GIVEN.values())
+
+
+_GIVEN = {"search_path": "ward", "lock_timeout": "1234ms"}
+
+FOLDERS = [
+    *("fed?1", "fed#1", "a b", "a%20b", "a+b", "file:x", ":memory:", "sqlite:", "~", "ü", "x;y"),
+    *("a\nb", "'q\"", "--state", "%2e%2e", "?mode=memory", "a&b=c", " ", "$HOME", "a\\b", "[x]"),
+]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_state_folder_holds_all_of_its_files_for_its_owner_alone(
+    name: str, tmp_path: Path
+) -> None:
+    around = tmp_path / "around"
+    around.mkdir()
+    folder = around / name
+    with open_state(folder) as state:
+        state.store.register_key("a", "owner", ISSUER.public, ["1"], now=START)
+        made_files = {path.name for path in folder.iterdir()}
+    assert [path.name for path in around.iterdir()] == [name]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {"requests.db", "issuer.key", "requests.db-wal"} <= made_files
+    for path in folder.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600, path.name
+    with open_state(folder, create=False) as state:
+        assert [one.name for one in state.store.principals()] == ["a"]
+
+
+def test_folders_of_like_names_are_two_stores(tmp_path: Path) -> None:
+    for name in FOLDERS:
+        with open_state(tmp_path / name) as state:
+            state.store.register_key(repr(name)[:50], "operator", ISSUER.public, now=START)
+    for name in FOLDERS:
+        with open_state(tmp_path / name, create=False) as state:
+            assert [one.name for one in state.store.principals()] == [repr(name)[:50]]
 
 
 def test_a_file_that_is_no_store(tmp_path: Path) -> None:

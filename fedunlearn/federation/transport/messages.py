@@ -37,11 +37,13 @@ from fedunlearn.federation.transport.codec import (
     encode_answer,
     encode_question,
 )
+from fedunlearn.names import listed
 from fedunlearn.networks import NetworkDigest
 
 ENROL = "query.enrol"
 ASK = "query.ask"
 POLL_S = 0.01
+WAITING = 0.75  # of the time for enrolment: until then all nodes should be there
 
 
 class MeteredGrid(Grid):
@@ -81,8 +83,7 @@ class MeteredGrid(Grid):
         del outgoing
         end = None if timeout is None else time.monotonic() + timeout
         while waiting and (end is None or time.monotonic() < end):
-            if self._stop.is_set():
-                raise StoppedError("stopped while waiting for nodes")
+            self.require_running()
             replies = list(self._grid.pull_messages(waiting))
             for reply in replies:
                 waiting.discard(reply.metadata.reply_to_message_id)
@@ -90,6 +91,15 @@ class MeteredGrid(Grid):
                 yield reply
             if not replies:
                 time.sleep(POLL_S)
+
+    def require_running(self) -> None:
+        """Raise where the run was asked to stop.
+
+        Raises:
+            StoppedError: It was.
+        """
+        if self._stop.is_set():
+            raise StoppedError("stopped while waiting for nodes")
 
     @override
     def send_and_receive(
@@ -194,14 +204,20 @@ def enrol(
         FederationError: Two nodes claim one number.
         ModelDiffersError: Nodes compute on different networks.
     """
-    end = time.monotonic() + deadline_s
+    start = time.monotonic()
+    end = start + deadline_s
     asked: set[int] = set()
     found: dict[int, tuple[int, Enrolment]] = {}
-    while len(found) < expected and (not asked or time.monotonic() < end):
+    while len(found) < expected:
+        # Those that are there when part of the time is up are asked, so that it is known who is.
+        until = end if asked else start + WAITING * deadline_s
         addresses = [one for one in grid.get_node_ids() if one not in asked]
-        while len(addresses) < expected - len(found) and time.monotonic() < end:
+        while len(addresses) < expected - len(found) and time.monotonic() < until:
+            grid.require_running()
             time.sleep(POLL_S)
             addresses = [one for one in grid.get_node_ids() if one not in asked]
+        if not addresses and time.monotonic() >= until:
+            break
         asked.update(addresses)
         messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
         for reply in grid.exchange(messages, max(0.0, end - time.monotonic())):
@@ -215,8 +231,10 @@ def enrol(
                 raise FederationError(f"two nodes call themselves node {number}; number them apart")
             found[number] = (address, enrolment)
     if len(found) < expected:
+        here = listed("node", map(str, sorted(found)))
         raise MissingAnswerError(
-            f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s; start the others"
+            f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s"
+            f"{f': {here}' if found else ''}; start the others"
         )
     require_same_network({number: one for number, (_, one) in found.items()}, network)
     return found

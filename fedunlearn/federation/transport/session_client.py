@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from queue import SimpleQueue
@@ -10,6 +9,7 @@ from queue import SimpleQueue
 import grpc
 import torch
 
+from fedunlearn.addresses import proxy_option
 from fedunlearn.errors import FederationError, NodeLostError, UnreachableError
 from fedunlearn.federation.node import safe_message
 from fedunlearn.federation.summary import (
@@ -73,7 +73,7 @@ def attend(
         NodeLostError: The connection broke before the job ended.
     """
     credentials = grpc.ssl_channel_credentials(invitation.certificate)
-    options = [*OPTIONS, ("grpc.enable_http_proxy", 0 if _loopback(invitation.address) else 1)]
+    options = [*OPTIONS, proxy_option(invitation.address)]
     channel = grpc.secure_channel(
         invitation.address, credentials, options, compression=grpc.Compression.NoCompression
     )
@@ -181,11 +181,3 @@ def answer_frames(
 def _failure(number: int, error: Exception) -> bytes:
     failure = pb.Failure(number=number, kind=type(error).__name__, message=safe_message(error))
     return pb.AttendRequest(failure=failure).SerializeToString()
-
-
-def _loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
