@@ -99,7 +99,7 @@ def _of_file(file: Path, key: Path | None) -> Sequence[Finding]:
     assert key is not None
     public = PublicKey.read(key)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

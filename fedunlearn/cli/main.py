@@ -62,6 +62,8 @@ def main() -> None:
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for an interrupt
+            fail(UNUSABLE, "a file ended before its content did; give the whole file")
         interrupted(error)
     except (InputError, NonFiniteError) as error:
         fail(UNUSABLE, str(error))

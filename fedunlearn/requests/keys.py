@@ -7,6 +7,7 @@ Source: https://github.com/secure-systems-lab/dsse/blob/v1.0.2/protocol.md
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -248,6 +249,6 @@ def _is_weak(key: ed25519.Ed25519PublicKey) -> bool:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None

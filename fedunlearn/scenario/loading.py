@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.sections import Scenario
+from fedunlearn.toml import read_toml
 
 # Keys whose values are names of nodes or classes.
 NAMES = frozenset({"forget.class", "forget.nodes", "data.backdoor.nodes", "data.backdoor.target"})
@@ -47,13 +48,9 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
         ScenarioError: The file is missing or no TOML, or a key or value cannot be used.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path, ScenarioError, "scenario")
     except FileNotFoundError:
         raise ScenarioError(f"scenario {path} not found; give the path of a TOML file") from None
-    except OSError as error:
-        raise ScenarioError(f"scenario {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"scenario {path} is not valid TOML: {error}") from None
     return LoadedScenario(path.stem, path.parent, parse_scenario(table, overrides, str(path)))
 
 

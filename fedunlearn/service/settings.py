@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from fedunlearn.errors import InputError
 from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import Positive, Settings, Share
+from fedunlearn.toml import read_toml
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -82,15 +82,9 @@ def load_settings(path: Path, changes: Mapping[str, object] | None = None) -> Se
         InputError: The file cannot be read, or a key or value cannot be used.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path, InputError)
     except FileNotFoundError:
         table = {}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not valid TOML: it is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
     for key in FILES:
         if isinstance(file := table.get(key), str):
             table[key] = str(path.parent / file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from functools import lru_cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def content(path: Path, key: str) -> bytes:
         InputError: It cannot be read, or holds no PEM.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InputError(f"{key}: {path} cannot be read: {error.strerror}") from None
     except ValueError:

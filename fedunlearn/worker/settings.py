@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import NotNegative, Positive, Settings
+from fedunlearn.toml import read_toml
 
 FILE = "worker.toml"
 
@@ -75,12 +75,8 @@ class WorkerSettings(Settings):
         """
         path = folder / FILE
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_toml(path, ScenarioError))
         except FileNotFoundError:
             return cls()
-        except OSError as error:
-            raise ScenarioError(f"{path} cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ScenarioError(f"{path} is not valid TOML: {error}") from None
         except ValidationError as error:
             raise ScenarioError(f"{path}: {first_complaint(error, cls)}") from None
