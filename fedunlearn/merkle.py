@@ -34,6 +34,28 @@ class Frontier:
         for leaf in leaves:
             self.append(leaf)
 
+    @classmethod
+    def resumed(cls, size: int, peaks: Sequence[bytes]) -> Frontier:
+        """Return the frontier that had some peaks.
+
+        Args:
+            size: How many leaves it had.
+            peaks: As ``peaks`` returned them.
+
+        Raises:
+            VerificationError: A tree of that size has other peaks.
+        """
+        if size < 0 or len(peaks) != size.bit_count() or any(len(peak) != 32 for peak in peaks):
+            raise VerificationError(f"a tree of {size} leaves has other peaks than {len(peaks)}")
+        found = cls()
+        found.size, found._peaks = size, list(peaks)
+        return found
+
+    @property
+    def peaks(self) -> tuple[bytes, ...]:
+        """The roots of complete subtrees, the largest first."""
+        return tuple(self._peaks)
+
     def append(self, leaf: bytes) -> None:
         """Add the hash of a leaf."""
         size = self.size

@@ -8,6 +8,7 @@ import threading
 from typing import NoReturn
 
 import click
+from typing_extensions import override
 
 from fedunlearn.cli.compare import compare
 from fedunlearn.cli.keys import keys
@@ -24,7 +25,19 @@ from fedunlearn.errors import FedunlearnError, InputError, NonFiniteError
 DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
+class _Commands(click.Group):
+    """The commands; click would take the end of a file for an interrupt."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except EOFError:
+            raise InputError("a file ended before its content did; give the whole file") from None
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=False,
 )
@@ -62,8 +75,6 @@ def main() -> None:
     except click.ClickException as error:
         fail(UNUSABLE, error.format_message())
     except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes it for an interrupt
-            fail(UNUSABLE, "a file ended before its content did; give the whole file")
         interrupted(error)
     except (InputError, NonFiniteError) as error:
         fail(UNUSABLE, str(error))

@@ -108,8 +108,8 @@ class ScenarioRemover:
         """See Remover; what an interrupted run has finished is not asked again."""
         try:
             return self._remove(job, reached)
-        except JobError:
-            log.warning("job %s begins anew: what was kept of it is of another model", job.id)
+        except JobError as error:
+            log.warning("job %s begins anew: %s", job.id, error)
             self.done(job.id)
             return self._remove(job, reached)
 

@@ -26,14 +26,15 @@ import fedunlearn
 from fedunlearn.data.sources import Split
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.removal import Removal, Retrained
+from fedunlearn.experiments.source import source_digest
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.transport.codec import encode_forget_set
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import digest, initial_weights
 
-# What no result depends on: how they are shown and asked for.
-WITHOUT = ("cli", "evaluation", "experiments")
+# The modules that compute what is kept; all that they import belongs to them.
+COMPUTING = ("fedunlearn.experiments.removal", "fedunlearn.flower.simulation")
 
 
 class Store:
@@ -185,23 +186,15 @@ def _digest_of(split: Split) -> str:
 
 @cache
 def _code() -> str:
-    """Return the sha256 of the package's source, but for what no result depends on."""
-    root = Path(fedunlearn.__file__).parent
-    named = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if relative.parts[0] not in WITHOUT:
-            named.update(str(relative).encode() + b"\0" + path.read_bytes())
-    named.update((root / "experiments" / "removal.py").read_bytes())
-    return named.hexdigest()
+    """Return the digest of the source that models and removals are computed by."""
+    return source_digest(Path(fedunlearn.__file__).parent, COMPUTING)
 
 
 @cache
 def _source_of(method: type) -> str:
-    """Return the sha256 of the file a method is defined in; empty where there is none."""
+    """Return the digest of the source of a method, and of what it imports from this package."""
     try:
-        return hashlib.sha256(
-            inspect.getsource(inspect.getmodule(method) or method).encode()
-        ).hexdigest()
-    except (OSError, TypeError):
+        source = inspect.getsource(inspect.getmodule(method) or method)
+        return source_digest(Path(fedunlearn.__file__).parent, (), source)
+    except (OSError, TypeError, SyntaxError):  # defined in no file
         return ""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, RowMapping, delete, insert, select
 
 from fedunlearn import merkle
-from fedunlearn.errors import StoreError
+from fedunlearn.errors import StoreError, VerificationError
 from fedunlearn.requests.clock import stamp
 from fedunlearn.requests.database import Database, Transaction
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.log import LogRow, TreeHead, canonical
 from fedunlearn.requests.rows import blob
-from fedunlearn.requests.tables import HEADS, LOG
+from fedunlearn.requests.tables import FRONTIER, HEADS, LOG
+
+HASH_BYTES = 32
+_LAST_HEAD = select(HEADS).order_by(HEADS.c.size.desc()).limit(1)
 
 
 class Log:
@@ -34,9 +37,8 @@ class Log:
 
     def last_head(self) -> TreeHead | None:
         """Return the head over all rows; None where there are no rows."""
-        query = select(HEADS).order_by(HEADS.c.size.desc()).limit(1)
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(_LAST_HEAD).mappings().one_or_none()
         return None if row is None else _head(row)
 
     def head_over(self, index: int) -> TreeHead | None:
@@ -100,12 +102,13 @@ def append(
         StoreError: Another key has signed the log so far.
     """
     first = tx.numbered(LOG.c.index)
-    last = tx.execute(select(HEADS.c.key_id).order_by(HEADS.c.size.desc()).limit(1)).scalar()
-    if last not in (None, issuer.public.id):
+    last = tx.execute(_LAST_HEAD).mappings().one_or_none()
+    if last is not None and last["key_id"] != issuer.public.id:
         raise StoreError(
-            f"the log is signed with key {last}, not {issuer.public.id}; right is the issuer's key "
-            "that it began with"
+            f"the log is signed with key {last['key_id']}, not {issuer.public.id}; right is the "
+            "issuer's key that it began with"
         )
+    frontier = _frontier(tx.connection, first, last["root"] if last is not None else None)
     texts = [canonical({**entry, "time": stamp(now)}) for entry in entries]
     leaves = [merkle.leaf_hash(text) for text in texts]
     tx.execute(
@@ -115,8 +118,11 @@ def append(
             for i, (text, leaf) in enumerate(zip(texts, leaves, strict=True))
         ],
     )
-    root = merkle.root(_leaves(tx.connection, first + len(leaves)))
-    head = TreeHead.signed(first + len(leaves), root, now, issuer)
+    for leaf in leaves:
+        frontier.append(leaf)
+    tx.execute(delete(FRONTIER))
+    tx.execute(insert(FRONTIER).values(id=1, size=frontier.size, peaks=b"".join(frontier.peaks)))
+    head = TreeHead.signed(first + len(leaves), frontier.root, now, issuer)
     tx.execute(
         insert(HEADS).values(
             size=head.size,
@@ -127,6 +133,21 @@ def append(
         )
     )
     return list(range(first, first + len(leaves)))
+
+
+def _frontier(connection: Connection, size: int, root: str | None) -> merkle.Frontier:
+    """Return the frontier of the log as it is; from its leaves where what is kept is not of it."""
+    row = connection.execute(select(FRONTIER)).mappings().one_or_none()
+    if row is not None and row["size"] == size:
+        peaks = blob(row["peaks"])
+        cut = [peaks[place : place + HASH_BYTES] for place in range(0, len(peaks), HASH_BYTES)]
+        try:
+            kept = merkle.Frontier.resumed(size, cut)
+        except VerificationError:
+            kept = merkle.Frontier()
+        if kept.size == size and kept.root.hex() == root:
+            return kept
+    return merkle.Frontier(_leaves(connection, size))
 
 
 def read_log(connection: Connection, after: int = -1) -> list[LogRow]:

@@ -168,6 +168,15 @@ HEADS = Table(
     Column("key_id", _digest(), nullable=False),
     Column("signature", LargeBinary, nullable=False),
 )
+# The peaks of the log's tree, so that an append need not read all leaves. Nothing relies on it that
+# does not check it against the last head.
+FRONTIER = Table(
+    "frontier",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("peaks", LargeBinary, nullable=False),
+)
 APPLIED = Table(
     "applied",
     METADATA,

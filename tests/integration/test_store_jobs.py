@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from fedunlearn.errors import (
     LeaseLostError,
@@ -14,12 +15,14 @@ from fedunlearn.errors import (
     TransitionError,
     VerificationError,
 )
+from fedunlearn.requests import log_store
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.requests.statement import class_scope, node_scope
 from fedunlearn.requests.store import RequestStore
+from fedunlearn.requests.tables import FRONTIER
 from tests.deletions import (
     ALICE,
     BOB,
@@ -339,3 +342,30 @@ def test_without_the_issuer_s_key_nothing_is_logged(store_url: str) -> None:
     with RequestStore.open(store_url, issuer=PrivateKey.generate(), durable=False) as store:
         with pytest.raises(StoreError, match="right is the issuer's key that it began with"):
             store.revoke_key(BOB.public.id, now=START)
+
+
+def test_an_append_reads_no_leaves_and_trusts_no_peaks(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = log_store._leaves
+
+    def counting(connection: Connection, size: int) -> list[bytes]:
+        read.append(size)
+        return real(connection, size)
+
+    monkeypatch.setattr(log_store, "_leaves", counting)
+    for node in range(20, 29):
+        store.register_key("alice", "owner", ALICE.public, [str(node)], now=START)
+    assert read == []
+    spoilt = ({"size": 3}, {"peaks": b"\0" * 64}, {"peaks": b"abc"})
+    for number, values in enumerate(spoilt):
+        with store._database.write() as tx:
+            tx.execute(FRONTIER.update().values(**values))
+        store.register_key("alice", "owner", ALICE.public, [f"after {number}"], now=START)
+        assert len(read) == 1 and read.pop() == len(store.log()) - 1
+        assert holds(store)
+    with store._database.write() as tx:
+        tx.execute(FRONTIER.delete())
+    store.register_key("alice", "owner", ALICE.public, ["last"], now=START)
+    assert holds(store)

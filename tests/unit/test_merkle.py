@@ -198,3 +198,15 @@ def test_every_tree_begins_with_the_empty_one() -> None:
         merkle.consistency_proof(_LEAVES, 9)
     with pytest.raises(IndexError):
         merkle.inclusion_proof(_LEAVES, 8)
+
+
+@given(st.integers(0, 300), st.integers(0, 40))
+def test_a_frontier_goes_on_from_its_peaks(size: int, more: int) -> None:
+    leaves = [merkle.leaf_hash(str(number).encode()) for number in range(size + more)]
+    kept = merkle.Frontier(leaves[:size])
+    resumed = merkle.Frontier.resumed(kept.size, kept.peaks)
+    for leaf in leaves[size:]:
+        resumed.append(leaf)
+    assert (resumed.size, resumed.root) == (size + more, merkle.root(leaves))
+    with pytest.raises(VerificationError, match="has other peaks"):
+        merkle.Frontier.resumed(size, [*kept.peaks, merkle.EMPTY])
