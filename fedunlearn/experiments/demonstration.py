@@ -16,6 +16,7 @@ from typing import Any
 from fedunlearn.experiments.asking import Asking, asking
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import require_keepable
+from fedunlearn.experiments.naming import errors_by_name
 from fedunlearn.experiments.runner import Outcome, Ran, document, run_in
 from fedunlearn.experiments.working import NODES
 from fedunlearn.federation.federation import Federation
@@ -70,15 +71,17 @@ def demonstrate(
             deletions = _ask_all(experiment, service, ran)
             return ran, deletions, service.files(deletions)
 
+    names = experiment.task.split.node_names
     try:
-        ran, deletions, files = simulate(
-            experiment.task,
-            len(experiment.task.split.nodes),
-            body,
-            transport=transport,
-            progress=progress,
-            records=folder / NODES,
-        )
+        with errors_by_name(names):
+            ran, deletions, files = simulate(
+                experiment.task,
+                len(names),
+                body,
+                transport=transport,
+                progress=progress,
+                records=folder / NODES,
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results = document(experiment, ran.requests, transport)

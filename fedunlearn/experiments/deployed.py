@@ -9,6 +9,7 @@ from fedunlearn.errors import ScenarioError
 from fedunlearn.evaluation.report import render_report
 from fedunlearn.evaluation.results import to_json
 from fedunlearn.experiments.experiment import Experiment
+from fedunlearn.experiments.naming import errors_by_name
 from fedunlearn.experiments.runner import Ran, document, run_in
 from fedunlearn.experiments.working import WorkPlace, work_in
 from fedunlearn.federation.federation import Federation
@@ -38,7 +39,10 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
     if places.state is None:
         if not places.compare:
             raise ScenarioError("compare: is false and there is no state folder; nothing to do")
-        with open_federation(*_nodes(experiment)) as federation:
+        with (
+            errors_by_name(experiment.task.split.node_names),
+            open_federation(*_nodes(experiment)) as federation,
+        ):
             _compare(experiment, federation, places.out)
         return
     with open_state(places.state, create=False) as state:
@@ -53,7 +57,10 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
         )
         nodes, layout = _nodes(experiment)
         left = [experiment.task.split.node_names.place(name) for name in place.refused]
-        with open_federation(nodes - len(left), layout, refused=left) as federation:
+        with (
+            errors_by_name(experiment.task.split.node_names),
+            open_federation(nodes - len(left), layout, refused=left) as federation,
+        ):
             ran = _compare(experiment, federation, places.out) if places.compare else None
             work_in(experiment, federation, place, ran.trained if ran else None)
 

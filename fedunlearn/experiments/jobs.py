@@ -17,6 +17,7 @@ import torch
 from fedunlearn.errors import FederationError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.measuring import Measuring
+from fedunlearn.experiments.naming import errors_by_name
 from fedunlearn.experiments.removal import (
     Removal,
     Replica,
@@ -60,7 +61,9 @@ class Job(ABC):
 
     def simulate(self, body: Callable[[Federation], T]) -> T:
         """Run a body of work in the federation of the scenario."""
-        return simulate(self.experiment.task, len(self.experiment.task.split.nodes), body)
+        names = self.experiment.task.split.node_names
+        with errors_by_name(names):
+            return simulate(self.experiment.task, len(names), body)
 
 
 @dataclass(frozen=True)

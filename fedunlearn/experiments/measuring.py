@@ -16,6 +16,7 @@ from fedunlearn.evaluation.metrics import Predictions, js_divergence
 from fedunlearn.evaluation.oracles import Oracles
 from fedunlearn.evaluation.relearning import relearn_epochs
 from fedunlearn.experiments.experiment import Experiment
+from fedunlearn.experiments.naming import by_name
 from fedunlearn.experiments.predicting import outputs_of
 from fedunlearn.experiments.removal import Removal, Replica, Retrained
 from fedunlearn.federation.forget import ForgetSet, Kind
@@ -100,7 +101,8 @@ class _Request:
         first = removals[0]
         measures, predictions = self._several([removal.weights for removal in removals])
         entry: dict[str, Any] = measures | asdict(first.cost)
-        entry |= {"status": first.status, "claim": first.claim}
+        names = self._task.split.node_names
+        entry |= {"status": by_name(first.status, names), "claim": first.claim}
         if first.recording is not None:
             entry["recording"] = asdict(first.recording)
         before = [r.before_recovery for r in removals if r.before_recovery is not None]
@@ -111,7 +113,12 @@ class _Request:
                 {"rounds": rounds, "forget_js": self._forget_js(weights)}
                 for rounds, weights in first.path
             ]
-        return entry | {"details": dict(first.details)}, predictions
+        details = dict(first.details)
+        if dropped := details.get("dropped"):
+            details["dropped"] = {
+                names[int(node)]: by_name(reason, names) for node, reason in dropped.items()
+            }
+        return entry | {"details": details}, predictions
 
     def _several(self, models: Sequence[Tensor]) -> tuple[dict[str, float], Predictions]:
         """Measure the first of the models, and how all are distributed."""

@@ -15,6 +15,7 @@ from fedunlearn.data.sources import Split
 from fedunlearn.errors import FederationError, JobError, StoppedError
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.kept import KeptModels
+from fedunlearn.experiments.naming import by_name, errors_by_name
 from fedunlearn.experiments.predicting import accuracy
 from fedunlearn.experiments.removal import Unlearning, recover, train
 from fedunlearn.federation.federation import Federation, TrainedModel
@@ -106,12 +107,13 @@ class ScenarioRemover:
 
     def remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
         """See Remover; what an interrupted run has finished is not asked again."""
-        try:
-            return self._remove(job, reached)
-        except JobError as error:
-            log.warning("job %s begins anew: %s", job.id, error)
-            self.done(job.id)
-            return self._remove(job, reached)
+        with errors_by_name(self._split.node_names):
+            try:
+                return self._remove(job, reached)
+            except JobError as error:
+                log.warning("job %s begins anew: %s", job.id, error)
+                self.done(job.id)
+                return self._remove(job, reached)
 
     @property
     def _split(self) -> Split:
@@ -175,7 +177,7 @@ class ScenarioRemover:
             model=self.kept.content(weights),
             method=method.name,
             settings=settings | ({"recovery-rounds": rounds} if rounds else {}),
-            status=unlearned.status,
+            status=by_name(unlearned.status, split.node_names),
             claim=unlearned.claim.value,
             nodes=tuple(split.node_names[node] for node in federation.nodes),
             missing=tuple(split.node_names[node] for node in missing),

@@ -15,6 +15,7 @@ import torch
 from fedunlearn.evaluation.evidence import Evidence
 from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.experiments.measuring import Measuring
+from fedunlearn.experiments.naming import errors_by_name
 from fedunlearn.experiments.removal import (
     Removal,
     Replica,
@@ -80,13 +81,14 @@ def run_scenario(
         FederationError: A round could not be completed.
     """
     experiment = Experiment.prepare(loaded)
-    ran = simulate(
-        experiment.task,
-        len(experiment.task.split.nodes),
-        lambda federation: run_in(experiment, federation),
-        transport=transport,
-        progress=progress,
-    )
+    with errors_by_name(experiment.task.split.node_names):
+        ran = simulate(
+            experiment.task,
+            len(experiment.task.split.nodes),
+            lambda federation: run_in(experiment, federation),
+            transport=transport,
+            progress=progress,
+        )
     return Outcome(document(experiment, ran.requests, transport), tuple(ran.evidence))
 
 

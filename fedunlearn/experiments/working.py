@@ -14,6 +14,7 @@ from pathlib import Path
 from fedunlearn.commitments import Commitment
 from fedunlearn.errors import LeaseLostError, StoreError
 from fedunlearn.experiments.experiment import Experiment
+from fedunlearn.experiments.naming import errors_by_name
 from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.files import write_whole
@@ -82,16 +83,18 @@ def work_simulated(
         progress: Hears of training and rounds.
     """
     experiment = Experiment.prepare(loaded)
+    names = experiment.task.split.node_names
     try:
-        simulate(
-            experiment.task,
-            len(experiment.task.split.nodes),
-            lambda federation: work_in(experiment, federation, place),
-            transport=transport,
-            progress=progress,
-            records=place.folder / NODES,
-            refused=[experiment.task.split.node_names.place(name) for name in place.refused],
-        )
+        with errors_by_name(names):
+            simulate(
+                experiment.task,
+                len(names),
+                lambda federation: work_in(experiment, federation, place),
+                transport=transport,
+                progress=progress,
+                records=place.folder / NODES,
+                refused=[names.place(name) for name in place.refused],
+            )
     finally:
         place.stop.set()  # where the engine has failed, the work inside does not know it
 

@@ -10,11 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.sources import Split, load_split
-from fedunlearn.errors import ForgetSetError, UnknownNameError
+from fedunlearn.errors import (
+    ForgetSetError,
+    MissingAnswerError,
+    NonFiniteError,
+    UnknownNameError,
+)
 from fedunlearn.experiments.forgetting import resolve_requests
+from fedunlearn.experiments.naming import by_name, errors_by_name
+from fedunlearn.experiments.runner import run_scenario
 from fedunlearn.names import Names, as_decimal, in_order
+from fedunlearn.progress import Silent
 from fedunlearn.scenario.data import DataSettings
-from fedunlearn.scenario.loading import parse_scenario
+from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.scenario.sections import ForgetSettings
 
 BIG = str(2**53)
@@ -192,3 +200,43 @@ def test_labels_with_signs_are_compared_in_quotes(tmp_path: Path) -> None:
     split = split_of(tmp_path / "t.csv", label="kind == '>50K'")
     assert int(split.targets.sum() + split.test_targets.sum()) == 48
     assert split.labels.texts == ("kind != '>50K'", "kind == '>50K'")
+
+
+SITES = Names("node", ("north", "south", "007"))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("node 1: no examples", "node south: no examples"),
+        ("no answer from nodes 0, 2", "no answer from nodes north, 007"),
+        ("training on node 2, in round 1", "training on node 007, in round 1"),
+        ("1 of 2 nodes enrolled", "1 of 2 nodes enrolled"),
+        ("node 3 is of no data", "node 3 is of no data"),
+        ("done; without node 0, 1, which failed", "done; without node north, south, which failed"),
+    ],
+)
+def test_what_is_said_inside_is_said_by_name_outside(said: str, expected: str) -> None:
+    assert by_name(said, SITES) == expected
+    with pytest.raises(MissingAnswerError) as caught, errors_by_name(SITES):
+        raise MissingAnswerError(said, nodes=[0])
+    assert (str(caught.value), caught.value.nodes) == (expected, (0,))
+    numbers = Names("node", ("1", "2", "3"))
+    with pytest.raises(MissingAnswerError) as twice, errors_by_name(numbers):
+        with errors_by_name(numbers):
+            raise MissingAnswerError("node 1 is missing")
+    assert str(twice.value) == "node 2 is missing"
+
+
+def test_an_error_of_a_run_calls_a_node_by_its_name(tmp_path: Path) -> None:
+    table(tmp_path / "t.csv", ["a", "b"], ["east", "west"])
+    scenario = {
+        "data": {"name": "csv", "path": str(tmp_path / "t.csv"), "label": "kind"}
+        | {"partition": "natural", "by": "site"},
+        "model": {"name": "logistic"},
+        "training": {"rounds": 2, "learning-rate": 1e30},
+        "forget": {"nodes": ["west"]},
+    }
+    loaded = LoadedScenario("named", tmp_path, parse_scenario(scenario))
+    with pytest.raises(NonFiniteError, match=r"node (east|west): training on node (east|west):"):
+        run_scenario(loaded, transport="inline", progress=Silent())
