@@ -7,11 +7,15 @@ PEERS := $(VENV)/.peers
 # One thread a process: tests and simulations run several processes side by side.
 export OMP_NUM_THREADS ?= 1
 
+# How many processes run tests. Files are taken in order: those that take longest come first.
+TEST_PROCESSES ?= 2
+SPREAD = -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 # How long 'make fuzz' goes on, and where its tests are.
 FUZZ_SECONDS ?= 3600
 FUZZ_TESTS ?= tests/property tests/unit
 
-.PHONY: install demo test fuzz lint bench deployment protos clean
+.PHONY: install demo test check fuzz lint bench deployment protos clean
 
 install: $(STAMP)
 
@@ -24,7 +28,11 @@ demo: install
 	$(BIN)/fedunlearn demo --out out
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
+
+# What is quick to know: linters, types, layers, unit tests.
+check: install lint
+	$(BIN)/python -m pytest $(SPREAD) tests/unit
 
 # New random examples for every law, until one fails or the time is up; prints the seeds.
 fuzz: install

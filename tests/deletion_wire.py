@@ -12,6 +12,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
+from fedunlearn.errors import ServiceError
+from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.errors import DOMAIN, details, error_info
 from tests.deletion_messages import Sent
 
@@ -92,3 +94,16 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def wait_until_revoked(client: DeletionClient) -> None:
+    """Wait until the service has looked at the store again and refuses the client's key."""
+
+    def is_revoked() -> bool:
+        try:
+            list(client.list())
+        except ServiceError as refusal:
+            return refusal.reason == "KEY_REVOKED"
+        return False
+
+    wait_for(is_revoked)

@@ -11,7 +11,7 @@ from typing import Any
 class Status(enum.Enum):
     """How a solve ended; the value says what to do about it."""
 
-    CONVERGED = "converged: nothing to do"
+    CONVERGED = "converged: the step met its tolerance"
     HARD_CASE = (
         "converged in the hard case: the gradient has no component along the leftmost curvature, "
         "so an eigenvector was added; its sign is arbitrary"

@@ -4,11 +4,13 @@ Source: Bui, Lu, Sim, Ng, Low, "On Newton's Method to Unlearn Neural Networks", 
 section 4; the step of Nesterov and Polyak 2006. Ours differs in three ways:
 
 - The paper's gradient is grad F_r(w^): all that training left unconverged enters the step. Ours is
-  -(n_f/n_r) grad F_f(u) + completion (n/n_r) grad F(w^): what leaves, and a share of what training
-  left undone, which a retrained model would not lack. ``gradient = "retained"`` is the paper's.
+  -(n_f/n_r) grad F_f(u) + completion (n/n_r) grad F(w^): what leaves, and the share of what
+  training left undone that a retrained model would not lack (undone.py). ``gradient = "retained"``
+  is the paper's.
 - Gradient and curvature are taken at u, a little back towards the initial weights, where the
   examples that leave are not yet fitted and so tell more; the step is applied at w^.
-- The weight M is found by gain ratio instead of given.
+- The weight M is found by gain ratio instead of given, and no step is damped less than the time
+  that training took allows (undone.py).
 
 Defaults by measurement, over partitions of digits that no result is reported on (README, "Where
 the defaults come from").
@@ -55,7 +57,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
     grid: ClassVar[Grid] = {
         "linearise-at": (0.7, 0.85),
-        "completion": (0.0, 0.15),
+        "completion": ("auto", 0.0),
         "weight": ("auto", 0.01),
     }
 
@@ -71,6 +73,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
             absolute=absolute,
             at_once=steps_at_once(influence.origin),
             resolution=lambda: influence.resolution,
+            least_damping=influence.undone.least_damping if influence.undone else 0.0,
         )
         return Chosen(choice.chosen.step, choice.candidates)
 

@@ -1,7 +1,7 @@
 """The influence objective of a removal, from three sources of its gradient.
 
 With F the objective over all n examples, F_r and F_f that over the n_r that stay and the n_f that
-leave, u = w0 + a (w^ - w0) and c the completion:
+leave, u = w0 + a (w^ - w0) and c the completion (undone.py):
 
     G(w) = F_r(w) - <b, w>,    grad G(u) = -(n_f/n_r) grad F_f(u) + c (n/n_r) grad F(w^).
 
@@ -33,10 +33,11 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet, Kind
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
-from fedunlearn.vectors import dot, norm
+from fedunlearn.unlearning.undone import Undone, measure_undone
+from fedunlearn.vectors import dot
 
 Source = Literal["departing", "recorded", "retained"]
-OptionalShare = Annotated[float, Field(ge=0, le=1, strict=False)]
+Completion = Annotated[float, Field(ge=0, le=1, strict=False)] | Literal["auto"]
 
 # Of a sum of losses, relative: a few units of rounding a chunk.
 ROUNDINGS = 8.0
@@ -51,7 +52,7 @@ class Influence:
         origin: Where G and its gradient are set up, shape (d,): u, for ``retained`` w^.
         curved_at: Where curvature is taken, shape (d,): u.
         linear: b, shape (d,); None where it is zero.
-        unconverged: The norm of grad F(w^); None where nobody knows it.
+        undone: What training left undone; None where nobody knows grad F(w^).
         known: grad G at the origin, shape (d,), until it is taken.
         resolution: Up to which the changes that were last asked for are but rounding: nodes sum
             losses in the model's precision.
@@ -61,7 +62,7 @@ class Influence:
     origin: Tensor
     curved_at: Tensor
     linear: Tensor | None
-    unconverged: float | None
+    undone: Undone | None
     known: Tensor | None
     resolution: float = 0.0
 
@@ -116,7 +117,7 @@ def open_influence(
     forget: ForgetSet,
     *,
     source: Source,
-    completion: float,
+    completion: Completion,
     linearise_at: float,
 ) -> Influence:
     """Ask for the gradients that the objective needs: one round, or two for ``departing``.
@@ -126,7 +127,7 @@ def open_influence(
         federation: The nodes; for ``recorded`` and ``retained`` those that leave need not be there.
         forget: What leaves.
         source: Of the gradient.
-        completion: c.
+        completion: c, or ``auto`` for the one that the gradients' examples give.
         linearise_at: a.
 
     Returns:
@@ -138,6 +139,7 @@ def open_influence(
     """
     decay = trained.settings.weight_decay
     point = trained.towards_start(linearise_at)
+    given = None if completion == "auto" else completion
     if source == "departing":
         objective = federation.objective(
             forget, weight_decay=decay, without=forget.leavers - forget.nodes
@@ -145,12 +147,20 @@ def open_influence(
         told_at_end = objective.gradients(trained.weights)
         told = told_at_end if linearise_at == 1.0 else objective.gradients(point)
         slope = told.departing
-        ratio = (told.retained + told.forgotten) / told.retained
+        examples = told.retained + told.forgotten
         whole = told_at_end.whole
-        unconverged = norm(whole)
-        slope.add_(whole, alpha=completion * ratio)
+        undone = measure_undone(
+            trained,
+            slope,
+            whole,
+            None if linearise_at == 1.0 else told.whole,
+            share=told.forgotten / examples,
+            linearise_at=linearise_at,
+            completion=given,
+        )
+        slope.add_(whole, alpha=undone.completion * examples / told.retained)
         linear = told.retain - slope
-        return Influence(objective, point, point, linear, unconverged, slope)
+        return Influence(objective, point, point, linear, undone, slope)
 
     objective = federation.objective(forget, weight_decay=decay, without=forget.leavers)
     if source == "retained":
@@ -164,10 +174,19 @@ def open_influence(
     slope = objective.gradient(point)
     require_forgotten(objective, forget, at_end.examples)
     ratio = at_end.examples / objective.retained
-    linear = at_point.gradient - completion * at_end.gradient
-    slope.add_(linear, alpha=-ratio)
-    unconverged = norm(at_end.gradient)
-    return Influence(objective, point, point, linear.mul_(ratio), unconverged, slope)
+    slope.add_(at_point.gradient, alpha=-ratio)
+    undone = measure_undone(
+        trained,
+        slope,
+        at_end.gradient,
+        None if linearise_at == 1.0 else at_point.gradient,
+        share=1.0 - objective.retained / at_end.examples,
+        linearise_at=linearise_at,
+        completion=given,
+    )
+    slope.add_(at_end.gradient, alpha=undone.completion * ratio)
+    linear = at_point.gradient - undone.completion * at_end.gradient
+    return Influence(objective, point, point, linear.mul_(ratio), undone, slope)
 
 
 def require_forgotten(

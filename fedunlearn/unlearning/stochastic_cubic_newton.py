@@ -21,6 +21,7 @@ whatever the number of products.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -104,7 +105,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         moved = norm(weights - trained.weights)
         return Unlearned(
             weights=weights,
-            status=steps[-1].status.value,
+            status=_status(steps),
             claim=Claim.EMPIRICAL,
             details={
                 "rounds": objective.rounds,
@@ -112,3 +113,11 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
                 "steps": [step.as_dict() for step in steps],
             },
         )
+
+
+def _status(steps: Sequence[CubicStep]) -> str:
+    """Say how it went: a last step of zero does not undo those before it."""
+    taken, last = sum(bool(step.step.any()) for step in steps), steps[-1].status
+    if last is Status.STATIONARY and taken:
+        return f"converged: after {taken} steps the gradient is zero"
+    return last.value

@@ -34,8 +34,8 @@ from fedunlearn.solvers.solution import Status
 from fedunlearn.solvers.two_pass import two_pass_lanczos
 from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.influence import (
+    Completion,
     Influence,
-    OptionalShare,
     Source,
     open_influence,
     to_record,
@@ -55,8 +55,9 @@ class SubspaceSettings(Settings):
         gradient: ``departing``: told once by what leaves; ``recorded``: from the sum that was
             recorded when training ended, so that those who stay suffice; ``retained``: the
             paper's, of the objective on what stays. See influence.py.
-        completion: The share of grad F(w^) that the step also follows; 0 leaves out all that
-            training left unconverged. Not used by ``retained``, which has all of it.
+        completion: The share of grad F(w^) that the step also follows: a number, where 0 leaves
+            out all that training left undone, or ``auto``, which follows as much of it as a
+            retrained model would (undone.py). Not used by ``retained``, which has all of it.
         curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
             of its Ritz values.
         products: Size k of the Krylov basis, one round each.
@@ -71,7 +72,7 @@ class SubspaceSettings(Settings):
     """
 
     gradient: Source = "departing"
-    completion: OptionalShare = 0.3
+    completion: Completion = "auto"
     curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
     products: Annotated[int, Field(gt=0)] = 10
     product_share: Share = 1.0
@@ -195,7 +196,7 @@ class SubspaceMethod(UnlearningMethod[S]):
             watch(rounds, weights)
         return Unlearned(
             weights=weights,
-            status=chosen.status if chosen else Status.STATIONARY.value,
+            status=_status(chosen, influence, moved),
             claim=Claim.EMPIRICAL,
             details=_details(chosen, influence, slope_norm, products),
         )
@@ -227,13 +228,28 @@ def steps_at_once(vector: Tensor) -> int:
     return max(1, STEPS_BYTES // vector.nbytes)
 
 
+def _status(chosen: Chosen | None, influence: Influence, moved: Tensor | None) -> str:
+    """Say how it went: what was done, and what to do about what was found."""
+    if chosen is None:
+        return Status.STATIONARY.value
+    status = chosen.status
+    if chosen.step.status is Status.UNBOUNDED and moved is not None:
+        status = f"earlier steps were taken, a further one was not: {status}"
+    remark = influence.undone.remark if influence.undone else None
+    if remark is None:
+        return status
+    if status == Status.CONVERGED.value:
+        return f"the step met its tolerance, but {remark}"
+    return f"{status}; {remark}"
+
+
 def _details(
     chosen: Chosen | None, influence: Influence, slope_norm: float, products: int
 ) -> dict[str, Any]:
     """Describe the last step."""
     told: dict[str, Any] = {"rounds": influence.objective.rounds}
-    if influence.unconverged is not None:
-        told["gradient_norm_at_trained"] = influence.unconverged
+    if influence.undone is not None:
+        told |= influence.undone.as_dict()
     if chosen is None:
         return told
     candidates: Sequence[Candidate] = chosen.tried

@@ -47,6 +47,7 @@ class Validity:
         damping: (M/2)|y|.
         gain: Gain ratio of the step, where it was checked.
         acceptable: Whether that is near 1; None where it was not checked.
+        reduced: Whether the recorded step failed its check, so that a more damped one was taken.
     """
 
     share: float
@@ -56,6 +57,7 @@ class Validity:
     damping: float
     gain: float | None = None
     acceptable: bool | None = None
+    reduced: bool = False
 
     @classmethod
     def of(
@@ -82,6 +84,7 @@ class Validity:
             damping=step.damping,
             gain=checked.gain if checked else None,
             acceptable=checked.acceptable if checked else None,
+            reduced=bool(tried) and tried[0].step is not step,
         )
 
     @property
@@ -108,13 +111,18 @@ class Validity:
                 f"the objective changed by {self.gain:.2g} of what was foretold: use rounds "
                 "(cubic-newton)"
             )
+        elif self.reduced:
+            found.append(
+                "the recorded step failed its check, and a more damped one was taken, which "
+                "removes less: use rounds (cubic-newton, or recovery rounds), or rewind"
+            )
         return found
 
     @property
     def verdict(self) -> str:
         """Say in one line whether the step can be trusted, and if not, why and what to do."""
         if self.trusted:
-            return "converged: nothing speaks against the step"
+            return "converged: no check speaks against the step"
         return "do not trust the step alone: " + "; ".join(self.complaints)
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,6 +14,9 @@ import pytest
 
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 
+# Beside one another their engines would take the cores from each other, and be counted twice.
+pytestmark = pytest.mark.xdist_group("engine")
+
 SMALL = [
     *("--set", "training.rounds=3"),
     *("--set", "evaluation.oracles=2"),

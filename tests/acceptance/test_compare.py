@@ -16,6 +16,9 @@ import pytest
 from fedunlearn.evaluation.pages import toml
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 
+# Beside one another their engines would take the cores from each other, and be counted twice.
+pytestmark = pytest.mark.xdist_group("engine")
+
 SCENARIO = """
 [data]
 nodes = 4

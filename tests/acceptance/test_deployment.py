@@ -22,6 +22,9 @@ from fedunlearn.flower.deployed_apps import on_fault, session_settings
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT
 
+# Beside one another their engines would take the cores from each other, and be counted twice.
+pytestmark = pytest.mark.xdist_group("engine")
+
 FOLDER = ROOT / "simulations" / "deployment"
 CONFIG = tomllib.loads((FOLDER / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"][
     "config"

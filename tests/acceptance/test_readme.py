@@ -16,6 +16,9 @@ from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
 from fedunlearn.worker.settings import WorkerSettings
 
+# Beside one another their engines would take the cores from each other, and be counted twice.
+pytestmark = pytest.mark.xdist_group("engine")
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from fedunlearn.service.state import open_state
 from tests.deletion_catalogue.calls import valid
 from tests.deletion_house import COMMITMENTS, KEYS, MODEL, house, now, remove
 from tests.deletion_messages import Names, creating
-from tests.deletion_wire import Answer, check_details, send, tables, wait_for
+from tests.deletion_wire import Answer, check_details, send, tables, wait_for, wait_until_revoked
 from tests.stores import KINDS, Places
 
 
@@ -201,7 +200,7 @@ def test_a_new_key_counts_at_once_and_a_revoked_one_no_more(tmp_path: Path) -> N
         opened.store.register_key("carol", "owner", key, ["7"], now=now())
         assert nobody.create(node_scope(["7"])).owner == "carol"
         opened.store.revoke_key(key.id, now=now())
-        time.sleep(1.0)  # five looks at the store
+        wait_until_revoked(nobody)
         with pytest.raises(ServiceError) as refusal:
             nobody.create(node_scope(["7"]))
         assert refusal.value.reason == "KEY_REVOKED"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from fedunlearn.requests.statement import node_scope
 from fedunlearn.service.client import DeletionClient
 from tests.certificates import Authority
 from tests.deletion_house import KEYS, House, house, now
+from tests.deletion_wire import wait_until_revoked
 
 
 @contextmanager
@@ -89,7 +89,8 @@ def test_a_client_certificate_of_a_registered_key_is_a_credential(
         stranger = Authority.make(tmp_path / "other", "other").issue("op", operator[1])
         assert refusal(client_of(opened, authority, None, stranger)).code == "UNAVAILABLE"
         opened.store.revoke_key(KEYS["op"].public.id, now=now())
-        time.sleep(1.0)  # five looks at the store
+        with client_of(opened, authority, None, operator) as client:
+            wait_until_revoked(client)
         assert refusal(client_of(opened, authority, None, operator)).reason == "KEY_REVOKED"
 
 

@@ -17,7 +17,7 @@ from fedunlearn.service.watch import LOOK_S
 from tests.deletion_catalogue.calls import valid
 from tests.deletion_house import KEYS, house, now
 from tests.deletion_messages import Names
-from tests.deletion_wire import refused, send, wait_for
+from tests.deletion_wire import refused, send, wait_for, wait_until_revoked
 
 
 def test_a_watch_sees_every_change_as_it_happens(tmp_path: Path) -> None:
@@ -83,13 +83,15 @@ def test_a_watch_ends_with_its_key(tmp_path: Path) -> None:
             call = channel.unary_stream(sent.path)(sent.body, metadata=sent.metadata)
             next(call)
             opened.store.revoke_key(KEYS["alice"].public.id, now=now())
-            time.sleep(1.0)  # five looks at the store
+            wait_until_revoked(opened.client("alice"))
+            (before,) = opened.store.audits(1)
             opened.client("op").reject(id, "what alice is not to know")
             with pytest.raises(grpc.RpcError) as ended:
                 next(call)
             assert refused(ended.value).reason == "KEY_REVOKED"
             (trace,) = opened.store.audits(1)
             assert trace.kind == "KEY_REVOKED"
+            assert trace.number > before.number
 
 
 def test_watches_are_bounded_in_number_and_time(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import TinyTask
 
+# Beside one another their engines would take the cores from each other, and be counted twice.
+pytestmark = pytest.mark.xdist_group("engine")
+
 SMALL = ["training.rounds=3", "evaluation.oracles=2", "data.nodes=4", "data.alpha=1"]
 
 

@@ -57,7 +57,7 @@ def task_of(kind: str) -> Task:
 
 
 def opened(
-    federation: Federation, model: TrainedModel, forget: ForgetSet, source: str, **settings: float
+    federation: Federation, model: TrainedModel, forget: ForgetSet, source: str, **settings: Any
 ) -> tuple[Influence, Tensor]:
     told: dict[str, Any] = {"completion": 0.3, "linearise_at": 0.85} | settings
     if source == "recorded":
@@ -95,9 +95,9 @@ def test_all_agree_where_training_converged(task: str, kind: str) -> None:
 
 @each_kind
 @pytest.mark.parametrize("linearise_at", [0.5, 0.85, 1.0])
-@pytest.mark.parametrize("completion", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("completion", [0.0, 0.3, 1.0, "auto"])
 def test_recorded_is_departing_wherever_training_stopped(
-    kind: str, completion: float, linearise_at: float
+    kind: str, completion: float | str, linearise_at: float
 ) -> None:
     federation, _ = federation_of(TinyTask(), NODES)
     model = trained()
@@ -111,7 +111,8 @@ def test_recorded_is_departing_wherever_training_stopped(
     assert float((recorded - slope).norm()) <= rounding * float(slope.norm() + 1.0)
     assert torch.equal(other.origin, one.origin)
     assert torch.equal(other.curved_at, one.curved_at)
-    assert other.unconverged == pytest.approx(one.unconverged, rel=1e-12)
+    assert one.undone is not None and other.undone is not None
+    assert dict(other.undone.as_dict()) == pytest.approx(dict(one.undone.as_dict()), rel=1e-10)
 
     generator = torch.Generator().manual_seed(1)
     steps = torch.randn(3, len(slope), generator=generator, dtype=torch.float64)
@@ -153,11 +154,15 @@ def test_each_is_the_gradient_of_an_objective_over_the_pooled_data(source: str, 
     retain, gone = (torch.func.grad(objectives[part]) for part in (Part.RETAIN, Part.FORGET))
     if source == "retained":
         expected, origin = retain(end), end
-        assert influence.unconverged is None
+        assert influence.undone is None
     else:
         undone = (n_r * retain(end) + n_f * gone(end)) / n_r
         expected, origin = -n_f / n_r * gone(point) + completion * undone, point
-        assert influence.unconverged == pytest.approx(float(undone.norm()) * n_r / (n_r + n_f))
+        assert influence.undone is not None
+        length = float(undone.norm())
+        assert influence.undone.gradient_norm == pytest.approx(length * n_r / (n_r + n_f))
+        leaving = n_f / n_r * float(gone(point).norm())
+        assert influence.undone.over_leaving == pytest.approx(length / leaving)
     torch.testing.assert_close(slope, expected)
     torch.testing.assert_close(influence.origin, origin)
     torch.testing.assert_close(influence.curved_at, point)

@@ -83,6 +83,7 @@ def test_the_number_of_nodes_is_the_columns_wherever_it_is_told(tmp_path: Path) 
     assert request["forget"]["forgotten_examples"] == 105
 
 
+@pytest.mark.xdist_group("engine")
 def test_a_natural_federation_runs_on_flowers_engine(tmp_path: Path) -> None:
     table = tmp_path / "made.csv"
     table.write_text(hospitals())

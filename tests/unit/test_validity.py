@@ -85,7 +85,7 @@ def test_leverage_is_the_largest_generalised_rayleigh_quotient() -> None:
 def test_a_little_of_much_is_trusted() -> None:
     validity = judged(summary(500, 1), summary(10, 2))
     assert validity.trusted
-    assert validity.verdict == "converged: nothing speaks against the step"
+    assert validity.verdict == "converged: no check speaks against the step"
     assert "gain" not in validity.as_dict()
 
 
@@ -116,6 +116,19 @@ def test_a_step_that_failed_its_check_is_not_trusted() -> None:
     assert validity.as_dict()["gain"] == pytest.approx(0.1)
     good = Candidate(step, step.quadratic)
     assert Validity.of(leaves, recording, step, (good,)).trusted
+
+
+def test_a_step_that_was_damped_more_than_recorded_is_said_to_remove_less() -> None:
+    stays, leaves = summary(500, 1), summary(10, 2)
+    recording = after(stays, leaves)
+    recorded, damped = (recording.problem().damped(damping) for damping in (0.01, 0.16))
+    tried = (Candidate(recorded, 0.1 * recorded.quadratic), Candidate(damped, damped.quadratic))
+    validity = Validity.of(leaves, recording, damped, tried)
+    assert not validity.trusted
+    assert validity.acceptable is True
+    assert "a more damped one was taken, which removes less: use rounds" in validity.verdict
+    kept = (Candidate(recorded, recorded.quadratic), tried[1])
+    assert Validity.of(leaves, recording, recorded, kept).trusted
 
 
 def test_negative_curvature_gives_no_bound() -> None:
