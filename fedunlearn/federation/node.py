@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.data.records import NodeRecords, record_bytes
-from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
+from fedunlearn.errors import EmptyNodeError, FedunlearnError, OwnCodeError, TaskError
 from fedunlearn.federation.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
@@ -33,6 +34,8 @@ from fedunlearn.risk.task import Examples, Task
 
 MEMORY = 256 * 2**20
 PRODUCTS_AT_ONCE = 8
+
+log = logging.getLogger(__name__)
 
 _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
@@ -310,7 +313,13 @@ def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:
 
 
 def safe_message(error: Exception) -> str:
-    """Return what of an error may leave a node: our own messages whole, of others the type only."""
+    """Return what of an error may leave a node: our own messages whole, of others the type only.
+
+    The text of what the Task's own code raised stays here, in the log.
+    """
+    raised = error.__cause__ if isinstance(error, OwnCodeError) else error
+    if raised is not None and not isinstance(raised, FedunlearnError):
+        log.error("the task's own code raised", exc_info=raised)
     if isinstance(error, FedunlearnError):
         return str(error)
     return f"{owned(error)}; see the node's log"

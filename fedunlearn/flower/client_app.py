@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedunlearn.data.records import NodeRecords
-from fedunlearn.errors import FedunlearnError, TaskError
+from fedunlearn.errors import TaskError
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.burial import reply_to_bury
 from fedunlearn.federation.transport.messages import (
@@ -32,8 +31,6 @@ Reply = Callable[[Message, TaskNode], Message]
 _NODES: OrderedDict[tuple[bytes, Path | None, int], TaskNode] = OrderedDict()
 _KEPT = 256
 PROCESS_MEMORY = 2**30
-
-log = logging.getLogger(__name__)
 
 
 class TaskCarrier:
@@ -118,8 +115,6 @@ def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
                 torch.set_num_threads(settings.threads)
             return reply(message, node_of(context, settings))
         except Exception as error:
-            if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
-                log.exception("a %s message failed", message.metadata.message_type)
             return reply_with_failure(message, number, error)
 
     app = ClientApp()
