@@ -30,6 +30,7 @@ from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.seen import Form
 from fedunlearn.risk.task import Examples, Task
 
 MEMORY = 256 * 2**20
@@ -50,6 +51,7 @@ class TaskNode:
         *,
         memory: int = MEMORY,
         records: NodeRecords | None = None,
+        tried: set[Form] | None = None,
     ) -> None:
         """Take the node's share.
 
@@ -58,6 +60,8 @@ class TaskNode:
             number: The node's number, handed to ``task.data``.
             memory: Bytes that the node may hold between the products of one basis.
             records: Its commitments, and what was removed from it; None keeps neither.
+            tried: Shared by the nodes of a process that have the same Task, so that what does not
+                depend on their examples is tried once; see ``require_usable``.
         """
         self.task = task
         self.number = number
@@ -65,6 +69,7 @@ class TaskNode:
         self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
         self._usable = False
+        self._tried = set() if tried is None else tried
 
     @cached_property
     def examples(self) -> Examples:
@@ -119,7 +124,7 @@ class TaskNode:
         staying = self._staying(torch.arange(len(self.examples[1])))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
-            require_usable(self.task, self.model, self._take(staying))
+            require_usable(self.task, self.model, self._take(staying), self._tried)
         self._usable = True
 
     def bury(self, deletion: str, forget: ForgetSet) -> int:

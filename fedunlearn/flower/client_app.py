@@ -23,6 +23,7 @@ from fedunlearn.federation.transport.messages import (
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
+from fedunlearn.risk.seen import Form
 from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]
@@ -30,6 +31,8 @@ Reply = Callable[[Message, TaskNode], Message]
 # Nodes of this process, so that a simulation's worker does not load data anew for every message.
 _NODES: OrderedDict[tuple[bytes, Path | None, int], TaskNode] = OrderedDict()
 _KEPT = 256
+# Of each Task, what its nodes have tried when they enrolled.
+_TRIED: dict[bytes, set[Form]] = {}
 PROCESS_MEMORY = 2**30
 
 
@@ -71,7 +74,8 @@ class TaskCarrier:
         if key not in _NODES:
             task = cloudpickle.loads(self._packed)
             records = NodeRecords(folder) if folder else None
-            _NODES[key] = TaskNode(task, number, memory=memory, records=records)
+            tried = _TRIED.setdefault(self._packed, set())
+            _NODES[key] = TaskNode(task, number, memory=memory, records=records, tried=tried)
             while len(_NODES) > _KEPT:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
