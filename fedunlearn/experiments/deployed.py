@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from torch import nn
+
 from fedunlearn.errors import ScenarioError
 from fedunlearn.evaluation.report import render_report
 from fedunlearn.evaluation.results import to_json
@@ -17,7 +19,6 @@ from fedunlearn.files import write_whole
 from fedunlearn.flower.deployed_apps import Open, Places
 from fedunlearn.flower.sessions import SessionOrMessages
 from fedunlearn.networks import build_model
-from fedunlearn.parameters import ParameterLayout
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import open_state
 
@@ -55,18 +56,19 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
             stop=threading.Event(),
             tell=lambda worked: None,
         )
-        nodes, layout = _nodes(experiment)
-        left = [experiment.task.split.node_names.place(name) for name in place.refused]
+        nodes, model = _nodes(experiment)
+        names = experiment.task.split.node_names
+        left = [names.place(name) for name in place.refused]
         with (
-            errors_by_name(experiment.task.split.node_names),
-            open_federation(nodes - len(left), layout, refused=left) as federation,
+            errors_by_name(names),
+            open_federation(nodes - len(left), model, refused=left) as federation,
         ):
             ran = _compare(experiment, federation, places.out) if places.compare else None
             work_in(experiment, federation, place, ran.trained if ran else None)
 
 
-def _nodes(experiment: Experiment) -> tuple[int, ParameterLayout]:
-    return len(experiment.task.split.nodes), ParameterLayout.of(build_model(experiment.task.model))
+def _nodes(experiment: Experiment) -> tuple[int, nn.Module]:
+    return len(experiment.task.split.nodes), build_model(experiment.task.model)
 
 
 def _compare(experiment: Experiment, federation: Federation, out: Path) -> Ran:

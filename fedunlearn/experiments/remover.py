@@ -21,7 +21,7 @@ from fedunlearn.experiments.removal import Unlearning, recover, train
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal
-from fedunlearn.networks import build_model
+from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import require_finite
 from fedunlearn.requests.deletion import Scope, ScopeKind, Stage
 from fedunlearn.unlearning.faults import unlearn
@@ -90,6 +90,7 @@ class ScenarioRemover:
         self._left = left
         self._name, self._method = next(iter(experiment.methods.items()))
         model = build_model(experiment.task.model)
+        self._network = NetworkDigest.of(model).digest.hex()
         self.kept = KeptModels(models, self._training, model, self._method)
 
     def train(self) -> str:
@@ -186,6 +187,7 @@ class ScenarioRemover:
             bytes_down=spent.bytes_down,
             measures=self._measures(federation, forget, trained, weights),
             keep=lambda folder: self.kept.keep(after, folder, job.base),
+            network=self._network,
         )
 
     def _measures(

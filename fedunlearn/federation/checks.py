@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.randomness import generators_kept, same_values
+from fedunlearn.risk.seen import Form, form_of
 from fedunlearn.risk.separate import few
 from fedunlearn.risk.task import Examples, Task
 
@@ -106,29 +109,34 @@ def require_same_reads(task: Task, node: int, examples: Examples) -> None:
             seed += 1
 
 
-def require_usable(task: Task, model: nn.Module, examples: Examples) -> None:
+def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[Form]) -> None:
     """Try one gradient and one product on a few examples.
 
     Args:
         task: The Task.
         model: As it was built; its weights are put back.
         examples: Inputs and targets, n > 0.
+        tried: Forms of examples with which nodes of this process have tried the same Task: of
+            these, only what depends on the examples is looked at. The form is added.
 
     Raises:
         TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
     """
     with generators_kept():
         risk = EmpiricalRisk(model, task.loss, examples)
+        form = form_of(examples)
+        if form in tried:
+            return
         risk.require_differentiable()
         require_one_network(task.model, model)
         some = few(model, examples)
         _require_one_function(task, model, some)
         weights = flatten(model)
         row = torch.ones_like(weights)[None] / len(weights) ** 0.5
-        try:
+        # Where there is no GGN, methods that ask for it say so.
+        with suppress(NoCurvatureError):
             EmpiricalRisk(model, task.loss, some).products(weights, row, Curvature.GGN)
-        except NoCurvatureError:
-            return  # of no matter but for methods that ask for it, which say so
+        tried.add(form)
 
 
 def _require_one_function(task: Task, model: nn.Module, examples: Examples) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.data.records import NodeRecords, record_bytes
-from fedunlearn.errors import EmptyNodeError, FedunlearnError, TaskError
+from fedunlearn.errors import EmptyNodeError, FedunlearnError, OwnCodeError, TaskError
 from fedunlearn.federation.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
@@ -29,10 +30,13 @@ from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.seen import Form
 from fedunlearn.risk.task import Examples, Task
 
 MEMORY = 256 * 2**20
 PRODUCTS_AT_ONCE = 8
+
+log = logging.getLogger(__name__)
 
 _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
@@ -47,6 +51,7 @@ class TaskNode:
         *,
         memory: int = MEMORY,
         records: NodeRecords | None = None,
+        tried: set[Form] | None = None,
     ) -> None:
         """Take the node's share.
 
@@ -55,6 +60,8 @@ class TaskNode:
             number: The node's number, handed to ``task.data``.
             memory: Bytes that the node may hold between the products of one basis.
             records: Its commitments, and what was removed from it; None keeps neither.
+            tried: Shared by the nodes of a process that have the same Task, so that what does not
+                depend on their examples is tried once; see ``require_usable``.
         """
         self.task = task
         self.number = number
@@ -62,6 +69,7 @@ class TaskNode:
         self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
         self._usable = False
+        self._tried = set() if tried is None else tried
 
     @cached_property
     def examples(self) -> Examples:
@@ -116,7 +124,7 @@ class TaskNode:
         staying = self._staying(torch.arange(len(self.examples[1])))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
-            require_usable(self.task, self.model, self._take(staying))
+            require_usable(self.task, self.model, self._take(staying), self._tried)
         self._usable = True
 
     def bury(self, deletion: str, forget: ForgetSet) -> int:
@@ -310,7 +318,13 @@ def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:
 
 
 def safe_message(error: Exception) -> str:
-    """Return what of an error may leave a node: our own messages whole, of others the type only."""
+    """Return what of an error may leave a node: our own messages whole, of others the type only.
+
+    The text of what the Task's own code raised stays here, in the log.
+    """
+    raised = error.__cause__ if isinstance(error, OwnCodeError) else error
+    if raised is not None and not isinstance(raised, FedunlearnError):
+        log.error("the task's own code raised", exc_info=raised)
     if isinstance(error, FedunlearnError):
         return str(error)
     return f"{owned(error)}; see the node's log"

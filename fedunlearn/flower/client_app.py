@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedunlearn.data.records import NodeRecords
-from fedunlearn.errors import FedunlearnError, TaskError
+from fedunlearn.errors import TaskError
 from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.burial import reply_to_bury
 from fedunlearn.federation.transport.messages import (
@@ -24,6 +23,7 @@ from fedunlearn.federation.transport.messages import (
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
+from fedunlearn.risk.seen import Form
 from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]
@@ -31,9 +31,9 @@ Reply = Callable[[Message, TaskNode], Message]
 # Nodes of this process, so that a simulation's worker does not load data anew for every message.
 _NODES: OrderedDict[tuple[bytes, Path | None, int], TaskNode] = OrderedDict()
 _KEPT = 256
+# Of each Task, what its nodes have tried when they enrolled.
+_TRIED: dict[bytes, set[Form]] = {}
 PROCESS_MEMORY = 2**30
-
-log = logging.getLogger(__name__)
 
 
 class TaskCarrier:
@@ -76,7 +76,8 @@ class TaskCarrier:
         if key not in _NODES:
             task = cloudpickle.loads(self._packed)
             records = NodeRecords(folder) if folder else None
-            _NODES[key] = TaskNode(task, number, memory=memory, records=records)
+            tried = _TRIED.setdefault(self._packed, set())
+            _NODES[key] = TaskNode(task, number, memory=memory, records=records, tried=tried)
             while len(_NODES) > _KEPT:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
@@ -120,8 +121,6 @@ def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
                 torch.set_num_threads(settings.threads)
             return reply(message, node_of(context, settings))
         except Exception as error:
-            if not isinstance(error, FedunlearnError):  # the task's own: its text stays here
-                log.exception("a %s message failed", message.metadata.message_type)
             return reply_with_failure(message, number, error)
 
     app = ClientApp()

@@ -11,6 +11,7 @@ from typing import Protocol
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from fedunlearn.data.records import NodeRecords
 from fedunlearn.data.scenario_task import ScenarioTask
@@ -24,6 +25,7 @@ from fedunlearn.flower.client_app import app_of
 from fedunlearn.flower.node_settings import PAYLOADS, NodeSettings
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.sessions import SessionSettings
+from fedunlearn.networks import NetworkDigest
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, load_scenario
@@ -35,13 +37,13 @@ class Open(Protocol):
     """Opens the federation of a deployment."""
 
     def __call__(
-        self, nodes: int, layout: ParameterLayout, /, *, refused: Collection[int] = ()
+        self, nodes: int, model: nn.Module, /, *, refused: Collection[int] = ()
     ) -> Federation:
         """Open it.
 
         Args:
             nodes: How many must be there.
-            layout: Of the model's tensors.
+            model: The server's own, as every node must build it.
             refused: Nodes that have left.
         """
         ...
@@ -105,14 +107,13 @@ def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Places], None
             idle_s=_number(config, "idle-s", math.inf),
         )
 
-        def opened(
-            nodes: int, layout: ParameterLayout, /, *, refused: Collection[int] = ()
-        ) -> Federation:
+        def opened(nodes: int, model: nn.Module, /, *, refused: Collection[int] = ()) -> Federation:
             return open_federation(
                 grid,
                 nodes,
                 progress=Silent(),
-                layout=layout,
+                layout=ParameterLayout.of(model),
+                network=NetworkDigest.of(model),
                 sessions=session_settings(config),
                 journal=Journal(Path(str(config["job"]))) if config["job"] else None,
                 on_fault=on_fault(config),

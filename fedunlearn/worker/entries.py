@@ -54,6 +54,7 @@ def removal_entry(
         "status": removed.status,
         "claim": removed.claim,
         "code": {"fedunlearn": version},
+        **({"network": removed.network} if removed.network else {}),
         "cohort": {"nodes": list(removed.nodes), "missing": list(removed.missing)},
         "removed_together": together,
         "rounds": removed.rounds,

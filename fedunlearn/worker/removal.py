@@ -48,6 +48,8 @@ class Removed:
         bytes_down: From the server to nodes.
         measures: For the gates, by name; see gates.py.
         keep: Writes what the next removal starts from into a folder, durably.
+        network: sha256 over layers, frozen parameters and buffers, hexadecimal; empty where the
+            remover does not know.
     """
 
     model: bytes
@@ -62,6 +64,7 @@ class Removed:
     bytes_down: int
     measures: Mapping[str, float]
     keep: Callable[[Path], None] = field(compare=False)
+    network: str = ""
 
 
 class Remover(Protocol):

@@ -19,6 +19,7 @@ from fedunlearn.experiments.remover import ScenarioRemover
 from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.service.state import ServiceState, open_state
@@ -57,6 +58,8 @@ def test_a_request_ends_in_a_model_and_a_receipt_that_name_each_other(
     assert receipt.model == after.sha256
     predicate = receipt.predicate
     assert predicate["model_before"] == before.sha256
+    network = NetworkDigest.of(build_model(Experiment.prepare(scenario()).task.model))
+    assert predicate["network"] == network.digest.hex()
     assert predicate["scope"]["count"] == (3 if kind == "samples" else 1)
     assert predicate["cohort"] == {"nodes": ["0", "1", "2"], "missing": []}
     assert all(one["passed"] for one in predicate["checks"])

@@ -80,7 +80,7 @@ def test_flatten_copies_and_load_copies() -> None:
 
 @pytest.mark.parametrize("length", [5, 7])
 def test_a_vector_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TaskError, match="the model has 6 trainable"):
         load(_Holder([((2, 3), True)], 0), torch.zeros(length, dtype=torch.float64))
 
 
