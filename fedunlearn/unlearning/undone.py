@@ -121,22 +121,32 @@ def measure_undone(
     Returns:
         What was measured, with the completion that was given or that follows from it.
     """
-    # <v, d> as a difference, so that no further vector of length d is held.
-    start, end = trained.initial, trained.weights
-    pull = dot(whole, start) - dot(whole, end)
-    square = max(0.0, dot(end, end) - 2.0 * dot(end, start) + dot(start, start))
-    ahead = None
-    if whole_at_point is not None:
-        pull_at_point = dot(whole_at_point, start) - dot(whole_at_point, end)
-        ahead = _ahead(pull, (pull_at_point - pull) / (1.0 - linearise_at))
+    ahead, least_damping = _along_the_way(trained, whole, whole_at_point, linearise_at)
     undone, leaves = norm(whole) / (1.0 - share), norm(leaving)
     return Undone(
         gradient_norm=norm(whole),
         over_leaving=undone / leaves if leaves > 0.0 else 0.0,
         ahead=ahead,
         completion=completion_of(share) if completion is None else completion,
-        least_damping=0.5 * max(0.0, pull) / square if square > 0.0 else 0.0,
+        least_damping=least_damping,
     )
+
+
+def _along_the_way(
+    trained: TrainedModel, whole: Tensor, whole_at_point: Tensor | None, linearise_at: float
+) -> tuple[float | None, float]:
+    """Return how much further training would go, and the least damping, from the way from w0."""
+    start, end = trained.initial, trained.weights
+    if start is None:  # nobody kept it: the way is not known
+        return None, 0.0
+    # <v, d> as a difference, so that no further vector of length d is held.
+    pull = dot(whole, start) - dot(whole, end)
+    square = max(0.0, dot(end, end) - 2.0 * dot(end, start) + dot(start, start))
+    ahead = None
+    if whole_at_point is not None:
+        pull_at_point = dot(whole_at_point, start) - dot(whole_at_point, end)
+        ahead = _ahead(pull, (pull_at_point - pull) / (1.0 - linearise_at))
+    return ahead, 0.5 * max(0.0, pull) / square if square > 0.0 else 0.0
 
 
 def _ahead(pull: float, curvature: float) -> float:
