@@ -105,7 +105,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         moved = norm(weights - trained.weights)
         return Unlearned(
             weights=weights,
-            status=_status(steps),
+            status=status_of(steps),
             claim=Claim.EMPIRICAL,
             details={
                 "rounds": objective.rounds,
@@ -115,7 +115,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         )
 
 
-def _status(steps: Sequence[CubicStep]) -> str:
+def status_of(steps: Sequence[CubicStep]) -> str:
     """Say how it went: a last step of zero does not undo those before it."""
     taken, last = sum(bool(step.step.any()) for step in steps), steps[-1].status
     if last is Status.STATIONARY and taken:

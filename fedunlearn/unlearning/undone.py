@@ -19,7 +19,7 @@ not have: with the way d = w^ - w0, -<grad F(w^), d> / <d, d> is h / (e^(hT) - 1
 training had hardly begun and 0 where it converged. Half of it is the least damping that is tried,
 as in a recording (``natural_damping``).
 
-Measured on digits and FashionMNIST; the README has the table.
+Measured on digits, and checked on FashionMNIST, from 3 rounds of training to 60.
 """
 
 from __future__ import annotations

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+
+# All that this process starts inherits it, so that it is told from what others run meanwhile.
+MARK = "FEDUNLEARN_TESTS"
+os.environ[MARK] = uuid.uuid4().hex
 
 FEDUNLEARN = Path(sys.executable).with_name("fedunlearn")
 
@@ -22,3 +27,32 @@ def fedunlearn(
         text=True,
         timeout=240,
     )
+
+
+def processes(*names: str) -> set[int]:
+    """Return the processes that this one has started, at any remove, whose command has a name."""
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    parents: dict[int, int] = {}
+    ours: set[int] = set()
+    named: set[int] = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended, or is another user's
+            continue
+        process = int(folder.name)
+        parents[process] = parent
+        if mark in variables:
+            ours.add(process)
+        if any(name in command for name in names):
+            named.add(process)
+
+    def is_ours(process: int) -> bool:
+        # One that writes a title over its environment is told by who started it.
+        while process not in ours and process in parents:
+            process = parents[process]
+        return process in ours
+
+    return {process for process in named if is_ours(process)}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.commands import FEDUNLEARN, fedunlearn
+from tests.acceptance.commands import FEDUNLEARN, fedunlearn, processes
 
-# Beside one another their engines would take the cores from each other, and be counted twice.
+# Engines beside one another would take the cores from each other.
 pytestmark = pytest.mark.xdist_group("engine")
 
 SMALL = [
@@ -25,17 +25,11 @@ SMALL = [
 ]
 
 
-def children_of_ray() -> set[str]:
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return {
-        line.split()[0]
-        for line in listing.stdout.splitlines()
-        if any(name in line for name in ("raylet", "gcs_server", "ray::", "ray/dashboard"))
-        and "<defunct>" not in line
-    }
+def children_of_ray() -> set[int]:
+    return processes("raylet", "gcs_server", "ray::", "ray/dashboard")
 
 
-def gone(before: set[str]) -> bool:
+def gone(before: set[int]) -> bool:
     """Whether Ray's processes end, of themselves, within seconds of the command."""
     deadline = time.monotonic() + 20
     while children_of_ray() - before and time.monotonic() < deadline:

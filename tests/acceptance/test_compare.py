@@ -16,7 +16,7 @@ import pytest
 from fedunlearn.evaluation.pages import toml
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 
-# Beside one another their engines would take the cores from each other, and be counted twice.
+# Engines beside one another would take the cores from each other.
 pytestmark = pytest.mark.xdist_group("engine")
 
 SCENARIO = """

@@ -20,9 +20,10 @@ from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.federation.federation import OnFault
 from fedunlearn.flower.deployed_apps import on_fault, session_settings
 from fedunlearn.scenario.loading import load_scenario
+from tests.acceptance.commands import processes
 from tests.tables import ROOT
 
-# Beside one another their engines would take the cores from each other, and be counted twice.
+# Engines beside one another would take the cores from each other.
 pytestmark = pytest.mark.xdist_group("engine")
 
 FOLDER = ROOT / "simulations" / "deployment"
@@ -87,14 +88,8 @@ def test_the_rule_for_faults_is_abort_or_drop() -> None:
         on_fault(CONFIG | {"on-fault": "hope"})
 
 
-def flower_processes() -> set[str]:
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    lines = listing.stdout.splitlines()
-    return {
-        line.split()[0]
-        for line in lines
-        if any(name in line for name in ("flower-super", "flwr-clientapp", "flwr-serverapp"))
-    }
+def flower_processes() -> set[int]:
+    return processes("flower-super", "flwr-clientapp", "flwr-serverapp")
 
 
 def test_an_interrupted_deployment_leaves_no_process_and_no_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
 from fedunlearn.worker.settings import WorkerSettings
 
-# Beside one another their engines would take the cores from each other, and be counted twice.
+# Engines beside one another would take the cores from each other.
 pytestmark = pytest.mark.xdist_group("engine")
 
 ROOT = Path(__file__).parents[2]

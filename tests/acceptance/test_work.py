@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 from tests.acceptance.test_requests import serving
 
-# Beside one another their engines would take the cores from each other, and be counted twice.
+# Engines beside one another would take the cores from each other.
 pytestmark = pytest.mark.xdist_group("engine")
 
 SCENARIO = """

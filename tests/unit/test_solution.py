@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedunlearn.solvers.cubic import solve_reduced
+from fedunlearn.solvers.cubic import CubicStep, solve_reduced
 from fedunlearn.solvers.lanczos import lanczos
 from fedunlearn.solvers.operator import DenseOperator
 from fedunlearn.solvers.solution import Solution, Status
+from fedunlearn.unlearning.stochastic_cubic_newton import status_of
 from tests.cases import OPERATORS, SOLVERS, CubicCase, SolverCase
 
 each_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -65,3 +66,25 @@ def test_a_step_in_coordinates_tells_the_same() -> None:
     assert written["status"] == "budget_spent"
     assert written["weight"] == 0.3
     assert len(written["ritz_values"]) == written["products"] == 4
+
+
+def step_that(status: Status, length: float) -> CubicStep:
+    return CubicStep(
+        step=torch.full((2,), length),
+        weight=1.0,
+        damping=0.0,
+        predicted=-length,
+        quadratic=-length,
+        residual=0.0,
+        ritz_values=(),
+        products=1,
+        status=status,
+    )
+
+
+def test_no_status_says_that_nothing_was_done_once_a_step_was_taken() -> None:
+    assert "nothing" not in Status.CONVERGED.value
+    taken, rest = step_that(Status.CONVERGED, 1.0), step_that(Status.STATIONARY, 0.0)
+    assert status_of([taken, taken, rest]) == "converged: after 2 steps the gradient is zero"
+    assert status_of([rest]) == Status.STATIONARY.value
+    assert status_of([taken]) == Status.CONVERGED.value
