@@ -26,6 +26,7 @@ from fedunlearn.risk.task import Examples, Task
 
 # Reads where data() draws from a random generator, even if the first two agree.
 READS = 5
+SEEDS = 3
 
 
 def read_examples(task: Task, node: int) -> Examples:
@@ -121,15 +122,24 @@ def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[
 
     Raises:
         TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
+        NotDeterministicError: Something draws or mixes the examples of a batch; likewise.
     """
     with generators_kept():
-        risk = EmpiricalRisk(model, task.loss, examples)
+        try:
+            risk = EmpiricalRisk(model, task.loss, examples)
+        except NotDeterministicError:
+            raise
+        except TaskError:  # of which hidden draws may be the cause
+            with suppress(RuntimeError, ValueError, TypeError, IndexError):
+                _require_no_seed(task, model, few(model, examples))
+            raise
         form = form_of(examples)
         if form in tried:
             return
         risk.require_differentiable()
         require_one_network(task.model, model)
         some = few(model, examples)
+        _require_no_seed(task, model, some)
         _require_one_function(task, model, some)
         weights = flatten(model)
         row = torch.ones_like(weights)[None] / len(weights) ** 0.5
@@ -140,14 +150,47 @@ def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[
 
 
 def _require_one_function(task: Task, model: nn.Module, examples: Examples) -> None:
-    """Refuse a model that holds, where nobody sees it, what is drawn when it is built."""
-    other = build_model(task.model, seed=1)
-    load(other, flatten(model))
-    with torch.no_grad(), twice_differentiable(model):
-        pair = [one(examples[0]) for one in (model, other)]
-    if not same_values(*pair):
+    """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
+    own = flatten(model)
+    generator = torch.Generator().manual_seed(0)
+    moved = own + 0.1 * torch.randn(len(own), generator=generator).to(own) * (own.abs() + 0.1)
+
+    def apart(weights: Tensor) -> bool:
+        other = build_model(task.model, seed=1)
+        load(model, weights)
+        load(other, weights)
+        with torch.no_grad(), twice_differentiable(model):
+            pair = [one(examples[0]) for one in (model, other)]
+        return not same_values(*pair)
+
+    try:
+        # The model has computed at its own weights, the other nowhere yet.
+        if not apart(moved):
+            return
+        if apart(own):
+            raise TaskError(
+                "model: the same weights give other outputs when the model is built again, so that "
+                "every node would compute on another network; draw what it keeps as an attribute "
+                "under a seed of its own in model()"
+            )
         raise TaskError(
-            "model: the same weights give other outputs when the model is built again, so that "
-            "every node would compute on another network; draw what it keeps as an attribute under "
-            "a seed of its own in model()"
+            "model: keeps what it computed from earlier weights, so that new ones are not used; "
+            "compute it anew in forward()"
+        )
+    finally:
+        load(model, own)
+
+
+def _require_no_seed(task: Task, model: nn.Module, examples: Examples) -> None:
+    """Refuse what depends on the random generators though it puts them back, as fork_rng does."""
+    results = []
+    for seed in range(SEEDS):
+        with seeded(seed), torch.no_grad(), twice_differentiable(model):
+            outputs = model(examples[0])
+            results.append((outputs, task.loss(outputs, examples[1])))
+    if not all(same_values(results[0], one) for one in results[1:]):
+        raise NotDeterministicError(
+            "model: the same weights and examples give other results under another seed; leave "
+            "what draws random numbers out of forward() and loss, or return the model in eval() "
+            "mode"
         )

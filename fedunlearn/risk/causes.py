@@ -170,12 +170,25 @@ def _in_forward(model: nn.Module, loss: Loss, examples: Examples) -> tuple[str |
     finally:
         for handle in handles:
             handle.remove()
-    return where, _other_form(model, loss, examples)
+    return where, _with_graph(model, loss, examples, where) or _other_form(model, loss, examples)
 
 
 def _forward(function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
     with torch.no_grad():
         return function(given)
+
+
+def _with_graph(model: nn.Module, loss: Loss, examples: Examples, where: str) -> str | None:
+    """Return what is wrong where a forward pass needs a graph even for its value."""
+    try:
+        with torch.enable_grad():
+            loss(model(examples[0]), examples[1])
+    except Exception:
+        return None
+    return (
+        f"{where} differentiates inside of forward(), which fails under torch.no_grad(); "
+        "put it into a block with torch.enable_grad()"
+    )
 
 
 def _other_form(model: nn.Module, loss: Loss, examples: Examples) -> str | None:

@@ -58,6 +58,11 @@ def require_known_layers(model: nn.Module) -> None:
                 f"{where} with max_norm changes its weights in forward(); "
                 "leave max_norm out, and use weight decay instead"
             )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise TaskError(
+                f"{where} has sparse gradients, which do not add up in one vector; "
+                "leave sparse=True out"
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise TaskError(
                 f"{where} is TorchScript, whose weights cannot be replaced; "
@@ -73,4 +78,14 @@ def require_known_layers(model: nn.Module) -> None:
                 raise TaskError(
                     f"{where} has weights without a shape until the first batch comes; "
                     "give its sizes, or call the model on one example in model()"
+                )
+            if parameter.is_meta:
+                raise TaskError(
+                    f"{where} has weights on the meta device, which hold no numbers; "
+                    "call to_empty() and set them in model()"
+                )
+            if parameter.is_complex():
+                raise TaskError(
+                    f"{where} has complex weights; hold their real and imaginary parts as two "
+                    "parameters, and put them together by torch.complex in forward()"
                 )

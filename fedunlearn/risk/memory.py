@@ -15,6 +15,13 @@ from torch import Tensor
 CHUNK_BYTES = 16 * 2**20
 LARGEST_CHUNK = 2048
 PROBED = 16
+# Bytes of a graph that cannot be watched: too many to keep.
+UNKNOWN = 2**62
+
+
+def refuses_hooks(error: RuntimeError) -> bool:
+    """Return whether torch does not let a graph be watched: of models that use ``torch.func``."""
+    return "saved tensor hooks" in str(error)
 
 
 class _Kept:
@@ -87,11 +94,19 @@ def examples_per_chunk(loss_of: Callable[[Tensor], Tensor], inputs: Tensor, weig
         inputs: All inputs (n, ...); the first few are tried.
         weights: Those of ``loss_of``, which every chunk reads and whose gradient it writes: a
             chunk's graph should not be smaller.
+
+    Raises:
+        RuntimeError: Of the model or the loss.
     """
     few = inputs[:PROBED].clone()
-    with torch.enable_grad(), counting_saved(few, weights) as nbytes:
-        loss = loss_of(few)
-        each = max(1, nbytes() // len(few))
-        del loss
+    try:
+        with torch.enable_grad(), counting_saved(few, weights) as nbytes:
+            loss = loss_of(few)
+            each = max(1, nbytes() // len(few))
+            del loss
+    except RuntimeError as error:
+        if not refuses_hooks(error):
+            raise
+        return PROBED
     fitting = max(1, max(CHUNK_BYTES, weights.nbytes) // each)
     return int(min(LARGEST_CHUNK, 2 ** (fitting.bit_length() - 1)))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedunlearn.risk.memory import counting_saved
+from fedunlearn.risk.memory import UNKNOWN, counting_saved, refuses_hooks
 
 Function = Callable[[Tensor], Tensor]
 
@@ -59,12 +59,22 @@ def keep_product(
 
     Returns:
         The product of the chunk.
+
+    Raises:
+        RuntimeError: Of the network or the loss.
     """
     point = weights.detach().requires_grad_()
     ggn = curvature is Curvature.GGN
     # GGN's graph is that of J'u at u = 0: all that depends on u is zero and need not be kept.
-    with torch.enable_grad(), counting_saved(point, drop_zeros=ggn) as nbytes:
-        apply = (_ggn if ggn else _hessian)(network, loss, point)
+    differentiate = _ggn if ggn else _hessian
+    try:
+        with torch.enable_grad(), counting_saved(point, drop_zeros=ggn) as nbytes:
+            apply = differentiate(network, loss, point)
+    except RuntimeError as error:
+        if not refuses_hooks(error):
+            raise
+        with torch.enable_grad():
+            return KeptProduct(differentiate(network, loss, point), UNKNOWN)
     # What a product starts from, grad L(w) or J'u, stays as well.
     return KeptProduct(apply, nbytes() + point.nbytes)
 

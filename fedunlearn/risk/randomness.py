@@ -101,7 +101,7 @@ def require_no_draws(
     drawn = False
     try:
         first = evaluate()
-        plain = {name: t.detach().clone() for name, t in _plain_tensors(model)}
+        plain = dict(_plain_values(model))
         with _entropy() as entropy:  # not the first time, when modules may be imported
             second = evaluate()
         for source, state in zip(sources, states, strict=True):
@@ -143,7 +143,7 @@ def _moves(source: _Source, evaluate: Callable[[], tuple[object, Tensor]]) -> bo
 
 
 def _require_unchanged(
-    model: nn.Module, kept: Mapping[str, Tensor], plain: Mapping[str, Tensor]
+    model: nn.Module, kept: Mapping[str, Tensor], plain: Mapping[str, Tensor | float]
 ) -> None:
     """Compare all tensors of a model with what they were."""
     weights = dict(model.named_parameters(remove_duplicate=False))
@@ -159,12 +159,12 @@ def _require_unchanged(
             f"model: buffer {name!r} changes in forward(), so that the same weights give another "
             "result the next time; return the model in eval() mode, or leave out what changes it"
         )
-    for name, now in _plain_tensors(model):
-        if name in plain and not same_values(now.detach(), plain[name]):
+    for name, value in _plain_values(model):
+        if name in plain and not same_values(value, plain[name]):
             raise NotDeterministicError(
-                f"model: tensor {name!r} changes in forward(), so that the same weights may give "
-                "another result the next time; return the model in eval() mode, or leave out what "
-                "changes it"
+                f"model: attribute {name!r} changes in forward(), so that the same weights may "
+                "give another result the next time; return the model in eval() mode, or leave out "
+                "what changes it"
             )
 
 
@@ -173,12 +173,15 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors that modules hold as attributes, neither as parameters nor as buffers."""
+def _plain_values(model: nn.Module) -> Iterator[tuple[str, Tensor | float]]:
+    """Yield tensors and numbers that modules hold as plain attributes."""
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
+            whole = f"{prefix}.{name}" if prefix else name
             if isinstance(value, Tensor):
-                yield f"{prefix}.{name}" if prefix else name, value
+                yield whole, value.detach().clone()
+            elif isinstance(value, int | float):
+                yield whole, value
 
 
 def _who_draws(

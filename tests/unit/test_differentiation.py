@@ -21,7 +21,16 @@ from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
-from tests.model_catalogue import ATTENTION, COUNT, RECURRENT, SOUND, Subject
+from tests.model_catalogue import (
+    ATTENTION,
+    COUNT,
+    RECURRENT,
+    SOUND,
+    Subject,
+    body,
+    function,
+    head,
+)
 from tests.unsound_models import UNSOUND, Refused
 
 pytestmark = [
@@ -273,3 +282,20 @@ def test_local_training_of_a_checkpointed_model_by_the_fisher_rule_is_right() ->
     ends = [train_locally(m, subject.loss, examples, start, plan, rule) for m in (model, plain)]
     torch.testing.assert_close(*ends)
     assert ParameterLayout.of(model).dimension == len(start)
+
+
+@pytest.mark.parametrize("coarse", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_parts_that_round_coarsely_are_no_reason_to_refuse(coarse: torch.dtype) -> None:
+    def rounds(model: nn.Module, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(body(model, inputs)).to(coarse).to(inputs.dtype)
+        return head(model, torch.tanh(hidden))
+
+    for seed in range(5):
+        model, examples = function(rounds).build()
+        load(
+            model,
+            torch.randn(
+                len(flatten(model)), generator=torch.Generator().manual_seed(seed)
+            ).double(),
+        )
+        EmpiricalRisk(model, SOUND["Tanh"].loss, examples).require_differentiable()

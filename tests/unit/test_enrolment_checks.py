@@ -31,6 +31,9 @@ from fedunlearn.federation.transport.messages import MeteredGrid, enrol
 from fedunlearn.flower.client_app import app_of
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.parameters import flatten
+from fedunlearn.risk.objective import EmpiricalRisk
+from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Loss
 from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.rewind import Rewind
@@ -98,6 +101,67 @@ class Wrong(nn.Module):
         return outputs
 
 
+class Forks(nn.Module):
+    """Draws, and puts the generator back."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            return inputs + torch.rand_like(inputs)
+
+
+class Caches(nn.Module):
+    """Computes something of its weights the first time, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.kept: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = 2.0 * self.layer.weight.detach()
+        return torch.tanh(inputs @ self.kept.T) + self.layer.bias
+
+
+class Forces(nn.Module):
+    """Differentiates inside of forward."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        super().__init__()
+        self.layer, self.enabled = nn.Linear(4, 4), enabled
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.enabled or torch.is_grad_enabled()):
+            at = inputs if inputs.requires_grad else inputs.detach().requires_grad_()
+            energy = torch.tanh(self.layer(at)).square().sum()
+            (force,) = torch.autograd.grad(energy, at, create_graph=True)
+            return force
+
+
+class OfFunctions(nn.Module):
+    """Uses torch.func in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        def energy(one: Tensor) -> Tensor:
+            return torch.tanh(self.layer(one)).square().sum()
+
+        outputs: Tensor = torch.func.vmap(torch.func.grad(energy))(inputs)
+        return outputs
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(self.weight) @ self.weight).abs()
+
+
 class Root(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs + (inputs * 0.0).abs().sqrt()
@@ -129,6 +193,24 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], type[FedunlearnError], str]] = 
     "dropout": (net(lambda: nn.Dropout(0.1)), NotDeterministicError, "layer '1' .Dropout."),
     "BatchNorm": (net(lambda: nn.BatchNorm1d(4)), NotDeterministicError, "use GroupNorm"),
     "RReLU": (net(nn.RReLU), NotDeterministicError, "layer '1' .RReLU. draws"),
+    "draws in secret": (net(Forks), NotDeterministicError, "other results under another seed"),
+    "a stale cache": (net(Caches), TaskError, "keeps what it computed from earlier weights"),
+    "forces": (
+        net(lambda: Forces(enabled=False)),
+        TaskError,
+        "layer '1' .Forces. differentiates inside of forward.*torch.enable_grad",
+    ),
+    "complex weights": (net(Complex), TaskError, "complex weights; hold their real and imaginary"),
+    "no numbers": (
+        lambda: net(nn.Tanh)().to("meta"),
+        TaskError,
+        "layer '0' .Linear. has weights on the meta device",
+    ),
+    "sparse gradients": (
+        lambda: nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(6, 3)),
+        TaskError,
+        "layer '0' .Embedding. has sparse gradients.*leave sparse=True out",
+    ),
     "a wrong function": (net(Wrong), NotDifferentiableError, "Keeper; let backward use"),
     "Hardsigmoid": (net(nn.Hardsigmoid), NotDifferentiableError, "layer '1' .Hardsigmoid."),
     "a root at 0": (net(Root), NonFiniteError, "small number under the root"),
@@ -272,6 +354,25 @@ def test_data_that_go_through_a_loader_or_seed_themselves_pass() -> None:
 
     for change in (loaded, own_seed):
         assert simulate(With(data=change), NODES, lambda federation: len(federation.nodes)) == NODES
+
+
+@pytest.mark.parametrize("make", [OfFunctions, lambda: Forces(enabled=True)])
+def test_models_that_differentiate_inside_are_differentiated_right(
+    make: Callable[[], nn.Module],
+) -> None:
+    """Not by a sum of squares of what could not be watched: chunks are small, nothing is kept."""
+    model = build_model(net(make)).double()
+    examples = TinyTask().data(2)
+    risk = EmpiricalRisk(model, TinyTask.loss, examples, chunk=5)
+    risk.require_differentiable()
+    weights = flatten(model)
+    row = torch.ones(1, len(weights), dtype=torch.float64) / 7.0
+    step = 1e-5
+    ahead, behind = (risk.gradient(weights + sign * step * row[0]) for sign in (1.0, -1.0))
+    for budget in (0, 2**30):
+        product = risk.curvature(weights, Curvature.HESSIAN, budget=budget).products(row)[0]
+        torch.testing.assert_close(product, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+    assert risk.fisher_diagonal(weights).isfinite().all()
 
 
 @pytest.mark.parametrize("draw", [seeded, forked])

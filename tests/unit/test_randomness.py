@@ -85,6 +85,18 @@ class Warms(nn.Module):
         return inputs - self.average
 
 
+class Anneals(nn.Module):
+    """Becomes another function with every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return inputs / (1.0 + self.calls // 1000)
+
+
 class _Stochastic(nn.Module):
     """Stochastic depth: every example's block is dropped for itself."""
 
@@ -217,7 +229,8 @@ RANDOM: dict[str, tuple[Callable[[], nn.Module], str]] = {
         _inner(lambda: Counts(persistent=False)),
         "buffer '1.0.calls' changes",
     ),
-    "an average": (_inner(Warms), "tensor '1.0.average' changes"),
+    "an average": (_inner(Warms), "attribute '1.0.average' changes"),
+    "a number that counts": (_inner(Anneals), "attribute '1.0.calls' changes"),
 }
 
 
