@@ -145,12 +145,12 @@ def test_nodes_that_do_not_come_are_named(
 
     def slow(node: Any, invitation: Any, **options: Any) -> int:
         if invitation.node == 2:
+            threading.Timer(0.8, gate.set).start()  # not before: training may take longer
             gate.wait(10.0)
         return attend(node, invitation, **options)
 
     monkeypatch.setattr(sessions, "attend", slow)
     each = opened(TinyTask(), SessionSettings(join_s=0.5, connect_s=0.5))
-    threading.Timer(0.8, gate.set).start()
     removed(each.federation)
     assert "node 2 did not join within 0.5 s" in caplog.text
 
