@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -72,6 +73,54 @@ class _Holder(nn.Module):
         return act()
 
 
+class _Switch:
+    """Something that is set for the whole process, while any thread needs it.
+
+    The first thread that needs it sets it and the last one sets it back, in whatever order they end.
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[object]]) -> None:
+        self._setting = setting
+        self._lock = threading.Lock()
+        self._needed = 0
+        self._stack = ExitStack()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have it set until the block ends.
+
+        Yields:
+            Nothing.
+        """
+        with self._lock:
+            if self._needed == 0:
+                self._stack.enter_context(self._setting())
+            self._needed += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._needed -= 1
+                if self._needed == 0:
+                    self._stack.close()
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+_PLAIN_KERNELS = _Switch(_plain_kernels)
+_EAGER = _Switch(lambda: torch.compiler.set_stance("force_eager"))
+_NO_CUDNN = _Switch(lambda: torch.backends.cudnn.flags(enabled=False))
+
+
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Use kernels that have a second derivative, and the same ones with and without a graph.
@@ -85,15 +134,13 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_PLAIN_KERNELS.held())
+        if recurrent:
+            stack.enter_context(_NO_CUDNN.held())
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+            stack.enter_context(_EAGER.held())
         yield
 
 

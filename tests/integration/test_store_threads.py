@@ -29,7 +29,7 @@ TURNS = 25
 
 
 def test_all_at_once(store_url: str) -> None:
-    requests = [request(node_scope([i % 4]), days=10 + i % 7) for i in range(2 * TURNS)]
+    requests = [request(node_scope([str(i % 4)]), days=10 + i % 7) for i in range(2 * TURNS)]
     with RequestStore.open(store_url, issuer=ISSUER, durable=False) as first:
         populate(first)
     seen: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,7 @@ from fedunlearn.errors import (
 from fedunlearn.parameters import ParameterLayout, flatten, load
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
+from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from tests.model_catalogue import (
@@ -299,3 +301,26 @@ def test_parts_that_round_coarsely_are_no_reason_to_refuse(coarse: torch.dtype) 
             ).double(),
         )
         EmpiricalRisk(model, SOUND["Tanh"].loss, examples).require_differentiable()
+
+
+def test_kernels_are_set_back_whichever_thread_ends_last() -> None:
+    model = nn.Linear(2, 2)
+    inside = [threading.Event(), threading.Event()]
+    leave = [threading.Event(), threading.Event()]
+
+    def hold(number: int) -> None:
+        with twice_differentiable(model):
+            inside[number].set()
+            assert leave[number].wait(10.0)
+            assert not torch.backends.mha.get_fastpath_enabled()
+            assert not torch.backends.cuda.flash_sdp_enabled()
+
+    threads = [threading.Thread(target=hold, args=(number,)) for number in (0, 1)]
+    for number, thread in enumerate(threads):  # the first to begin is the first to end
+        thread.start()
+        assert inside[number].wait(10.0)
+    for number, thread in enumerate(threads):
+        leave[number].set()
+        thread.join(10.0)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
