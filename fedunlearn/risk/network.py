@@ -76,7 +76,7 @@ class _Holder(nn.Module):
 class _Switch:
     """Something that is set for the whole process, while any thread needs it.
 
-    The first thread that needs it sets it and the last one sets it back, in whatever order they end.
+    The first thread that needs it sets it and the last one sets it back, however they overlap.
     """
 
     def __init__(self, setting: Callable[[], AbstractContextManager[object]]) -> None:
