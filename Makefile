@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 # How many processes run tests. Files are taken in order: those that take longest come first.
 TEST_PROCESSES ?= 2
-SPREAD = -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+SPREAD = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # How long 'make fuzz' goes on, and where its tests are.
 FUZZ_SECONDS ?= 3600

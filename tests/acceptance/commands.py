@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # All that this process starts inherits it, so that it is told from what others run meanwhile.
@@ -13,6 +15,25 @@ MARK = "FEDUNLEARN_TESTS"
 os.environ[MARK] = uuid.uuid4().hex
 
 FEDUNLEARN = Path(sys.executable).with_name("fedunlearn")
+
+
+def in_this_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command without a process of its own, which takes seconds to start."""
+    from fedunlearn.cli.main import main
+
+    out, errors, status = io.StringIO(), io.StringIO(), 0
+    before, given = os.getcwd(), sys.argv
+    try:
+        os.chdir(cwd)
+        sys.argv = ["fedunlearn", *map(str, arguments)]
+        with redirect_stdout(out), redirect_stderr(errors):
+            main()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        sys.argv = given
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())
 
 
 def fedunlearn(

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.commands import FEDUNLEARN, fedunlearn, processes
-
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
+from tests.acceptance.commands import FEDUNLEARN, fedunlearn, in_this_process, processes
 
 SMALL = [
     *("--set", "training.rounds=3"),
@@ -132,10 +129,15 @@ UNUSABLE = {
 }
 
 
+# In processes of their own; the others in this one, as each start takes seconds.
+APART = ("no TOML", "bad --set", "no such node")
+
+
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_unusable_input_gets_one_line_and_exit_status_2(tmp_path: Path, name: str) -> None:
     text, arguments, says = UNUSABLE[name]
-    done = fedunlearn("run", scenario(tmp_path, text), *arguments, cwd=tmp_path)
+    run = fedunlearn if name in APART else in_this_process
+    done = run("run", scenario(tmp_path, text), *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.startswith("fedunlearn: ") and done.stderr.count("\n") == 1

@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.evaluation.pages import toml
-from tests.acceptance.commands import FEDUNLEARN, fedunlearn
-
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
+from tests.acceptance.commands import FEDUNLEARN, fedunlearn, in_this_process
 
 SCENARIO = """
 [data]
@@ -227,7 +224,7 @@ def test_unusable_input_gets_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "other").mkdir()
     scenario(tmp_path / "other")
     arguments, says = UNUSABLE[name]
-    done = fedunlearn(*arguments, cwd=tmp_path)
+    done = in_this_process(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert done.stderr.startswith("fedunlearn: ") and done.stderr.count("\n") == 1

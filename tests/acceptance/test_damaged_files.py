@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.acceptance.commands import fedunlearn
+from tests.acceptance.commands import in_this_process
 from tests.unit.test_idx import DAMAGED, IMAGES, LABELS, idx, write
 
 IDX = '[data]\nname = "idx"\npath = "images"\nnodes = 2\npartition = "iid"\n'
@@ -29,7 +29,7 @@ main.main()
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = fedunlearn("run", "scenario.toml", *arguments, cwd=folder)
+    done = in_this_process("run", "scenario.toml", *arguments, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -23,9 +23,6 @@ from fedunlearn.scenario.loading import load_scenario
 from tests.acceptance.commands import processes
 from tests.tables import ROOT
 
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
-
 FOLDER = ROOT / "simulations" / "deployment"
 CONFIG = tomllib.loads((FOLDER / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"][
     "config"

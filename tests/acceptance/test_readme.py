@@ -16,9 +16,6 @@ from fedunlearn.service.settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
 from fedunlearn.worker.settings import WorkerSettings
 
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -14,9 +14,6 @@ import pytest
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn
 from tests.acceptance.test_requests import serving
 
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
-
 SCENARIO = """
 [data]
 name = "digits"

@@ -201,12 +201,20 @@ def buried(folder: Path) -> int:
     return len(listed["left"]) + sum(map(len, listed["removed"].values()))
 
 
-def chosen(points: list[str]) -> list[int]:
-    """Return the first point of every name, and the last where there are several."""
+def chosen(points: list[str], kind: str) -> list[int]:
+    """Return the first point of every name, and the last where there are several.
+
+    What is durable after a write is the same as before the next one: of kinds but one, only the
+    points before a write and after a transaction are chosen.
+    """
     first = {name: place for place, name in reversed(list(enumerate(points)))}
     last = {name: place for place, name in enumerate(points)}
     counts = Counter(points)
-    return sorted({*first.values(), *(last[name] for name in points if counts[name] > 1)})
+    places = {*first.values(), *(last[name] for name in points if counts[name] > 1)}
+    if kind != "samples":
+        wanted = ("before ", "after transaction")
+        places = {place for place in places if points[place].startswith(wanted)}
+    return sorted(places)
 
 
 def main() -> None:
@@ -231,7 +239,7 @@ def main() -> None:
     whole = run("whole", None)
     points = json.loads((folder / "whole.points").read_text())
     results = {"whole": whole}
-    for place in chosen(points):
+    for place in chosen(points, kind):
         results[f"{place:03d} {points[place]}"] = run(f"kill-{place}", place)
     print(json.dumps(results))
 

@@ -16,9 +16,6 @@ from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import TinyTask
 
-# Engines beside one another would take the cores from each other.
-pytestmark = pytest.mark.xdist_group("engine")
-
 SMALL = ["training.rounds=3", "evaluation.oracles=2", "data.nodes=4", "data.alpha=1"]
 
 

@@ -63,7 +63,7 @@ def test_each_hospital_of_the_heart_data_is_removed(
     assert request["retrained"]["test_accuracy"] > 0.8
 
 
-@pytest.mark.parametrize("hospital", ["east", "north", "south", "west"])
+@pytest.mark.parametrize("hospital", ["east", "north"])
 def test_each_hospital_of_a_made_table_is_removed(hospital: str, tmp_path: Path) -> None:
     table = tmp_path / "made.csv"
     table.write_text(hospitals())
@@ -83,7 +83,6 @@ def test_the_number_of_nodes_is_the_columns_wherever_it_is_told(tmp_path: Path) 
     assert request["forget"]["forgotten_examples"] == 105
 
 
-@pytest.mark.xdist_group("engine")
 def test_a_natural_federation_runs_on_flowers_engine(tmp_path: Path) -> None:
     table = tmp_path / "made.csv"
     table.write_text(hospitals())

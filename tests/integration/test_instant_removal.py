@@ -59,7 +59,6 @@ def test_a_class_of_a_node_leaves_without_a_round() -> None:
     assert found["forget_js"] < 0.5 * request["trained"]["forget_js"]
 
 
-@pytest.mark.xdist_group("engine")
 def test_the_engine_records_and_removes_as_this_process_does() -> None:
     """Who leaves answers a question; recording goes the same way as any other round."""
     settings = (
