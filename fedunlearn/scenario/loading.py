@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from fedunlearn.toml import read_toml
 
 # Keys whose values are names of nodes or classes.
 NAMES = frozenset({"forget.class", "forget.nodes", "data.backdoor.nodes", "data.backdoor.target"})
+# An item of a list: a text in quotes, in which there may be commas, or what stands between two.
+_ITEM = re.compile(r"""\s*"(?:[^"\\]|\\.)*"|\s*'[^']*'|[^,]+""")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key}: unknown key{hint}; known keys here are {', '.join(known)}"
     if first["type"] == "value_error":  # raised by a validator of ours: names the key itself
         return f"{key}.{first['ctx']['error']}" if key else str(first["ctx"]["error"])
+    if any(key == name or key.startswith(f"{name}.") for name in NAMES):
+        return f"{key}: must be a name in quotes, or a list of names, not {first['input']!r}"
     wishes = list(dict.fromkeys(_wish(detail["msg"]) for detail in same))
     given = first["input"]
     return f"{key}: {' or '.join(wishes)}, not {given!r}"
@@ -133,10 +138,17 @@ def _apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ScenarioError(f"--set {override}: {part!r} is a value, not a section")
         table = inner
-    value = _toml_value(text.strip())
-    if ".".join(path) in NAMES and not isinstance(value, str | list):
-        value = text.strip()  # a name is the text that was given: 007, 1_11 and 1e10 too
-    table[path[-1]] = value
+    is_name = ".".join(path) in NAMES
+    table[path[-1]] = _names(text.strip()) if is_name else _toml_value(text.strip())
+
+
+def _names(text: str) -> Any:
+    """Return a name, or a list of names, as it was written: 007, 1_11 and 1e10 are texts."""
+    if text.startswith("[") and text.endswith("]"):
+        items = [item.strip() for item in _ITEM.findall(text[1:-1])]
+        return [_names(item) for item in items if item]
+    value = _toml_value(text)
+    return value if isinstance(value, str) else text
 
 
 def _toml_value(text: str) -> Any:

@@ -151,8 +151,9 @@ def test_the_label_that_is_named_is_forgotten(kind: str, tmp_path: Path) -> None
         described = forget.described(split.node_names, split.labels)
         assert described == f"class {label}"
         # The same on the command line, where TOML would read a number.
-        override = parse_scenario({}, ["forget.kind=class", f"forget.class={label}"])
-        assert resolve_requests(override.forget, split)[0].labels == {number}
+        for written in (label, f"[{label}]", f"['{label}']", f'[ "{label}" , {label}]'):
+            override = parse_scenario({}, ["forget.kind=class", f"forget.class={written}"])
+            assert resolve_requests(override.forget, split)[0].labels == {number}
 
 
 @pytest.mark.parametrize("kind", DISTINCT)

@@ -46,7 +46,7 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
     assert scenario.data.seed == 7
     assert scenario.data.alpha == 1.0
     assert scenario.data.partition == "iid"
-    assert scenario.forget.nodes == (1, 2)
+    assert scenario.forget.nodes == ("1", "2")
     assert scenario.model.name == "logistic"
     assert scenario.unlearning.of_method == {"cubic-newton": {"products": 4}}
     assert scenario.unlearning.methods == ("fine-tune",)
@@ -72,7 +72,7 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("forget.count=x", "forget.count: must be a valid integer"),
         ("forget.count=0", "forget.count: must be greater than 0, not 0"),
         ("forget.kind=class", "forget.class: is required for kind = 'class'; give a label, or"),
-        ("forget.class=[true]", "forget.class.0: must be a valid string or"),
+        ("forget.class=[]", "forget.class: must be a name in quotes, or a list of names, not []"),
         ('forget.class=""', "forget.class: "),
         ("forget.fraction=1", "forget.fraction: must be less than 1"),
         ("unlearning.methods=[]", "unlearning.methods:"),
