@@ -132,6 +132,9 @@ def _models(deletion: Deletion) -> dict[str, str]:
 def _receipt(predicate: Mapping[str, Any]) -> dict[str, str]:
     scope, log = predicate["scope"], predicate["log"]
     facts = {"scope": f"{scope['count']} {_kind(scope['kind'], scope['count'])}"}
+    for key in ("classes", "nodes"):  # records have no names
+        if names := scope.get(key):
+            facts[key] = ", ".join(names)
     facts |= {words: _said(predicate[key]) for key, words in PREDICATE.items()}
     cohort = predicate["cohort"]
     facts["nodes in the cohort"] = str(len(cohort["nodes"]))
