@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from fedunlearn.federation.summary import (
+from fedunlearn.questions.question import (
+    Evaluations,
     Gradient,
     GroupGradients,
     Losses,
@@ -129,5 +130,5 @@ def compute_of(question: Question) -> float:
             return 1.0 + share * PRODUCT_COST[curvature] * len(question.vectors)
         case Products(curvature=curvature):
             return share * PRODUCT_COST[curvature] * len(question.vectors)
-        case Losses():
+        case Losses() | Evaluations():
             return share * LOSS_COST * (len(question.vectors) + 1)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
-from fedunlearn.federation.enrolment import Enrolment
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.names import listed
+from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 
 # Given a deletion, what it removed and the nodes to tell: how many examples each has buried.

@@ -20,12 +20,15 @@ from typing_extensions import override
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack, compute_of
 from fedunlearn.federation.cohort import Cohort
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
-from fedunlearn.federation.subspace_summary import Summary, unpack
-from fedunlearn.federation.summary import (
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.parameters import require_finite
+from fedunlearn.progress import Progress
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import (
     Answer,
     Ask,
+    Evaluations,
     Gradient,
     GroupGradients,
     Losses,
@@ -35,12 +38,47 @@ from fedunlearn.federation.summary import (
     Signs,
     Summaries,
 )
-from fedunlearn.federation.transport.base import Transport
-from fedunlearn.parameters import require_finite
-from fedunlearn.progress import Progress
+from fedunlearn.questions.subspace_summary import Summary, unpack
 from fedunlearn.risk.products import Curvature
 from fedunlearn.solvers.operator import LinearOperator
 from fedunlearn.vectors import accumulate, dot
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one model does on some examples.
+
+    Attributes:
+        loss: Mean loss, without a regulariser.
+        accuracy: Share of those with a class that are classified right; None where none has one.
+        examples: How many.
+    """
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+    @classmethod
+    def of(cls, sums: Tensor) -> Evaluation | None:
+        """Return it from sums (4,), as Evaluations are answered; None without examples."""
+        loss, right, compared, examples = sums.tolist()
+        if not examples:
+            return None
+        return cls(loss / examples, right / compared if compared else None, round(examples))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How well one model does on the examples of a part, and on held-out ones.
+
+    Attributes:
+        own: On the part's; None without any.
+        held_out: On those that nodes hold out of training and that belong to the part: of the
+            forget set the ones of classes that leave everywhere; None without any.
+    """
+
+    own: Evaluation | None
+    held_out: Evaluation | None
 
 
 @dataclass(frozen=True)
@@ -167,6 +205,23 @@ class FederatedObjective:
         squares = [square, *(square + 2.0 * dot(weights, s) + dot(s, s) for s in steps)]
         regulariser = 0.5 * self.weight_decay * torch.tensor(squares, dtype=torch.float64)
         return sums[Part.RETAIN] / self.retained + regulariser
+
+    def evaluate(
+        self, weights: Tensor, steps: Tensor, parts: tuple[Part, ...] = (Part.RETAIN,)
+    ) -> dict[Part, tuple[Evaluated, ...]]:
+        """Ask how well the models at weights (d,) and weights + each of steps (m, d) do: one round.
+
+        Returns:
+            For each part that some node holds, the m + 1 models in order.
+        """
+        sums = self._ask(weights, Evaluations(), parts, steps)
+        return {
+            part: tuple(
+                Evaluated(Evaluation.of(own), Evaluation.of(held_out))
+                for own, held_out in zip(*of_part, strict=True)
+            )
+            for part, of_part in sums.items()
+        }
 
     def curvature(
         self, weights: Tensor, curvature: Curvature, sample: Sample | None = None

@@ -11,9 +11,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedunlearn.data.records import NodeRecords
 from fedunlearn.errors import TaskError
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.burial import reply_to_bury
 from fedunlearn.federation.transport.messages import (
     reply_to_enrol,
@@ -23,6 +21,8 @@ from fedunlearn.federation.transport.messages import (
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.records import NodeRecords
 from fedunlearn.risk.seen import Form
 from fedunlearn.risk.task import Task
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedunlearn.errors import EmptyNodeError, TaskError
 from fedunlearn.parameters import flatten, require_finite
 from fedunlearn.risk.causes import explained
+from fedunlearn.risk.classified import classified
 from fedunlearn.risk.differentiation import require_differentiable
 from fedunlearn.risk.layers import require_known_layers
 from fedunlearn.risk.memory import examples_per_chunk
@@ -34,6 +35,7 @@ FISHER_BYTES = 64 * 2**20
 class _Chunk:
     network: Function  # weights (d,) to outputs
     loss: Function  # outputs to the sum of the losses
+    targets: Tensor
 
 
 class EmpiricalRisk:
@@ -98,6 +100,23 @@ class EmpiricalRisk:
         weights = weights.to(self.layout.device)
         with torch.no_grad(), twice_differentiable(self.model):
             return sum(float(chunk.loss(chunk.network(weights))) for chunk in self._chunks())
+
+    def evaluation(self, weights: Tensor) -> Tensor:
+        """Return how well the model does at weights (d,), as sums (4,), float64.
+
+        Returns:
+            Sum of losses, examples that are classified right, examples that have a class to compare
+            with, examples.
+        """
+        weights = weights.to(self.layout.device)
+        total = torch.zeros(4, dtype=torch.float64)
+        with torch.no_grad(), twice_differentiable(self.model):
+            for chunk in self._chunks():
+                outputs = chunk.network(weights)
+                right, compared = classified(outputs, chunk.targets)
+                sums = [float(chunk.loss(outputs)), right, compared, len(chunk.targets)]
+                total += torch.tensor(sums, dtype=torch.float64)
+        return total
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Return the gradient (d,) of the sum at weights (d,)."""
@@ -176,7 +195,7 @@ class EmpiricalRisk:
 
         def make(start: int) -> _Chunk:
             inputs, targets = self._take(start, self._chunk)
-            return _Chunk(self._network(inputs), self._loss(targets))
+            return _Chunk(self._network(inputs), self._loss(targets), targets)
 
         return tuple(partial(make, start) for start in range(0, len(self), self._chunk))
 

@@ -32,9 +32,9 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class TaskWithTest(Task, Protocol):
-    """A Task that also holds examples which no node trains on."""
+class HoldsOut(Protocol):
+    """A Task whose nodes hold some examples out of training, to evaluate models on."""
 
-    def test_data(self) -> Examples:
-        """Return inputs and targets for testing."""
+    def held_out(self, node: int) -> Examples | None:
+        """Return inputs and targets of one node that it does not train on; None without any."""
         ...

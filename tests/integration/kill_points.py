@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from fedunlearn.experiments.working import MODELS, NODES
+from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.requests.database import Database
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey

@@ -8,12 +8,12 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet
 from tests.federations import TinyTask
 
 

@@ -13,18 +13,18 @@ from flwr.app import Message
 from torch import Tensor, nn
 
 from fedunlearn.commitments import Commitments
-from fedunlearn.data.records import COMMITMENTS, TOMBSTONES, NodeRecords, record_bytes
-from fedunlearn.data.tombstones import Tombstones
 from fedunlearn.errors import FederationError, MissingAnswerError, NodeLeftError, TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.records import COMMITMENTS, TOMBSTONES, NodeRecords, record_bytes
+from fedunlearn.node.tombstones import Tombstones
 from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples

@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from fedunlearn.errors import EmptyNodeError, NodeFailedError, NonFiniteError, NotDeterministicError
 from fedunlearn.federation.accounting import PRODUCT_COST
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.subspace_summary import Summary
-from fedunlearn.federation.summary import (
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import (
     Answer,
     Ask,
     Gradient,
@@ -27,8 +28,7 @@ from fedunlearn.federation.summary import (
     Signs,
     Summaries,
 )
-from fedunlearn.federation.transport.base import Transport
-from fedunlearn.progress import Silent
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Task
 from tests.federations import TRANSPORTS, BrokenTask, Reach, TinyTask, weights_of

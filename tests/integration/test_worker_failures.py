@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.errors import StoreError, VerificationError
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation, OnFault
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.node.node import TaskNode
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.worker_loop import MODELS, NODES
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.requests.deletion import Scope, ScopeKind, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope
@@ -123,7 +123,7 @@ def test_an_interrupted_job_goes_on_at_once(
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr(ScenarioRemover, "remove", interrupted)
+        patched.setattr(FederationRemover, "remove", interrupted)
         with pytest.raises(KeyboardInterrupt):
             two_workers[0].work()
     assert state.store.get(filed.id).state is State.RUNNING

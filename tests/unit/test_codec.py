@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fedunlearn.errors import BadAnswerError, ForgetSetError
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import (
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import (
     Answer,
     Ask,
     Gradient,
@@ -24,7 +24,7 @@ from fedunlearn.federation.summary import (
     Signs,
     Summaries,
 )
-from fedunlearn.federation.transport.codec import (
+from fedunlearn.questions.wire import (
     decode_answer,
     decode_question,
     encode_answer,

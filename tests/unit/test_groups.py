@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, TaskError
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode, split_by_label
-from fedunlearn.federation.summary import (
+from fedunlearn.node.node import TaskNode, split_by_label
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import (
     Ask,
     Gradient,
     GroupGradients,

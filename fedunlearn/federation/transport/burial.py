@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedunlearn.errors import MissingAnswerError
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.federation.transport.messages import MeteredGrid, config_number, raise_failure
+from fedunlearn.node.node import TaskNode
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 BURY = "query.bury"

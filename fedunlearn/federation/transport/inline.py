@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.node import safe_message
-from fedunlearn.federation.summary import Answer, Node, Question
 from fedunlearn.federation.transport.base import node_failure
+from fedunlearn.node.node import safe_message
+from fedunlearn.questions.question import Answer, Node, Question
 
 
 class InlineTransport:

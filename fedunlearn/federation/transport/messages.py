@@ -26,19 +26,19 @@ from fedunlearn.errors import (
     StoppedError,
 )
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.enrolment import Enrolment, require_same_network
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.node import TaskNode, safe_message
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.base import node_failure
-from fedunlearn.federation.transport.codec import (
+from fedunlearn.names import listed
+from fedunlearn.networks import NetworkDigest
+from fedunlearn.node.enrolment import Enrolment, require_same_network
+from fedunlearn.node.node import TaskNode, safe_message
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Answer, Question
+from fedunlearn.questions.wire import (
     decode_answer,
     decode_question,
     encode_answer,
     encode_question,
 )
-from fedunlearn.names import listed
-from fedunlearn.networks import NetworkDigest
 
 ENROL = "query.enrol"
 ASK = "query.ask"

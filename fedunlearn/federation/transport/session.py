@@ -15,9 +15,9 @@ import torch
 
 from fedunlearn.errors import NodeLostError, StoppedError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.session_round import Arrived, Faulted, Joined, Lost, Round
 from fedunlearn.federation.transport.session_server import SessionServer
+from fedunlearn.questions.question import Answer, Question
 
 # How often a wait looks whether the run was asked to stop.
 LOOK_S = 0.2

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 
 from fedunlearn.errors import BadAnswerError, FedunlearnError
 from fedunlearn.federation.transport.base import node_failure
-from fedunlearn.federation.transport.chunks import Assembly, chunk_of, wire_bytes
 from fedunlearn.federation.transport.session_round import Faulted, Lost, Round
+from fedunlearn.questions.chunks import Assembly, chunk_of, wire_bytes
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 log = logging.getLogger(__name__)

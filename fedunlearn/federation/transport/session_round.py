@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fedunlearn.errors import BadAnswerError, FedunlearnError
 from fedunlearn.federation.cohort import require_shape
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.summary import Answer, Question
-from fedunlearn.federation.transport.chunks import announce, as_payload, cut, wire_bytes
-from fedunlearn.federation.transport.codec import question_message, read_answer
+from fedunlearn.questions.chunks import announce, as_payload, cut, wire_bytes
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Answer, Question
+from fedunlearn.questions.wire import question_message, read_answer
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 # Answers that the server holds at once: one is summed while others arrive.

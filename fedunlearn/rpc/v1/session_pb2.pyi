@@ -183,6 +183,10 @@ class SummariesQuestion(_message.Message):
     by_label: bool
     def __init__(self, curvature: _Optional[_Union[Curvature, str]] = ..., by_label: _Optional[bool] = ...) -> None: ...
 
+class EvaluationsQuestion(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Sample(_message.Message):
     __slots__ = ("share", "seed")
     SHARE_FIELD_NUMBER: _ClassVar[int]
@@ -192,7 +196,7 @@ class Sample(_message.Message):
     def __init__(self, share: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "sample")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "sample")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +208,7 @@ class Question(_message.Message):
     LOSSES_FIELD_NUMBER: _ClassVar[int]
     GROUP_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
     SUMMARIES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     job: str
     round: int
@@ -216,8 +221,9 @@ class Question(_message.Message):
     losses: LossesQuestion
     group_gradients: GroupGradientsQuestion
     summaries: SummariesQuestion
+    evaluations: EvaluationsQuestion
     sample: Sample
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts", "labels")
