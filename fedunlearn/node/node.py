@@ -133,7 +133,7 @@ class TaskNode:
             require_usable(self.task, self.model, self._take(staying), self._tried)
         self._usable = True
 
-    def bury(self, deletion: str, forget: ForgetSet) -> int:
+    def record_tombstones(self, deletion: str, forget: ForgetSet) -> int:
         """Never use again what a removal has removed, nor, where the node left, anything.
 
         Args:
@@ -156,7 +156,7 @@ class TaskNode:
             if self.number in forget.nodes:
                 self.records.tombstones.leave(deletion)
         else:
-            self.records.tombstones.bury(deletion, places.tolist())
+            self.records.tombstones.record(deletion, places.tolist())
         return len(places)
 
     def answer(self, question: Question) -> Answer:
