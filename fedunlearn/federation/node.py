@@ -8,8 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.data.records import NodeRecords, record_bytes
-from fedunlearn.errors import EmptyNodeError, FedunlearnError, OwnCodeError, TaskError
+from fedunlearn.data.records import NodeRecords
+from fedunlearn.errors import (
+    EmptyNodeError,
+    FedunlearnError,
+    ForgetSetError,
+    OwnCodeError,
+    TaskError,
+)
 from fedunlearn.federation.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.federation.enrolment import Enrolment
 from fedunlearn.federation.forget import ForgetSet, Kind, Part
@@ -26,12 +32,12 @@ from fedunlearn.federation.summary import (
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import require_finite
 from fedunlearn.risk.causes import owned
+from fedunlearn.risk.examples import Examples, Form, TensorExamples
 from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
-from fedunlearn.risk.seen import Form
-from fedunlearn.risk.task import Examples, Task
+from fedunlearn.risk.task import Task, TaskWithHeldOut
 
 MEMORY = 256 * 2**20
 PRODUCTS_AT_ONCE = 8
@@ -73,19 +79,26 @@ class TaskNode:
 
     @cached_property
     def examples(self) -> Examples:
-        """The node's inputs and targets, removed ones included.
+        """The node's examples, removed ones included.
 
         Raises:
             EmptyNodeError: There are none.
-            TaskError: They are not two tensors, or not those that the node has committed to: the
+            TaskError: They cannot be used, or are not those that the node has committed to: the
                 list of removed ones would name others.
         """
-        inputs, targets = read_examples(self.task, self.number)
-        if len(inputs) == 0:
+        examples = read_examples(self.task, self.number)
+        if len(examples) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
         if self.records is not None:
-            self.records.commitments(record_bytes(inputs, targets))
-        return inputs, targets
+            self.records.commitments(examples.record_bytes())
+        return examples
+
+    @cached_property
+    def held_out(self) -> Examples | None:
+        """What the node evaluates on and does not train on; None where the Task has none."""
+        if isinstance(self.task, TaskWithHeldOut):
+            return self.task.held_out(self.number)
+        return None
 
     @cached_property
     def model(self) -> nn.Module:
@@ -104,12 +117,12 @@ class TaskNode:
         self._require_usable()
         network = NetworkDigest.of(self.model)
         if self.records is None:
-            return Enrolment(self.number, len(self.examples[0]), network=network)
+            return Enrolment(self.number, len(self.examples), network=network)
         self.records.tombstones.refresh()
-        commitments = self.records.commitments(record_bytes(*self.examples))
+        commitments = self.records.commitments(self.examples.record_bytes())
         return Enrolment(
             self.number,
-            int(self.records.tombstones.stays(len(self.examples[0])).sum()),
+            int(self.records.tombstones.stays(len(self.examples)).sum()),
             root=commitments.root,
             records=commitments.size,
             left=self.records.tombstones.has_left,
@@ -121,7 +134,7 @@ class TaskNode:
         if self._usable:
             return
         require_same_reads(self.task, self.number, self.examples)
-        staying = self._staying(torch.arange(len(self.examples[1])))
+        staying = self._staying(torch.arange(len(self.examples)))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
             require_usable(self.task, self.model, self._take(staying), self._tried)
@@ -145,7 +158,7 @@ class TaskNode:
                 "keeps no list of removed examples; give it a folder (records in its node config)"
             )
         self._curvature = None
-        places = torch.nonzero(forget.forgotten_by_now(self.number, self.examples[1]))[:, 0]
+        places = torch.nonzero(forget.forgotten_by_now(self.number, self._targets(forget)))[:, 0]
         if forget.kind is Kind.NODE:
             if self.number in forget.nodes:
                 self.records.tombstones.leave(deletion)
@@ -203,20 +216,20 @@ class TaskNode:
         """
         self._require_present()
         self._curvature = None  # its memory is better spent on training
-        chosen = self._staying(torch.arange(len(self.examples[1])))
+        chosen = self._staying(torch.arange(len(self.examples)))
         if without is not None:
             chosen = self._indices(without, part)
         examples = self._take(chosen)
-        if len(examples[0]) == 0:
+        if len(examples) == 0:
             return weights, 0
         trained = train_locally(
             self.model, self.task.loss, examples, weights, plan, rule, reference
         )
         require_finite(trained, f"training on node {self.number}")
-        return trained, len(examples[0])
+        return trained, len(examples)
 
     def _indices(self, forget: ForgetSet, part: Part) -> Tensor:
-        return self._staying(forget.select(part, self.number, self.examples[1]))
+        return self._staying(forget.select(part, self.number, self._targets(forget)))
 
     def _require_present(self) -> None:
         """Refuse where the node has left; forget what was kept of examples that were removed."""
@@ -229,13 +242,34 @@ class TaskNode:
         """Return those of some examples' places (m,) that were not removed before."""
         if self.records is None:
             return indices
-        return indices[self.records.tombstones.stays(len(self.examples[1]))[indices]]
+        return indices[self.records.tombstones.stays(len(self.examples))[indices]]
 
     def _take(self, indices: Tensor) -> Examples:
-        inputs, targets = self.examples
-        if len(indices) == len(targets):
-            return inputs, targets
-        return inputs[indices], targets[indices]
+        return self.examples if len(indices) == len(self.examples) else self.examples.at(indices)
+
+    def _targets(self, forget: ForgetSet) -> Tensor:
+        """Return what a forget set selects by: one entry an example, the label where it counts.
+
+        Raises:
+            ForgetSetError: It names a class and the examples have no labels.
+        """
+        if isinstance(self.examples, TensorExamples):
+            return self.examples.targets
+        if not forget.by_class:
+            return torch.zeros(len(self.examples), dtype=torch.int64)
+        labels = self.examples.labels
+        if labels is None:
+            raise ForgetSetError(
+                "forget: a class needs whole-number targets of shape (n,), this node's data have "
+                "none; name nodes or records, or say which key is the label"
+            )
+        return labels
+
+    def _group_targets(self) -> Tensor:
+        if isinstance(self.examples, TensorExamples):
+            return self.examples.targets
+        labels = self.examples.labels
+        return torch.zeros(len(self.examples), 0) if labels is None else labels
 
     def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
         """Sum over a part's examples, or scale up the sum over a sample of them."""
@@ -261,7 +295,7 @@ class TaskNode:
         """Answer for each group of a part's examples; returns labels and rows."""
         ask = question.ask
         assert isinstance(ask, GroupGradients | Summaries)
-        groups = split_by_label(self.examples[1], indices) if ask.by_label else {}
+        groups = split_by_label(self._group_targets(), indices) if ask.by_label else {}
         chosen = list(groups.values()) or [indices]
         labels = tuple(groups)
         if isinstance(ask, Summaries):

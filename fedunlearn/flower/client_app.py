@@ -23,7 +23,7 @@ from fedunlearn.federation.transport.messages import (
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
-from fedunlearn.risk.seen import Form
+from fedunlearn.risk.examples import Form
 from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]

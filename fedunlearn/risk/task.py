@@ -7,7 +7,10 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from fedunlearn.risk.examples import Examples as ReadExamples
+
 Loss = Callable[[Tensor, Tensor], Tensor]
+# The plain form: inputs (n, ...) and targets (n, ...).
 Examples = tuple[Tensor, Tensor]
 
 
@@ -26,8 +29,20 @@ class Task(Protocol):
         """Return a new model, initialised from torch's global generator."""
         ...
 
-    def data(self, node: int) -> Examples:
-        """Return inputs (n, ...) and targets (n, ...) of one node; the same at every call."""
+    def data(self, node: int) -> Examples | ReadExamples:
+        """Return the examples of one node; the same at every call.
+
+        Inputs (n, ...) and targets (n, ...), or what is read batch by batch.
+        """
+        ...
+
+
+@runtime_checkable
+class TaskWithHeldOut(Task, Protocol):
+    """A Task whose nodes hold examples that they do not train on."""
+
+    def held_out(self, node: int) -> ReadExamples | None:
+        """Return what one node evaluates on; None where it has none."""
         ...
 
 
