@@ -24,14 +24,12 @@ PROBE_EXAMPLES = 16
 
 
 class Examples(ABC):
-    """What a node holds, read batch by batch.
+    """What a node holds, read batch by batch."""
 
-    Attributes:
-        augmented: Whether items are drawn at random when they are read; then each is fixed to
-            one draw.
-    """
-
-    augmented: bool = False
+    @property
+    def augmented(self) -> bool:
+        """Whether items are drawn at random when they are read; each is fixed to one draw."""
+        return False
 
     @abstractmethod
     def __len__(self) -> int:
