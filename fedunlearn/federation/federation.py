@@ -23,7 +23,7 @@ from fedunlearn.progress import Progress, Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 
-# Given a deletion, what it removed and the nodes that must know: how many examples each has recorded.
+# Given a deletion, what it removed and the nodes concerned: how many examples each has recorded.
 SendTombstones = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 
 
@@ -180,7 +180,7 @@ class Federation:
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
         enrolments: What every node said of itself; empty where nobody asked.
-        send_tombstones: Has nodes put on their lists what a deletion removed; see ``record_tombstones``.
+        send_tombstones: Has nodes record tombstones; see ``record_tombstones``.
         on_fault: Whether a job in which a node fails ends, or begins anew without that node.
         close: Lets the nodes go; as a context the federation does so at the end.
     """

@@ -12,18 +12,18 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedunlearn.errors import TaskError
-from fedunlearn.flower.removed_examples import reply_to_remove
 from fedunlearn.federation.transport.messages import (
     reply_to_enrol,
     reply_to_question,
     reply_with_failure,
 )
 from fedunlearn.flower.node_settings import NodeSettings
+from fedunlearn.flower.removed_examples import reply_to_remove
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.records import NodeRecords
-from fedunlearn.risk.seen import Form
+from fedunlearn.risk.examples import Form
 from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]

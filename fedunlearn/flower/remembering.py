@@ -97,9 +97,7 @@ class RememberingStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        return self._remembered(
-            self.strategy.configure_train, server_round, arrays, config, grid
-        )
+        return self._remembered(self.strategy.configure_train, server_round, arrays, config, grid)
 
     def _remembered(
         self,

@@ -104,9 +104,15 @@ class FederationRemover:
         federation = self._federation
         if scope.kind is not ScopeKind.NODE:
             federation = federation.without(self._gone())
-            return {names[node]: count for node, count in federation.record_tombstones(deletion, rule).items()}
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
         try:
-            return {names[node]: count for node, count in federation.record_tombstones(deletion, rule).items()}
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
         except StoppedError:
             raise
         except FederationError:  # it has left, and the server refuses it

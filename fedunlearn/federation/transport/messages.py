@@ -225,7 +225,7 @@ def enrol(
             if _number_of(reply) in refused:
                 continue
             raise_failure(f"the node at address {address}", reply)
-            enrolment = _enrolment(reply.content.config_records["header"])
+            enrolment = enrolment_in(reply.content.config_records["header"])
             number = enrolment.node
             if number in found:
                 raise FederationError(f"two nodes call themselves node {number}; number them apart")
@@ -252,25 +252,41 @@ def _number_of(reply: Message) -> int | None:
 
 def reply_to_enrol(message: Message, node: TaskNode) -> Message:
     """Answer ``query.enrol`` on a node."""
-    enrolment = node.enrol()
+    return Message(RecordDict({"header": enrolment_record(node.enrol())}), reply_to=message)
+
+
+def enrolment_record(enrolment: Enrolment) -> ConfigRecord:
+    """Return what a node says of itself as a record."""
     header = ConfigRecord({"node": enrolment.node, "examples": enrolment.examples})
     if enrolment.root is not None:
         header["root"] = enrolment.root
+    if enrolment.root is not None or enrolment.left:
         header["records"] = enrolment.records
         header["left"] = int(enrolment.left)
     if enrolment.network is not None:
         header["parts"] = list(enrolment.network.parts)
         header["digests"] = list(enrolment.network.parts.values())
-    return Message(RecordDict({"header": header}), reply_to=message)
+    return header
 
 
-def _enrolment(header: ConfigRecord) -> Enrolment:
+def enrolment_in(header: ConfigRecord) -> Enrolment:
+    """Read what a node says of itself.
+
+    Args:
+        header: As ``enrolment_record`` returns it.
+
+    Returns:
+        The enrolment.
+
+    Raises:
+        BadAnswerError: It cannot be read.
+    """
     node, examples = (int(config_number(header, key)) for key in ("node", "examples"))
     network = _network(node, header)
     root = header.get("root")
-    if root is None:
+    if "records" not in header:
         return Enrolment(node, examples, network=network)
-    if not isinstance(root, bytes):
+    if root is not None and not isinstance(root, bytes):
         raise BadAnswerError(f"node {node} enrolled with a Merkle root that is no digest")
     records, left = (int(config_number(header, key)) for key in ("records", "left"))
     return Enrolment(node, examples, root, records, bool(left), network)
