@@ -48,6 +48,12 @@ class NodeMemory:
         )
 
     @property
+    def left(self) -> bool:
+        """Whether the node has left the federation."""
+        self.records.tombstones.refresh()
+        return self.records.tombstones.has_left
+
+    @property
     def kept(self) -> bool:
         """Whether the app's own code has asked what may still be trained on."""
         if KEPT in self._state:

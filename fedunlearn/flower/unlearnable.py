@@ -59,8 +59,8 @@ def unlearnable(
     ``query.enrol``, ``query.ask``, ``query.remove``, ``query.exclude`` and ``query.session``.
 
     Args:
-        app: A ClientApp of the Message API. A legacy app with a ``client_fn`` takes a mod instead:
-            ``forgetting = unlearnable(None, ...)``, ``ClientApp(client_fn, mods=[forgetting.mod])``.
+        app: A ClientApp of the Message API. A legacy app takes a mod instead: ``forgetting =
+            unlearnable(None, ...)``, then ``ClientApp(client_fn, mods=[forgetting.mod])``.
         model: Builds the model, as ``Net`` or ``lambda: Net(classes=10)`` do. Derivatives are taken
             in eval mode, at the weights and buffers that the server sends.
         loss: Maps outputs and targets, or outputs and the batch where its second parameter is

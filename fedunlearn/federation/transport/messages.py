@@ -153,17 +153,20 @@ class MessageTransport:
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
         """See Transport."""
-        content = RecordDict(
-            {
-                "header": ConfigRecord({"question": encode_question(question)}),
-                "tensors": tensors_to_record(
-                    {"point": question.point, "vectors": question.vectors}
-                    if len(question.vectors)
-                    else {"point": question.point}
-                ),
-            }
+        header = encode_question(question)
+        tensors = tensors_to_record(
+            {"point": question.point, "vectors": question.vectors}
+            if len(question.vectors)
+            else {"point": question.point}
         )
-        messages = [Message(content, self.addresses[node], ASK, ttl=deadline_s) for node in nodes]
+
+        def to(node: int) -> Message:
+            # Nodes of a user's app know their number from here alone.
+            named = ConfigRecord({"question": header, "number": node})
+            content = RecordDict({"header": named, "tensors": tensors})
+            return Message(content, self.addresses[node], ASK, ttl=deadline_s)
+
+        messages = [to(node) for node in nodes]
         for reply in self.grid.exchange(messages, deadline_s):
             number = self._numbers[reply.metadata.src_node_id]
             raise_failure(f"node {number}", reply)
