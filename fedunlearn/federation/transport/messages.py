@@ -63,7 +63,7 @@ class MeteredGrid(Grid):
         """
         self._grid = grid
         self.meters = meters
-        self._stop = stop or threading.Event()
+        self.stop = stop or threading.Event()
 
     def exchange(self, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:
         """Send messages as one round and yield the replies as they come.
@@ -98,7 +98,7 @@ class MeteredGrid(Grid):
         Raises:
             StoppedError: It was.
         """
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise StoppedError("stopped while waiting for nodes")
 
     @override
