@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import EmptyNodeError, FedunlearnError, OwnCodeError, TaskError
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.node.checks import read_examples, require_same_reads, require_usable
@@ -15,16 +17,15 @@ from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.node.records import NodeRecords, record_bytes
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Kind, Part
-from fedunlearn.questions.question import (
-    Answer,
+from fedunlearn.questions.kinds import (
     Evaluations,
     Gradient,
     GroupGradients,
     Products,
-    Question,
-    Sample,
+    Statistics,
     Summaries,
 )
+from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.subspace_summary import pack
 from fedunlearn.risk.causes import owned
 from fedunlearn.risk.local_rules import LocalPlan, LocalRule
@@ -32,6 +33,7 @@ from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.seen import Form
+from fedunlearn.risk.statistics import batches, statistics
 from fedunlearn.risk.task import Examples, HoldsOut, Task
 
 MEMORY = 256 * 2**20
@@ -53,6 +55,7 @@ class TaskNode:
         memory: int = MEMORY,
         records: NodeRecords | None = None,
         tried: set[Form] | None = None,
+        sent: Collection[str] = (),
     ) -> None:
         """Take the node's share.
 
@@ -63,6 +66,8 @@ class TaskNode:
             records: Its commitments, and what was removed from it; None keeps neither.
             tried: Shared by the nodes of a process that have the same Task, so that what does not
                 depend on their examples is tried once; see ``require_usable``.
+            sent: Names in ``state_dict`` of tensors beside the trainable weights of which the
+                server has the trained values, so that they may differ from one build to the next.
         """
         self.task = task
         self.number = number
@@ -70,6 +75,8 @@ class TaskNode:
         self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
         self._usable = False
+        self._sent = sent
+        self._state = CarriedState()
         self._tried = set() if tried is None else tried
 
     @cached_property
@@ -98,6 +105,23 @@ class TaskNode:
         """A workspace whose weights do not matter."""
         return build_model(self.task.model)
 
+    @cached_property
+    def _network(self) -> NetworkDigest:
+        """What the model is as it was built, whatever state it was given since."""
+        return NetworkDigest.of(self.model)
+
+    def _take_state(self, state: CarriedState) -> None:
+        """Load what travels of the model beside its weights, unless it has been loaded."""
+        if state == self._state:
+            return
+        self._curvature = None  # its graphs hold the tensors that are written to
+        _ = self._network
+        if not self._state.keys() <= state.keys():
+            del self.model  # back to what was built
+            self._state = CarriedState()
+        state.load(self.model)
+        self._state = state
+
     def enrol(self) -> Enrolment:
         """Say who this is, how much it holds, and, where it keeps records, what they are.
 
@@ -108,7 +132,7 @@ class TaskNode:
             TaskError: Model, loss or data cannot be used, which is tried here on a few examples.
         """
         self._require_usable()
-        network = NetworkDigest.of(self.model)
+        network = self._network
         if self.records is None:
             return Enrolment(self.number, len(self.examples[0]), network=network)
         self.records.tombstones.refresh()
@@ -130,7 +154,7 @@ class TaskNode:
         staying = self._staying(torch.arange(len(self.examples[1])))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
-            require_usable(self.task, self.model, self._take(staying), self._tried)
+            require_usable(self.task, self.model, self._take(staying), self._tried, self._sent)
         self._usable = True
 
     def bury(self, deletion: str, forget: ForgetSet) -> int:
@@ -162,6 +186,7 @@ class TaskNode:
     def answer(self, question: Question) -> Answer:
         """Answer with sums over the parts that were asked for."""
         self._require_present()
+        self._take_state(question.carried)
         indices = {part: self._indices(question.forget, part) for part in Part}
         values: dict[Part, Tensor] = {}
         labels: dict[Part, tuple[int, ...]] = {}
@@ -169,6 +194,8 @@ class TaskNode:
             if not len(indices[part]):
                 continue
             match question.ask:
+                case Statistics():
+                    values[part] = self._statistics(question, question.ask, indices[part])
                 case GroupGradients() | Summaries():
                     labels[part], values[part] = self._by_group(question, part, indices[part])
                 case _:
@@ -263,6 +290,12 @@ class TaskNode:
             own = torch.stack([risk.evaluation(point) for point in points])
             return torch.stack([own, self._on_held_out(question, part, points)])
         return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
+
+    def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
+        """Answer what normalisation layers see of batches of a part's examples."""
+        places = batches(indices, ask.batch_size, [ask.seed, self.number])
+        inputs = (self.examples[0][some] for some in places)
+        return statistics(self.model, question.point, question.carried, inputs, ask.seed)
 
     def _on_held_out(self, question: Question, part: Part, points: list[Tensor]) -> Tensor:
         """Evaluate models (m,) on what is held out and belongs to a part: (m, 4)."""

@@ -163,6 +163,8 @@ class MessageTransport:
                 ),
             }
         )
+        if question.carried:
+            content["state"] = tensors_to_record(question.carried)
         messages = [Message(content, self.addresses[node], ASK, ttl=deadline_s) for node in nodes]
         for reply in self.grid.exchange(messages, deadline_s):
             number = self._numbers[reply.metadata.src_node_id]
@@ -292,7 +294,10 @@ def reply_to_question(message: Message, node: TaskNode) -> Message:
     point = tensors["point"]
     vectors = tensors.get("vectors", point.new_empty(0, len(point)))
     header = header_bytes(message, "question")
-    answer = node.answer(decode_question(header, point, vectors))
+    state = {}
+    if "state" in message.content.array_records:
+        state = tensors_from_record(message.content.array_records["state"])
+    answer = node.answer(decode_question(header, point, vectors, state))
     content = RecordDict(
         {
             "header": ConfigRecord({"answer": encode_answer(answer)}),
