@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
@@ -176,6 +177,8 @@ class Federation:
         meters: Count what is spent.
         progress: Hears of every round.
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
+        state: Tensors of the model beside its trainable weights that nodes load before they
+            answer, by their names in ``state_dict``; see ``what_travels``.
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
@@ -191,6 +194,7 @@ class Federation:
     meters: MeterStack
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
+    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
     deadline_s: float = 600.0
     journal: Journal | None = None
     on_fault: OnFault = OnFault.ABORT
@@ -297,6 +301,7 @@ class Federation:
             progress=self.progress,
             deadline_s=self.deadline_s,
             journal=self.journal.job() if self.journal else None,
+            state=self.state,
         )
 
     def fit(

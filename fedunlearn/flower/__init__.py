@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedunlearn.flower.remembering import RememberingStrategy as RememberingStrategy
-    from fedunlearn.flower.sessions import SessionSettings as SessionSettings
     from fedunlearn.flower.own_client import unlearnable as unlearnable
     from fedunlearn.flower.own_server import unlearning as unlearning
+    from fedunlearn.flower.remembering import RememberingStrategy as RememberingStrategy
+    from fedunlearn.flower.sessions import SessionSettings as SessionSettings
 
 _HOME = {
     "RememberingStrategy": "remembering",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import InputError
 from fedunlearn.parameters import ParameterLayout, flatten_state, trainable
+from fedunlearn.travelling import by_own_names
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class ModelArrays:
         named = dict(self.layout.unflatten(weights))
         for name, others in _tied(self.model).items():
             named.update({other: named[name] for other in others if name in named})
-        named.update(state)
+        own = self.model.state_dict()
+        named.update({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
         return ArrayRecord({key: _array(named[name]) for key, name in self.names.items()})
 
 
@@ -119,20 +121,14 @@ def _names(model: nn.Module, keys: list[str], what: str) -> dict[str, str]:
             "give model= what builds the network that was trained"
         )
     # PEFT leaves the adapter's name out of the state_dict that it saves.
-    short: dict[str, str] = {}
-    for name in own:
-        short.setdefault(
-            name.replace(".modules_to_save.default.", ".").replace(".default.", "."), name
-        )
-        if ".modules_to_save.default." in name or ".default." in name:
-            short[name.replace(".modules_to_save.default.", ".").replace(".default.", ".")] = name
-    unknown = [key for key in keys if key not in own and key not in short]
-    if unknown:
-        raise InputError(
-            f"{what}: holds {unknown[0]!r}, which the model does not have; give model= what "
-            "builds the network that was trained"
-        )
-    return {key: key if key in own else short[key] for key in keys}
+    named = by_own_names(model, {key: torch.empty(0) for key in keys})
+    for key, name in zip(keys, named, strict=True):
+        if name not in own:
+            raise InputError(
+                f"{what}: holds {key!r}, which the model does not have; give model= what builds "
+                "the network that was trained"
+            )
+    return dict(zip(keys, named, strict=True))
 
 
 def _tied(model: nn.Module) -> dict[str, set[str]]:

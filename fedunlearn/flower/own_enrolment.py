@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -68,6 +68,8 @@ def reply_to_own_enrol(
     message: Message, node: TaskNode, memory: NodeMemory, context: Context
 ) -> Message:
     """Answer ``query.enrol`` on a node of a user's app."""
+    sent = message.content.config_records.get("header", ConfigRecord()).get("sent")
+    node.expect(map(str, sent) if isinstance(sent, list) else ())
     header = enrolment_record(node.enrol())
     header["name"] = str(context.node_config.get("partition-id", context.node_id))
     header["kept"] = int(memory.kept)
@@ -79,12 +81,18 @@ def reply_to_own_enrol(
 
 
 def enrol_own(
-    grid: MeteredGrid, *, least: int, deadline_s: float, refused: Collection[str] = ()
+    grid: MeteredGrid,
+    *,
+    sent: Sequence[str],
+    least: int,
+    deadline_s: float,
+    refused: Collection[str] = (),
 ) -> list[OwnNode]:
     """Ask every node that is connected what it is called and what it holds: one round.
 
     Args:
         grid: The grid.
+        sent: Names of the tensors beside the trainable parameters that the server has values of.
         least: How many nodes must be connected.
         deadline_s: Seconds to wait for them, and for their answers.
         refused: Names of nodes that have left; what they answer does not count.
@@ -108,7 +116,8 @@ def enrol_own(
     if not addresses:
         raise MissingAnswerError("no node is connected; start the SuperNodes")
     keys = _keys(grid)
-    messages = [Message(RecordDict(), one, ENROL, ttl=deadline_s) for one in addresses]
+    content = RecordDict({"header": ConfigRecord({"sent": list(sent)})})
+    messages = [Message(content, one, ENROL, ttl=deadline_s) for one in addresses]
     found: dict[str, OwnNode] = {}
     missing = set(addresses)
     for reply in grid.exchange(messages, deadline_s):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from flwr.app import ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
@@ -22,6 +23,7 @@ from fedunlearn.flower.strategy_trainer import StrategyTrainer
 from fedunlearn.names import Name, Names, listed
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.travelling import what_travels
 
 
 @dataclass
@@ -129,16 +131,24 @@ class OwnFederation:
         """Have nodes leave nothing out any more that was not removed."""
         self.exclude(ForgetSet.of_nodes())
 
-    def leave(self, nodes: Collection[int]) -> None:
-        """Go on without the nodes that have left."""
-        if nodes:
-            self.federation = self.federation.without(nodes)
+    def advance(
+        self, left: Collection[int], carried: CarriedState, state: Mapping[str, Tensor]
+    ) -> None:
+        """Take the new model's state, and leave out the nodes that have left.
+
+        Args:
+            left: The nodes that have left.
+            carried: What of the state nodes are sent with questions.
+            state: All of it, for training.
+        """
+        self.federation = replace(self.federation.without(left), state=carried)
+        self.trainer.state = dict(state)
 
 
 def open_own_federation(
     grid: Grid,
     form: ModelArrays,
-    state: Mapping[str, Tensor],
+    trained: ArrayRecord,
     *,
     strategy: Callable[[], Strategy] | None,
     train_config: ConfigRecord | None,
@@ -153,7 +163,7 @@ def open_own_federation(
     Args:
         grid: Flower's.
         form: How an ArrayRecord holds the model.
-        state: The model's buffers and frozen parameters, as training left them.
+        trained: The model, as training left it.
         strategy: Makes the user's strategy; None where it is not known.
         train_config: What training sends beside the arrays.
         least: How many nodes must be connected.
@@ -167,10 +177,19 @@ def open_own_federation(
     """
     meters = MeterStack()
     metered = MeteredGrid(grid, meters)
-    nodes = enrol_own(metered, least=least, deadline_s=deadline_s, refused=refused)
+    nodes = enrol_own(
+        metered,
+        sent=list(form.state(trained)),
+        least=least,
+        deadline_s=deadline_s,
+        refused=refused,
+    )
     names = known or Names("node", tuple(node.name for node in nodes))
     enrolled = numbered(nodes, known)
     addresses = {number: node.address for number, node in enrolled.items()}
+    tensors = form.tensors(trained)
+    networks = {number: node.enrolment.network for number, node in enrolled.items()}
+    travelling = what_travels(form.model, tensors, networks)
     session = SessionOrMessages(metered, addresses, sessions) if sessions else None
 
     def leave_out(forget: ForgetSet) -> None:
@@ -180,7 +199,7 @@ def open_own_federation(
         metered,
         addresses,
         form,
-        state,
+        form.state(trained),
         strategy,
         leave_out,
         train_config=train_config,
@@ -193,6 +212,7 @@ def open_own_federation(
         meters=meters,
         progress=Silent(),
         layout=form.layout,
+        state=travelling.state,
         deadline_s=deadline_s,
         enrolments={n: replace(node.enrolment, node=n) for n, node in enrolled.items()},
         close=session.close if session else _nothing,

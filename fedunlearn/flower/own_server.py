@@ -23,6 +23,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
@@ -31,7 +32,7 @@ from fedunlearn.flower.remembering import RememberingStrategy
 from fedunlearn.flower.removal_result import Outcome, RemovalResult
 from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.names import Name
-from fedunlearn.networks import build_model
+from fedunlearn.networks import build_model, running_statistics
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.scenario.settings import TrainingSettings
@@ -114,7 +115,7 @@ def unlearning(
     own = open_own_federation(
         grid,
         form,
-        form.state(trained),
+        trained,
         strategy=strategy.anew if isinstance(strategy, RememberingStrategy) else strategy,
         train_config=train_config,
         least=num_nodes or 1,
@@ -222,7 +223,7 @@ class Removal:
             raise InputError("forget: recovery_rounds must be 0 or more")
         deletion = uuid.uuid4().hex
         own = self._own
-        federation = replace(own.federation, state=self._state)
+        federation = own.federation
         excluded = False
         try:
             with federation.measure() as meter:
@@ -240,7 +241,8 @@ class Removal:
                 )
                 require_finite(weights, chosen.name)
                 arrays, state, statistics = self._new_model(federation, weights, forget)
-                changed = replace(federation, state=state)
+                carried = CarriedState({name: state[name] for name in federation.state})
+                changed = replace(federation, state=carried)
                 after = self._evaluate(changed, weights, forget)
                 recorded = own.record_tombstones(deletion, forget)
                 excluded = False
@@ -276,17 +278,23 @@ class Removal:
             )
         )
         own.trainer.remarks.clear()
-        self._advance(weights, state, forget)
+        self._advance(weights, carried, state, forget)
         for line in str(self.result).splitlines():
             log.info("%s", line)
         return arrays
 
-    def _advance(self, weights: Tensor, state: Mapping[str, Tensor], forget: ForgetSet) -> None:
+    def _advance(
+        self,
+        weights: Tensor,
+        carried: CarriedState,
+        state: Mapping[str, Tensor],
+        forget: ForgetSet,
+    ) -> None:
         """Let the next removal start from the new model."""
         self._trained = replace(self._trained, weights=weights, recorded={})
         self._state = dict(state)
         self._before.append(replace(forget, after=()))
-        self._own.leave(forget.nodes)
+        self._own.advance(forget.nodes, carried, state)
 
     def _new_model(
         self, federation: Federation, weights: Tensor, forget: ForgetSet
@@ -298,8 +306,8 @@ class Removal:
             return latest[1], self._form.state(latest[1]), "by the nodes' own training"
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         found = objective.statistics(weights, batch_size=self._own.batch_size or BATCH, seed=0)
-        state = self._state | {name: value for name, value in found.items() if name in self._state}
-        statistics = "estimated anew on what stays" if found else "none"
+        state = self._state | found
+        statistics = "estimated anew on what stays" if running_statistics(found) else "none"
         return self._form.record(weights, state), state, statistics
 
     def _evaluate(self, federation: Federation, weights: Tensor, forget: ForgetSet) -> Outcome:

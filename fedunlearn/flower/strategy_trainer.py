@@ -62,7 +62,8 @@ class StrategyTrainer:
     """Runs the user's strategy over the nodes that stay.
 
     Attributes:
-        latest: The arrays after the last round; None before any.
+        state: Buffers and frozen parameters that training starts from.
+        latest: The weights (d,) and arrays after the last training; None before any.
         remarks: What went other than in the user's own training.
     """
 
@@ -93,7 +94,7 @@ class StrategyTrainer:
         self._grid = grid
         self._addresses = addresses
         self._arrays = arrays
-        self._state = dict(state)
+        self.state = dict(state)
         self._strategy = strategy
         self._exclude = exclude
         self._config = train_config
@@ -135,7 +136,7 @@ class StrategyTrainer:
             self.remarks.append(
                 f"the strategy's {', '.join(lowered)} lowered to the {staying} nodes that stay"
             )
-        latest = self._arrays.record(start, self._state)
+        latest = self._arrays.record(start, self.state)
 
         def after_round(server_round: int, arrays: ArrayRecord) -> None:
             nonlocal latest

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import (
     FedunlearnError,
     NoCurvatureError,
@@ -120,7 +122,13 @@ def _same(one: Examples, other: Examples) -> bool:
     return list(some.record_bytes()) == list(others.record_bytes())
 
 
-def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[Form]) -> None:
+def require_usable(
+    task: Task,
+    model: nn.Module,
+    examples: Examples,
+    tried: set[Form],
+    sent: Collection[str] = (),
+) -> None:
     """Try one gradient and one product on a few examples.
 
     Args:
@@ -129,6 +137,8 @@ def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[
         examples: More than none.
         tried: Forms of examples with which nodes of this process have tried the same Task: of
             these, only what depends on the examples is looked at. The form is added.
+        sent: Names in ``state_dict`` of tensors beside the trainable weights that the server
+            sends, so that they may be drawn anew at each build.
 
     Raises:
         TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
@@ -147,11 +157,11 @@ def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[
         if form in tried:
             return
         risk.require_differentiable()
-        require_one_network(task.model, model)
+        require_one_network(task.model, model, sent=sent)
         some = few(examples)
         batch = batch_for(model, some)
         _require_no_seed(task, model, batch)
-        _require_one_function(task, model, batch)
+        _require_one_function(task, model, batch, sent)
         weights = flatten(model)
         row = torch.ones_like(weights)[None] / len(weights) ** 0.5
         # Where there is no GGN, methods that ask for it say so.
@@ -160,9 +170,13 @@ def require_usable(task: Task, model: nn.Module, examples: Examples, tried: set[
         tried.add(form)
 
 
-def _require_one_function(task: Task, model: nn.Module, batch: Batch) -> None:
+def _require_one_function(
+    task: Task, model: nn.Module, batch: Batch, sent: Collection[str]
+) -> None:
     """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
     own = flatten(model)
+    state = model.state_dict()
+    carried = CarriedState({name: state[name] for name in sent if name in state})
     generator = torch.Generator().manual_seed(0)
     moved = own + 0.1 * torch.randn(len(own), generator=generator).to(own) * (own.abs() + 0.1)
 
@@ -170,6 +184,7 @@ def _require_one_function(task: Task, model: nn.Module, batch: Batch) -> None:
         other = build_model(task.model, seed=1)
         load(model, weights)
         load(other, weights)
+        carried.load(other)
         with torch.no_grad(), twice_differentiable(model):
             pair = [one(batch[0]) for one in (model, other)]
         return not same_values(*pair)

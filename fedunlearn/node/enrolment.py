@@ -59,7 +59,7 @@ def require_same_network(
     differs = {
         node: difference
         for node, network in said.items()
-        if network.digest != own.digest and (difference := own.difference(network))
+        if (difference := own.difference(network))
     }
     if differs:
         difference = next(iter(differs.values()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.commitments import Commitments
 from fedunlearn.errors import (
     EmptyNodeError,
@@ -24,16 +25,15 @@ from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.node.tombstones import Tombstones
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Kind, Part
-from fedunlearn.questions.question import (
-    Answer,
+from fedunlearn.questions.kinds import (
     Evaluations,
     Gradient,
     GroupGradients,
     Products,
-    Question,
-    Sample,
+    Statistics,
     Summaries,
 )
+from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.subspace_summary import pack
 from fedunlearn.risk.causes import owned
 from fedunlearn.risk.examples import Examples, Form, TensorExamples, as_examples
@@ -41,6 +41,7 @@ from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.statistics import batches, statistics
 from fedunlearn.risk.task import HoldsOut, Task
 
 MEMORY = 256 * 2**20
@@ -76,6 +77,7 @@ class TaskNode:
         memory: int = MEMORY,
         records: Records | None = None,
         tried: set[Form] | None = None,
+        sent: Collection[str] = (),
     ) -> None:
         """Take the node's share.
 
@@ -86,6 +88,8 @@ class TaskNode:
             records: Its commitments, and what was removed from it; None keeps neither.
             tried: Shared by the nodes of a process that have the same Task, so that what does not
                 depend on their examples is tried once; see ``require_usable``.
+            sent: Names in ``state_dict`` of tensors beside the trainable weights of which the
+                server has the trained values, so that they may differ from one build to the next.
         """
         self.task = task
         self.number = number
@@ -93,6 +97,8 @@ class TaskNode:
         self.records = records
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
         self._usable = False
+        self._sent = sent
+        self._state = CarriedState()
         self._tried = set() if tried is None else tried
 
     @cached_property
@@ -129,6 +135,23 @@ class TaskNode:
         """A workspace whose weights do not matter."""
         return build_model(self.task.model)
 
+    @cached_property
+    def _network(self) -> NetworkDigest:
+        """What the model is as it was built, whatever state it was given since."""
+        return NetworkDigest.of(self.model)
+
+    def _take_state(self, state: CarriedState) -> None:
+        """Load what travels of the model beside its weights, unless it has been loaded."""
+        if state == self._state:
+            return
+        self._curvature = None  # its graphs hold the tensors that are written to
+        _ = self._network
+        if not self._state.keys() <= state.keys():
+            del self.model  # back to what was built
+            self._state = CarriedState()
+        state.load(self.model)
+        self._state = state
+
     def enrol(self) -> Enrolment:
         """Say who this is, how much it holds, and, where it keeps records, what they are.
 
@@ -139,7 +162,7 @@ class TaskNode:
             TaskError: Model, loss or data cannot be used, which is tried here on a few examples.
         """
         self._require_usable()
-        network = NetworkDigest.of(self.model)
+        network = self._network
         if self.records is None:
             return Enrolment(self.number, len(self.examples), network=network)
         self.records.tombstones.refresh()
@@ -161,7 +184,7 @@ class TaskNode:
         staying = self._staying(torch.arange(len(self.examples)))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
-            require_usable(self.task, self.model, self._take(staying), self._tried)
+            require_usable(self.task, self.model, self._take(staying), self._tried, self._sent)
         self._usable = True
 
     def record_tombstones(self, deletion: str, forget: ForgetSet) -> int:
@@ -194,6 +217,10 @@ class TaskNode:
         """Return the places (m,) of the node's examples that a rule, or one before it, forgets."""
         return torch.nonzero(forget.forgotten_by_now(self.number, self._targets(forget)))[:, 0]
 
+    def expect(self, sent: Iterable[str]) -> None:
+        """Expect tensors from the server, by their names in ``state_dict``; see ``sent``."""
+        self._sent = tuple(sent)
+
     def use_records(self, records: Records | None) -> None:
         """Look for what was removed from the node in another place from now on."""
         self.records = records
@@ -201,6 +228,7 @@ class TaskNode:
     def answer(self, question: Question) -> Answer:
         """Answer with sums over the parts that were asked for."""
         self._require_present()
+        self._take_state(question.carried)
         indices = {part: self._indices(question.forget, part) for part in Part}
         values: dict[Part, Tensor] = {}
         labels: dict[Part, tuple[int, ...]] = {}
@@ -208,6 +236,8 @@ class TaskNode:
             if not len(indices[part]):
                 continue
             match question.ask:
+                case Statistics():
+                    values[part] = self._statistics(question, question.ask, indices[part])
                 case GroupGradients() | Summaries():
                     labels[part], values[part] = self._by_group(question, part, indices[part])
                 case _:
@@ -323,6 +353,16 @@ class TaskNode:
             own = torch.stack([risk.evaluation(point) for point in points])
             return torch.stack([own, self._on_held_out(question, part, points)])
         return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
+
+    def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
+        """Answer what normalisation layers see of batches of a part's examples."""
+        places = batches(indices, ask.batch_size, [ask.seed, self.number])
+        # A batch of one has no variance: where a node has but one example, it counts as two.
+        inputs = (
+            (len(some), self.examples.batch(some if len(some) > 1 else some.repeat(2))[0])
+            for some in places
+        )
+        return statistics(self.model, question.point, question.carried, inputs, ask.seed)
 
     def _on_held_out(self, question: Question, part: Part, points: list[Tensor]) -> Tensor:
         """Evaluate models (m,) on what is held out and belongs to a part: (m, 4)."""

@@ -10,9 +10,11 @@ import grpc
 import torch
 
 from fedunlearn.addresses import proxy_option
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, NodeLostError, UnreachableError
 from fedunlearn.node.node import safe_message
 from fedunlearn.questions.chunks import (
+    STATE,
     Assembly,
     announce,
     as_payload,
@@ -28,14 +30,7 @@ from fedunlearn.questions.invitation import (
     TOKEN_KEY,
     Invitation,
 )
-from fedunlearn.questions.question import (
-    Answer,
-    Gradient,
-    GroupGradients,
-    Node,
-    Products,
-    Question,
-)
+from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.questions.wire import answer_message, read_question
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
@@ -126,7 +121,7 @@ class _Replies:
 def _serve(
     node: Node, call: Iterator[bytes], replies: _Replies, payload: torch.dtype | None, limit: int
 ) -> int:
-    answered, before = 0, None
+    answered, before, held = 0, None, CarriedState()
     for frame in call:
         header = pb.AttendResponse.FromString(frame).question
         if header.number == 0:
@@ -143,8 +138,13 @@ def _serve(
             tensors = assembly.tensors()
             point = tensors["point"]
             vectors = tensors.get("vectors", point.new_empty(0, len(point)))
-            del assembly, tensors
-            question = before = read_question(header.question, point, vectors, before)
+            state = {n.removeprefix(STATE): t for n, t in tensors.items() if n.startswith(STATE)}
+            held = CarriedState(state) if state else held
+            del assembly, tensors, state
+            carried = held if header.question.state_sha256 else CarriedState()
+            question = before = read_question(
+                header.question, point, vectors, before, state=carried
+            )
             del point, vectors
             answer = node.answer(question)
             replies.put(answer_frames(header.number, question, answer, payload))
@@ -161,9 +161,8 @@ def answer_frames(
 
     Losses and summaries are small and cross as they are.
     """
-    wide = isinstance(question.ask, Gradient | Products | GroupGradients)
     sent = {
-        str(part): as_payload(values, payload if wide else None)
+        str(part): as_payload(values, payload if question.ask.may_round else None)
         for part, values in answer.values.items()
     }
     header = pb.AnswerHeader(

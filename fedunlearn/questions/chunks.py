@@ -22,6 +22,9 @@ MAX_MESSAGE = 2**20  # bytes; headers of forget sets with thousands of nodes fit
 
 ALIGNMENT = 64  # bytes; on other memory the last bits of a matrix product differ
 
+# Before the names of the tensors of a model's state.
+STATE = "state:"
+
 # Tag of field 2, length-delimited, in AttendRequest and AttendResponse.
 _CHUNK_TAG = b"\x12"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -11,92 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedunlearn.carried import CarriedState
+from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.subspace_summary import packed_size
-from fedunlearn.risk.products import Curvature
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Ask for sums of gradients (d,)."""
-
-
-@dataclass(frozen=True)
-class Products:
-    """Ask for the curvature of the sum of losses, times each of the vectors: (k, d)."""
-
-    curvature: Curvature
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Ask for sums of losses at the point and at the point plus each of the vectors: (m + 1,)."""
-
-
-@dataclass(frozen=True)
-class Signs:
-    """Random signs for sums of gradients, which let only sums be seen and span the same range.
-
-    Source: Halko, Martinsson, Tropp 2011, section 4.1, with a Rademacher matrix.
-
-    Attributes:
-        columns: How many sums.
-        seed: Of the signs.
-    """
-
-    columns: int
-    seed: int
-
-    def draw(self, node: int, labels: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return the signs (columns, groups) of a node's groups; no labels: one group."""
-        rows = [
-            np.random.default_rng([self.seed, node, group]).choice([-1.0, 1.0], self.columns)
-            for group in ([1 + label for label in labels] or [0])
-        ]
-        return torch.from_numpy(np.stack(rows, axis=1)).to(dtype)
-
-
-@dataclass(frozen=True)
-class GroupGradients:
-    """Ask for the sum of gradients of each group of examples: (groups, d).
-
-    Attributes:
-        by_label: A group holds the examples of one label; otherwise, and where targets are not
-            labels, all examples of the part are one.
-        signs: Ask for signed sums of the groups' gradients instead, (columns, d).
-    """
-
-    by_label: bool
-    signs: Signs | None = None
-
-
-@dataclass(frozen=True)
-class Summaries:
-    """Ask what a subspace sees of each group of examples: (groups, packed Summary).
-
-    The vectors (q, d) are its orthonormal basis. See subspace_summary.py.
-
-    Attributes:
-        curvature: Of the sum of losses.
-        by_label: As for GroupGradients.
-    """
-
-    curvature: Curvature
-    by_label: bool
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """Ask how well models do, at the point and at the point plus each of the vectors.
-
-    The answer of a part is (2, m + 1, 4): for the part's examples, and for those that the node
-    holds out of training; for each model; sum of losses, examples that are classified right,
-    examples that have a class to compare with, examples.
-    """
-
-
-Ask = Evaluations | Gradient | Products | Losses | GroupGradients | Summaries
+from fedunlearn.questions.kinds import Ask, Size
 
 
 @dataclass(frozen=True)
@@ -138,6 +58,8 @@ class Question:
         vectors: (k, d); empty (0, d) for gradients.
         sample: Which of the examples answer; None for all. Of summaries it is for the curvature
             alone, group gradients are always of all.
+        state: Tensors of the model beside its trainable weights, by their names in its
+            ``state_dict``, which the node loads before it answers.
     """
 
     job: str
@@ -148,11 +70,23 @@ class Question:
     ask: Ask
     vectors: Tensor
     sample: Sample | None = None
+    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
+
+    @cached_property
+    def carried(self) -> CarriedState:
+        """The state as it crosses."""
+        return CarriedState.of(self.state)
+
+    @cached_property
+    def _point_digest(self) -> bytes:
+        return digest(self.point)
 
     @cached_property
     def model_digest(self) -> bytes:
-        """The sha256 of the point."""
-        return digest(self.point)
+        """The sha256 of the point; where the question carries a state, of both their digests."""
+        if not self.carried:
+            return self._point_digest
+        return hashlib.sha256(self._point_digest + self.carried.digest).digest()
 
     def at_point_of(self, before: Question) -> Question:
         """Return the same question with the point, and its digest, of one that has an equal point.
@@ -162,7 +96,7 @@ class Question:
         if not torch.equal(self.point, before.point):
             return self
         same = replace(self, point=before.point)
-        same.__dict__["model_digest"] = before.model_digest
+        same.__dict__["_point_digest"] = before._point_digest
         return same
 
     @cached_property
@@ -173,39 +107,24 @@ class Question:
     @property
     def in_groups(self) -> bool:
         """Whether the values of a part have a row for each group of its examples."""
-        match self.ask:
-            case GroupGradients(signs=None) | Summaries():
-                return True
-            case _:
-                return False
+        return self.ask.in_groups
 
     @property
     def by_label(self) -> bool:
         """Whether these rows are of labels, where targets are labels."""
-        match self.ask:
-            case GroupGradients(by_label=by_label, signs=None) | Summaries(by_label=by_label):
-                return by_label
-            case _:
-                return False
+        return self.ask.groups_are_labels
+
+    @property
+    def cost(self) -> float:
+        """What one of a node's examples costs on average, in gradients of one example."""
+        share = self.sample.share if self.sample else 1.0
+        return self.ask.cost(len(self.vectors), share)
 
     def answer_shape(self, groups: int = 1) -> tuple[int, ...]:
         """Return the shape of the values of one part, with so many groups where rows are groups."""
         count, dimension = self.vectors.shape
-        match self.ask:
-            case Gradient():
-                return (dimension,)
-            case Products():
-                return (count, dimension)
-            case Losses():
-                return (count + 1,)
-            case Evaluations():
-                return (2, count + 1, 4)
-            case GroupGradients(signs=Signs() as signs):
-                return (signs.columns, dimension)
-            case GroupGradients():
-                return (groups, dimension)
-            case Summaries():
-                return (groups, packed_size(count))
+        statistics = 2 * sum(running_statistics(self.carried).values())
+        return self.ask.shape(Size(dimension, count, groups, statistics))
 
 
 @dataclass(frozen=True)

@@ -7,28 +7,15 @@ from collections.abc import Mapping
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.questions.forget import ForgetSet, Kind, Part
-from fedunlearn.questions.question import (
-    Answer,
-    Ask,
-    Evaluations,
-    Gradient,
-    GroupGradients,
-    Losses,
-    Products,
-    Question,
-    Sample,
-    Signs,
-    Summaries,
-)
-from fedunlearn.risk.products import Curvature
+from fedunlearn.questions.kinds import read_kind
+from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 _PARTS = {Part.RETAIN: pb.PART_RETAIN, Part.FORGET: pb.PART_FORGET}
 _PARTS_BACK = {number: part for part, number in _PARTS.items()}
-_CURVATURES = {Curvature.GGN: pb.CURVATURE_GGN, Curvature.HESSIAN: pb.CURVATURE_HESSIAN}
-_CURVATURES_BACK = {number: curvature for curvature, number in _CURVATURES.items()}
 
 
 def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
@@ -99,33 +86,20 @@ def question_message(question: Question) -> pb.Question:
         round=question.round,
         model_sha256=question.model_digest,
         vectors_sha256=question.vectors_digest,
+        state_sha256=question.carried.digest,
         forget=encode_forget_set(question.forget),
         parts=[_PARTS[part] for part in question.parts],
     )
-    match question.ask:
-        case Gradient():
-            header.gradient.SetInParent()
-        case Products(curvature=curvature):
-            header.products.curvature = _CURVATURES[curvature]
-        case Losses():
-            header.losses.SetInParent()
-        case Evaluations():
-            header.evaluations.SetInParent()
-        case GroupGradients(by_label=by_label, signs=signs):
-            header.group_gradients.by_label = by_label
-            if signs is not None:
-                header.group_gradients.signs.columns = signs.columns
-                header.group_gradients.signs.seed = signs.seed
-        case Summaries(curvature=curvature, by_label=by_label):
-            header.summaries.curvature = _CURVATURES[curvature]
-            header.summaries.by_label = by_label
+    question.ask.write(header)
     if question.sample is not None:
         header.sample.share = question.sample.share
         header.sample.seed = question.sample.seed
     return header
 
 
-def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
+def decode_question(
+    header: bytes, point: Tensor, vectors: Tensor, state: Mapping[str, Tensor] | None = None
+) -> Question:
     """Put a question together from its header and the tensors beside it.
 
     Returns:
@@ -139,11 +113,16 @@ def decode_question(header: bytes, point: Tensor, vectors: Tensor) -> Question:
         message = pb.Question.FromString(header)
     except DecodeError as error:
         raise ValueError("question header does not parse") from error
-    return read_question(message, point, vectors)
+    return read_question(message, point, vectors, state=CarriedState(state))
 
 
 def read_question(
-    message: pb.Question, point: Tensor, vectors: Tensor, before: Question | None = None
+    message: pb.Question,
+    point: Tensor,
+    vectors: Tensor,
+    before: Question | None = None,
+    *,
+    state: CarriedState | None = None,
 ) -> Question:
     """Put a question together from its header as a message and the tensors beside it.
 
@@ -152,6 +131,7 @@ def read_question(
         point: The point (d,).
         vectors: The vectors (k, d).
         before: The question before, whose point is likely the same.
+        state: Tensors of the model beside its trainable weights.
 
     Returns:
         The question, its digests checked.
@@ -168,10 +148,13 @@ def read_question(
         forget=decode_forget_set(message.forget),
         parts=tuple(_PARTS_BACK[part] for part in message.parts),
         point=point,
-        ask=_decode_ask(message),
+        ask=read_kind(message),
         vectors=vectors,
         sample=_decode_sample(message),
+        state=CarriedState() if state is None else state,
     )
+    if question.carried.digest != message.state_sha256:
+        raise ValueError("the model's state is not the one that the question names")
     if before is not None:
         question = question.at_point_of(before)
     if question.model_digest != message.model_sha256:
@@ -179,32 +162,6 @@ def read_question(
     if question.vectors_digest != message.vectors_sha256:
         raise ValueError("the vectors are not those that the question names")
     return question
-
-
-def _decode_ask(message: pb.Question) -> Ask:
-    match message.WhichOneof("kind"):
-        case "gradient":
-            return Gradient()
-        case "products" if message.products.curvature in _CURVATURES_BACK:
-            return Products(_CURVATURES_BACK[message.products.curvature])
-        case "losses":
-            return Losses()
-        case "evaluations":
-            return Evaluations()
-        case "group_gradients":
-            asked = message.group_gradients
-            signs = None
-            if asked.HasField("signs"):
-                if not asked.signs.columns:
-                    raise ValueError("signed sums without columns")
-                signs = Signs(asked.signs.columns, asked.signs.seed)
-            return GroupGradients(asked.by_label, signs)
-        case "summaries" if message.summaries.curvature in _CURVATURES_BACK:
-            return Summaries(
-                _CURVATURES_BACK[message.summaries.curvature], message.summaries.by_label
-            )
-        case _:
-            raise ValueError("question of an unknown kind")
 
 
 def _decode_sample(message: pb.Question) -> Sample | None:

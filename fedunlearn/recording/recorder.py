@@ -29,7 +29,8 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import Sample, Signs
+from fedunlearn.questions.kinds import Signs
+from fedunlearn.questions.question import Sample
 from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.recording import Group, Recording

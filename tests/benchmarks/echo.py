@@ -10,7 +10,8 @@ import torch
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import Answer, Products, Question
+from fedunlearn.questions.kinds import Products
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.products import Curvature
 
 

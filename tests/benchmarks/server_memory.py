@@ -46,7 +46,8 @@ def main() -> None:
     from fedunlearn.federation.federation import Federation, TrainedModel
     from fedunlearn.federation.transport.inline import InlineTransport
     from fedunlearn.questions.forget import ForgetSet, Part
-    from fedunlearn.questions.question import Answer, Gradient, Products, Question
+    from fedunlearn.questions.kinds import Gradient, Products
+    from fedunlearn.questions.question import Answer, Question
     from fedunlearn.scenario.settings import TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 

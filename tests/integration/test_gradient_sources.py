@@ -14,7 +14,7 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import Gradient
+from fedunlearn.questions.kinds import Gradient
 from fedunlearn.recording.gradient import GradientAt
 from fedunlearn.risk.task import Examples, Task
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario

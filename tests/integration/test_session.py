@@ -34,7 +34,8 @@ from fedunlearn.node.session_client import answer_frames, attend
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.invitation import Invitation
-from fedunlearn.questions.question import Answer, Gradient, Node, Question
+from fedunlearn.questions.kinds import Gradient
+from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.questions.wire import answer_message, read_question
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.rpc.v1.session_pb2_grpc import SessionServiceStub

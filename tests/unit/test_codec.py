@@ -12,18 +12,16 @@ import torch
 
 from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import (
-    Answer,
+from fedunlearn.questions.kinds import (
     Ask,
     Gradient,
     GroupGradients,
     Losses,
     Products,
-    Question,
-    Sample,
     Signs,
     Summaries,
 )
+from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.wire import (
     decode_answer,
     decode_question,

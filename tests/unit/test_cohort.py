@@ -14,7 +14,8 @@ from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.node.node import TaskNode
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import Answer, Question, Signs
+from fedunlearn.questions.kinds import Signs
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.products import Curvature
 from tests.federations import TinyTask, weights_of
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import flatten
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.question import Products, Question
+from fedunlearn.questions.kinds import Products
+from fedunlearn.questions.question import Question
 from fedunlearn.risk import objective
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.objective import EmpiricalRisk

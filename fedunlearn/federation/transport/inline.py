@@ -25,7 +25,8 @@ class InlineTransport:
         del deadline_s  # a call returns or raises
         self.meters.count_round()
         for number in nodes:
-            self.meters.count_bytes(down=question.point.nbytes + question.vectors.nbytes)
+            sent = question.point.nbytes + question.vectors.nbytes + question.carried.nbytes
+            self.meters.count_bytes(down=sent)
             yield self._answer(question, number)  # not held while the next node is asked
 
     def _answer(self, question: Question, number: int) -> Answer:

@@ -159,11 +159,14 @@ class MessageTransport:
             if len(question.vectors)
             else {"point": question.point}
         )
+        state = tensors_to_record(question.carried) if question.carried else None
 
         def to(node: int) -> Message:
             # Nodes of a user's app know their number from here alone.
             named = ConfigRecord({"question": header, "number": node})
             content = RecordDict({"header": named, "tensors": tensors})
+            if state is not None:
+                content["state"] = state
             return Message(content, self.addresses[node], ASK, ttl=deadline_s)
 
         messages = [to(node) for node in nodes]
@@ -311,7 +314,10 @@ def reply_to_question(message: Message, node: TaskNode) -> Message:
     point = tensors["point"]
     vectors = tensors.get("vectors", point.new_empty(0, len(point)))
     header = header_bytes(message, "question")
-    answer = node.answer(decode_question(header, point, vectors))
+    state = {}
+    if "state" in message.content.array_records:
+        state = tensors_from_record(message.content.array_records["state"])
+    answer = node.answer(decode_question(header, point, vectors, state))
     content = RecordDict(
         {
             "header": ConfigRecord({"answer": encode_answer(answer)}),

@@ -96,8 +96,7 @@ class SessionTransport:
             asked.close()
 
     def _send(self, asked: Round, node: int) -> None:
-        self.meters.count_bytes(down=asked.nbytes)
-        self.server.link(node).ask(asked)
+        self.meters.count_bytes(down=self.server.link(node).ask(asked))
 
     def _lost(self, question: Question, node: int, reason: str) -> None:
         if self._again is None:
