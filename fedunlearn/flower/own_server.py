@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from fedunlearn.carried import CarriedState
-from fedunlearn.errors import ForgetSetError, InputError
+from fedunlearn.errors import FederationError, ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
@@ -249,7 +249,8 @@ class Removal:
                 spent = meter.stopped()
         finally:
             if excluded:
-                own.exclude_nothing()
+                with suppress(FederationError):  # the first failure is the one to be reported
+                    own.exclude_nothing()
         missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
         self._results.append(
             RemovalResult(

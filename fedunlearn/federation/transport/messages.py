@@ -401,4 +401,16 @@ def tensors_from_record(record: ArrayRecord) -> dict[str, Tensor]:
 def _payload(message: Message) -> int:
     if message.has_error():
         return 0
-    return sum(record.count_bytes() for record in message.content.values())
+    return sum(
+        _config_bytes(record) if isinstance(record, ConfigRecord) else record.count_bytes()
+        for record in message.content.values()
+    )
+
+
+def _config_bytes(record: ConfigRecord) -> int:
+    """Return what a record takes; Flower's own count fails on empty texts and lists."""
+    total = 0
+    for key, value in record.items():
+        values = value if isinstance(value, list) else [value]
+        total += len(key) + sum(len(v) if isinstance(v, str | bytes) else 8 for v in values)
+    return total
