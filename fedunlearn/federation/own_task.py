@@ -64,7 +64,8 @@ class OwnTask:
 
     def model(self) -> nn.Module:
         """Build the model, in eval mode, called as the data need it."""
-        return adapted(self._make().eval(), self.form)
+        form = self.form
+        return adapted(self._make().eval(), form)
 
     def data(self, node: int = 0) -> Examples:
         """Return what the node trains on; read anew at every call but the first.
