@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.errors import TaskError
+from fedunlearn.errors import OwnCodeError, TaskError
 from fedunlearn.risk.dataset_examples import Divide, last_is_target
+from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.randomness import generators_kept
 from fedunlearn.risk.task import Loss
-from fedunlearn.trees import Tree, tensors_of
+from fedunlearn.trees import Tree, described, tensors_of
 
 # Of outputs and targets, or of outputs and the whole batch.
 OwnLoss = Callable[..., Tensor]
@@ -411,7 +412,13 @@ def _of_models_own_loss(
         targets = {} if key is None else {str(wanted): label_of(batch)}
         return model(**way.inputs(batch), **targets)
 
-    outputs = call(model, batch)
+    try:
+        outputs = call(model, batch)
+    except Exception as error:
+        raise OwnCodeError(
+            f"{type(error).__name__} in the task's own code: {name_of(model, '')} on "
+            f"{described(batch)}; see the node's log"
+        ) from error
     value = _loss_in(outputs)
     if value is None:
         raise TaskError(

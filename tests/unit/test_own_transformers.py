@@ -84,10 +84,10 @@ def with_adapters(
         )
         model: nn.Module = peft.get_peft_model(base().to(dtype), config)
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if "lora_" in name:
                 parameter.data = parameter.data.float()
-                if "lora_B" in name:  # which starts at zero, where half of the derivatives vanish
-                    nn.init.normal_(parameter, std=0.1)
+            if "lora_B" in name:  # which starts at zero, where half of the derivatives vanish
+                nn.init.normal_(parameter, std=0.1)
         return model
 
     return make
@@ -123,7 +123,7 @@ def test_adapters_on_a_frozen_base_are_differentiated(
     model = task.model()
     assert isinstance(model, peft.PeftModel)
     weights = flatten(model)
-    assert 0 < len(weights) < 400
+    assert 0 < len(weights) < 500
     found = results(task, model, weights)
     assert all(one.isfinite().all() and one.any() for one in found)
     if dtype is torch.float32:
