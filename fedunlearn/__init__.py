@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedunlearn.federation.federation import Federation as Federation
     from fedunlearn.federation.federation import TrainedModel as TrainedModel
-    from fedunlearn.federation.forget import ForgetSet as ForgetSet
     from fedunlearn.federation.training import TrainingPlan as TrainingPlan
     from fedunlearn.flower.simulation import simulate as simulate
     from fedunlearn.networks import build_model as build_model
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from fedunlearn.parameters import flatten_state as flatten_state
     from fedunlearn.parameters import initial_weights as initial_weights
     from fedunlearn.parameters import load as load
+    from fedunlearn.questions.forget import ForgetSet as ForgetSet
     from fedunlearn.recording.storage import open_recording as open_recording
     from fedunlearn.recording.storage import save_recording as save_recording
     from fedunlearn.risk.task import Task as Task
@@ -78,7 +78,7 @@ _HOME = {
     "Federation": "federation.federation",
     "FineTune": "unlearning.fine_tune",
     "FineTuneSettings": "unlearning.fine_tune",
-    "ForgetSet": "federation.forget",
+    "ForgetSet": "questions.forget",
     "GradientAscent": "unlearning.gradient_ascent",
     "GradientAscentSettings": "unlearning.gradient_ascent",
     "InstantCubicNewton": "unlearning.instant_cubic_newton",

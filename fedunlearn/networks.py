@@ -1,13 +1,14 @@
 """The network that nodes compute on: built the same way everywhere, and described for comparison.
 
-Only trainable parameters travel. All else, layers, frozen parameters and buffers, is what a node's
-own call of the Task's ``model`` makes of it, and must be the same on every node.
+Trainable parameters travel. All else, layers, frozen parameters and buffers, is what a node's own
+call of the Task's ``model`` makes of it, and must be the same on every node, unless the server has
+trained values of it to send; see ``travelling.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from fedunlearn.parameters import seeded
 # Under which every model is built. Weights do not depend on it: the server sends them.
 BUILD_SEED = 0
 PART_BYTES = 8
+MEAN, VAR = "running_mean", "running_var"
 REMEDY = (
     "make it a parameter that requires a gradient, load it from one file, or draw it under a seed "
     "of its own in model(): with torch.random.fork_rng(): torch.manual_seed(0)"
@@ -54,6 +56,11 @@ class NetworkDigest:
             parts[f"buffer {name!r}"] = _short(_form(buffer), buffer)
         return cls(parts)
 
+    def without(self, tensors: Collection[str]) -> NetworkDigest:
+        """Return it without the numbers of some frozen parameters and buffers."""
+        left_out = {words for name in tensors for words in fixed_parts(name)}
+        return NetworkDigest({n: part for n, part in self.parts.items() if n not in left_out})
+
     @property
     def digest(self) -> bytes:
         """The sha256 of all parts."""
@@ -75,7 +82,26 @@ class NetworkDigest:
         for name in other.parts:
             if name not in self.parts:
                 return f"{name} is added"
+        for own, found in zip(self.parameters, other.parameters, strict=True):
+            if own != found:
+                return f"parameter {found!r} comes where {own!r} should, in another order of layers"
         return None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the trainable parameters, in the order in which they lie in the weights (d,)."""
+        start = "parameter "
+        return tuple(name[len(start) + 1 : -1] for name in self.parts if name.startswith(start))
+
+
+def fixed_parts(name: str) -> tuple[str, str]:
+    """Return what parts are called that hold the numbers of a tensor that is not trained."""
+    return f"frozen parameter {name!r}", f"buffer {name!r}"
+
+
+def tensor_digest(tensor: Tensor) -> bytes:
+    """Return the short digest of the shape, the dtype and the numbers of a tensor."""
+    return _short(_form(tensor), tensor)
 
 
 def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -125,7 +151,22 @@ def build_model(make: Callable[[], nn.Module], *, seed: int = BUILD_SEED) -> nn.
     return model
 
 
-def require_one_network(make: Callable[[], nn.Module], model: nn.Module) -> None:
+def running_statistics(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the normalisation layers whose running mean and variance are among some tensors.
+
+    Args:
+        tensors: By their names in ``state_dict``.
+
+    Returns:
+        By the layer's name, ascending: how many channels it has.
+    """
+    layers = [name.removesuffix(MEAN) for name in tensors if f".{name}".endswith(f".{MEAN}")]
+    return {name: tensors[name + MEAN].numel() for name in sorted(layers) if name + VAR in tensors}
+
+
+def require_one_network(
+    make: Callable[[], nn.Module], model: nn.Module, *, sent: Collection[str] = ()
+) -> None:
     """Refuse a model of which a part that does not travel is drawn when it is built.
 
     Whoever builds it elsewhere, under another seed or under none, has another network.
@@ -133,12 +174,13 @@ def require_one_network(make: Callable[[], nn.Module], model: nn.Module) -> None
     Args:
         make: The Task's ``model``.
         model: As it was built.
+        sent: Names in ``state_dict`` of tensors that the server sends: these may be drawn.
 
     Raises:
         ModelDiffersError: Naming the part.
     """
-    again = NetworkDigest.of(build_model(make, seed=BUILD_SEED + 1))
-    differs = NetworkDigest.of(model).difference(again)
+    again = NetworkDigest.of(build_model(make, seed=BUILD_SEED + 1)).without(sent)
+    differs = NetworkDigest.of(model).without(sent).difference(again)
     if differs is not None:
         part = differs.removesuffix(" differs")
         raise ModelDiffersError(

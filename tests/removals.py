@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.training import OnLocal, OnRound, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import initial_weights
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples, Task
 from fedunlearn.scenario.settings import TrainingSettings

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fedunlearn.commitments import Commitments
-from fedunlearn.data.records import COMMITMENTS
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS, NODES, WorkPlace, work_simulated
 from fedunlearn.federation.federation import Federation
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.simulated_work import work_simulated
+from fedunlearn.lab.site import site_of
+from fedunlearn.node.records import COMMITMENTS
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.worker_loop import MODELS, NODES, WorkPlace
 from fedunlearn.progress import Silent
 from fedunlearn.requests.deletion import Deletion, NewDeletion
 from fedunlearn.requests.keys import PrivateKey
@@ -146,6 +148,8 @@ def findings(state: ServiceState) -> list[str]:
 
 def remover_in(
     experiment: Experiment, federation: Federation, state: ServiceState
-) -> ScenarioRemover:
+) -> FederationRemover:
     models = ModelFolder(state.folder / MODELS)
-    return ScenarioRemover(experiment, federation, models, state.folder, state.store.nodes_left)
+    return FederationRemover(
+        site_of(experiment), federation, models, state.folder, state.store.nodes_left
+    )

@@ -86,13 +86,13 @@ def compare(
     """
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.evaluation.comparison_report import render_comparison
-    from fedunlearn.evaluation.comparison_table import print_comparison, to_csv
-    from fedunlearn.evaluation.results import to_json
-    from fedunlearn.evaluation.spread import as_json as comparison_as_json
-    from fedunlearn.evaluation.spread import summarise
-    from fedunlearn.experiments.comparison import compare_scenarios
-    from fedunlearn.experiments.store import Store
+    from fedunlearn.lab.comparison import compare_scenarios
+    from fedunlearn.lab.store import Store
+    from fedunlearn.reporting.comparison_report import render_comparison
+    from fedunlearn.reporting.comparison_table import print_comparison, to_csv
+    from fedunlearn.reporting.results import to_json
+    from fedunlearn.reporting.spread import as_json as comparison_as_json
+    from fedunlearn.reporting.spread import summarise
     from fedunlearn.scenario.loading import load_scenarios
 
     loaded = load_scenarios(scenarios, overrides)

@@ -14,7 +14,7 @@ from fedunlearn.errors import VerificationError
 from fedunlearn.files import write_whole
 
 if TYPE_CHECKING:
-    from fedunlearn.experiments.runner import Outcome
+    from fedunlearn.lab.runner import Outcome
     from fedunlearn.scenario.loading import LoadedScenario
 
 Transport = Literal["inline", "flower"]
@@ -51,7 +51,7 @@ def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     loaded = LoadedScenario("demo", Path.cwd(), settings)
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.experiments.demonstration import demonstrate
+    from fedunlearn.lab.demonstration import demonstrate
 
     with terminal_progress() as progress:
         shown = demonstrate(loaded, transport="flower", progress=progress)
@@ -84,7 +84,7 @@ def run(
 def _execute(loaded: LoadedScenario, transport: Transport, out: Path, as_json: bool) -> None:
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.experiments.runner import run_scenario
+    from fedunlearn.lab.runner import run_scenario
 
     with terminal_progress() as progress:
         outcome = run_scenario(loaded, transport=transport, progress=progress)
@@ -93,9 +93,9 @@ def _execute(loaded: LoadedScenario, transport: Transport, out: Path, as_json: b
 
 def _write(outcome: Outcome, out: Path, beside: Mapping[str, str], as_json: bool) -> None:
     """Write results, report and what belongs beside them, and print the table."""
-    from fedunlearn.evaluation.report import render_report
-    from fedunlearn.evaluation.results import to_json
-    from fedunlearn.evaluation.table import print_tables
+    from fedunlearn.reporting.report import render_report
+    from fedunlearn.reporting.results import to_json
+    from fedunlearn.reporting.table import print_tables
 
     document = to_json(outcome.results)
     report = render_report(outcome.results, outcome.evidence)

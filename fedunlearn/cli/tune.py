@@ -62,9 +62,9 @@ def tune(
     """
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.evaluation.pages import toml
-    from fedunlearn.experiments.store import Store
-    from fedunlearn.experiments.tuning import tune_methods
+    from fedunlearn.lab.store import Store
+    from fedunlearn.lab.tuning import tune_methods
+    from fedunlearn.reporting.pages import toml
     from fedunlearn.scenario.loading import load_scenario
 
     with terminal_progress() as progress:

@@ -54,7 +54,8 @@ def work(
     removes. Gates and retention: worker.toml in the state folder.
     """
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.experiments.working import WorkPlace, work_simulated
+    from fedunlearn.lab.simulated_work import work_simulated
+    from fedunlearn.operator.worker_loop import WorkPlace
     from fedunlearn.requests.deletion import State
     from fedunlearn.scenario.loading import load_scenario
     from fedunlearn.service.state import open_state

@@ -13,10 +13,10 @@ from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.features import features
 from fedunlearn.data.labels import classes, label_column, numbered
 from fedunlearn.data.table import Table, read_table
-from fedunlearn.data.text import joined, token_ids
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
+from fedunlearn.tokens import joined, token_ids
 
 Examples = tuple[Tensor, Tensor]
 

@@ -7,22 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from fedunlearn.federation.summary import (
-    Gradient,
-    GroupGradients,
-    Losses,
-    Products,
-    Question,
-    Summaries,
-)
-from fedunlearn.risk.products import Curvature
-
-# Time of one product, and of one loss, over that of one gradient of the same examples, as
-# `make bench` measures them (the slower of mlp and cnn, 4,096 examples, one thread, rounded up with
-# a margin for busy machines; a product is a tenth of a basis of ten, graphs kept).
-PRODUCT_COST = {Curvature.GGN: 1.4, Curvature.HESSIAN: 1.4}
-LOSS_COST = 0.6
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -115,19 +99,3 @@ class MeterStack:
         """Count client compute, in gradients of one example."""
         for meter in self._running:
             meter.example_gradients += example_gradients
-
-
-def compute_of(question: Question) -> float:
-    """Return what one of a node's examples costs on average, in gradients of one example."""
-    share = question.sample.share if question.sample else 1.0
-    match question.ask:
-        case Gradient():
-            return share
-        case GroupGradients():
-            return 1.0
-        case Summaries(curvature=curvature):
-            return 1.0 + share * PRODUCT_COST[curvature] * len(question.vectors)
-        case Products(curvature=curvature):
-            return share * PRODUCT_COST[curvature] * len(question.vectors)
-        case Losses():
-            return share * LOSS_COST * (len(question.vectors) + 1)

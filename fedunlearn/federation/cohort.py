@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fedunlearn.errors import BadAnswerError
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.summary import Answer, Losses, Question
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.vectors import not_finite
 
 
@@ -87,8 +87,7 @@ class Cohort:
                     f"{who} answered with labels for {part} that do not ascend", nodes=blamed
                 )
             require_shape(question, answer.node, part, tuple(values.shape), len(labels))
-            # A candidate step may go so far that losses overflow; that is for the server to judge.
-            if not isinstance(question.ask, Losses) and not_finite(values):
+            if not question.ask.may_overflow and not_finite(values):
                 raise BadAnswerError(
                     f"{who} answered with NaN or infinity for {part}", nodes=blamed
                 )

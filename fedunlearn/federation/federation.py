@@ -10,21 +10,22 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
-from fedunlearn.federation.enrolment import Enrolment
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.names import listed
+from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 
-# Given a deletion, what it removed and the nodes to tell: how many examples each has buried.
-TellRemoved = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
+# Given a deletion, what it removed and the nodes concerned: how many examples each has recorded.
+SendTombstones = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 
 
 class OnFault(enum.StrEnum):
@@ -176,11 +177,13 @@ class Federation:
         meters: Count what is spent.
         progress: Hears of every round.
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
+        state: Tensors of the model beside its trainable weights that nodes load before they
+            answer, by their names in ``state_dict``; see ``what_travels``.
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
         enrolments: What every node said of itself; empty where nobody asked.
-        tell_removed: Has nodes put on their lists what a deletion removed; see ``bury``.
+        send_tombstones: Has nodes record tombstones; see ``record_tombstones``.
         on_fault: Whether a job in which a node fails ends, or begins anew without that node.
         close: Lets the nodes go; as a context the federation does so at the end.
     """
@@ -191,11 +194,12 @@ class Federation:
     meters: MeterStack
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
+    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
     deadline_s: float = 600.0
     journal: Journal | None = None
     on_fault: OnFault = OnFault.ABORT
     enrolments: Mapping[int, Enrolment] = field(default_factory=dict)
-    tell_removed: TellRemoved | None = None
+    send_tombstones: SendTombstones | None = None
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
@@ -227,7 +231,7 @@ class Federation:
             else None,
         )
 
-    def bury(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
+    def record_tombstones(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
         """Have every node that may hold some of it never use again what a deletion removed.
 
         Args:
@@ -241,11 +245,11 @@ class Federation:
         Raises:
             FederationError: This federation has no way to tell its nodes.
         """
-        if self.tell_removed is None:
-            raise FederationError("this federation cannot tell its nodes what was removed")
+        if self.send_tombstones is None:
+            raise FederationError("this federation cannot record on its nodes what was removed")
         self.close()
         nodes = [node for node in self.nodes if not forget.named or node in forget.named]
-        return self.tell_removed(deletion, forget, nodes) if nodes else {}
+        return self.send_tombstones(deletion, forget, nodes) if nodes else {}
 
     def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
         """Record what methods need, as the last act of training.
@@ -297,6 +301,7 @@ class Federation:
             progress=self.progress,
             deadline_s=self.deadline_s,
             journal=self.journal.job() if self.journal else None,
+            state=self.state,
         )
 
     def fit(

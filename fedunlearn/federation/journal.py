@@ -23,12 +23,12 @@ from torch import Tensor
 
 from fedunlearn.errors import JobError
 from fedunlearn.federation.accounting import Meter, MeterStack
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.summary import Question
 from fedunlearn.federation.training import TrainingPlan
-from fedunlearn.federation.transport.codec import encode_forget_set, question_message
 from fedunlearn.files import replacing
 from fedunlearn.parameters import digest
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Question
+from fedunlearn.questions.wire import encode_forget_set, question_message
 
 Counts = Mapping[int, Mapping[Part, int]]
 WEIGHTS = "weights"

@@ -10,37 +10,77 @@ what training left unconverged stays out of it (docs: README, "How it works").
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
-from fedunlearn.federation.accounting import MeterStack, compute_of
+from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
-from fedunlearn.federation.subspace_summary import Summary, unpack
-from fedunlearn.federation.summary import (
-    Answer,
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.networks import running_statistics
+from fedunlearn.parameters import require_finite
+from fedunlearn.progress import Progress
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import (
     Ask,
+    Evaluations,
     Gradient,
     GroupGradients,
     Losses,
     Products,
-    Question,
-    Sample,
     Signs,
+    Statistics,
     Summaries,
 )
-from fedunlearn.federation.transport.base import Transport
-from fedunlearn.parameters import require_finite
-from fedunlearn.progress import Progress
+from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.questions.subspace_summary import Summary, unpack
 from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.statistics import with_statistics
 from fedunlearn.solvers.operator import LinearOperator
 from fedunlearn.vectors import accumulate, dot
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one model does on some examples.
+
+    Attributes:
+        loss: Mean loss, without a regulariser.
+        accuracy: Share of those with a class that are classified right; None where none has one.
+        examples: How many.
+    """
+
+    loss: float
+    accuracy: float | None
+    examples: int
+
+    @classmethod
+    def of(cls, sums: Tensor) -> Evaluation | None:
+        """Return it from sums (4,), as Evaluations are answered; None without examples."""
+        loss, right, compared, examples = sums.tolist()
+        if not examples:
+            return None
+        return cls(loss / examples, right / compared if compared else None, round(examples))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How well one model does on the examples of a part, and on held-out ones.
+
+    Attributes:
+        own: On the part's; None without any.
+        held_out: On those that nodes hold out of training and that belong to the part: of the
+            forget set the ones of classes that leave everywhere; None without any.
+    """
+
+    own: Evaluation | None
+    held_out: Evaluation | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +125,7 @@ class FederatedObjective:
         progress: Progress,
         deadline_s: float,
         journal: JobJournal | None = None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Open a job; nothing is asked yet.
 
@@ -97,6 +138,8 @@ class FederatedObjective:
             progress: Told of every round.
             deadline_s: For each round.
             journal: Keeps the sums of finished rounds, and has those of a run that was killed.
+            state: Tensors of the model beside its trainable weights that nodes load, by their
+                names in ``state_dict``.
         """
         self.job = uuid.uuid4().hex
         self.cohort = Cohort(nodes)
@@ -107,6 +150,7 @@ class FederatedObjective:
         self._progress = progress
         self._deadline_s = deadline_s
         self._journal = journal
+        self.state = CarriedState.of(state or {})
         self.rounds = 0
 
     def gradients(self, weights: Tensor) -> Gradients:
@@ -167,6 +211,46 @@ class FederatedObjective:
         squares = [square, *(square + 2.0 * dot(weights, s) + dot(s, s) for s in steps)]
         regulariser = 0.5 * self.weight_decay * torch.tensor(squares, dtype=torch.float64)
         return sums[Part.RETAIN] / self.retained + regulariser
+
+    def evaluate(
+        self, weights: Tensor, steps: Tensor, parts: tuple[Part, ...] = (Part.RETAIN,)
+    ) -> dict[Part, tuple[Evaluated, ...]]:
+        """Ask how well the models at weights (d,) and weights + each of steps (m, d) do: one round.
+
+        Returns:
+            For each part that some node holds, the m + 1 models in order.
+        """
+        sums = self._ask(weights, Evaluations(), parts, steps)
+        return {
+            part: tuple(
+                Evaluated(Evaluation.of(own), Evaluation.of(held_out))
+                for own, held_out in zip(*of_part, strict=True)
+            )
+            for part, of_part in sums.items()
+        }
+
+    def statistics(self, weights: Tensor, batch_size: int, seed: int) -> dict[str, Tensor]:
+        """Estimate anew on what stays what normalisation layers have as running statistics.
+
+        One round; none where the state holds no running statistics.
+
+        Args:
+            weights: The point (d,).
+            batch_size: Of the batches on each node.
+            seed: Of the order of its examples.
+
+        Returns:
+            The state with the new statistics; the question's own stays as it was.
+
+        Raises:
+            ForgetSetError: Nothing would stay.
+        """
+        if not running_statistics(self.state):
+            return dict(self.state)
+        sums = self._ask(weights, Statistics(batch_size, seed), (Part.RETAIN,))
+        if not self.retained:
+            raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
+        return with_statistics(self.state, sums[Part.RETAIN] / self.retained)
 
     def curvature(
         self, weights: Tensor, curvature: Curvature, sample: Sample | None = None
@@ -297,6 +381,7 @@ class FederatedObjective:
             ask=ask,
             vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
             sample=sample,
+            state=self.state,
         )
 
     def _answers(self, question: Question) -> Iterator[Answer]:
@@ -325,7 +410,7 @@ class FederatedObjective:
                 + ", ".join(str(node) for node in sorted(missing)),
                 nodes=sorted(missing),
             )
-        self._meters.count_compute(compute_of(question) * examples)
+        self._meters.count_compute(question.cost * examples)
         self._progress.advance()
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalRule
 from fedunlearn.risk.local_training import ORDINARY
 from fedunlearn.scenario.settings import TrainingSettings

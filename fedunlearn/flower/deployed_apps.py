@@ -13,21 +13,20 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from fedunlearn.data.records import NodeRecords
-from fedunlearn.data.scenario_task import ScenarioTask
-from fedunlearn.data.sources import resolve_path
 from fedunlearn.errors import FedunlearnError, ScenarioError
 from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
-from fedunlearn.federation.node import MEMORY, TaskNode
 from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower.client_app import app_of
 from fedunlearn.flower.node_settings import PAYLOADS, NodeSettings
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.networks import NetworkDigest
+from fedunlearn.node.node import MEMORY, TaskNode
+from fedunlearn.node.records import NodeRecords
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Silent
+from fedunlearn.risk.task import Task
 from fedunlearn.scenario.loading import LoadedScenario, load_scenario
 
 FAILURE = "failure.txt"
@@ -49,13 +48,20 @@ class Open(Protocol):
         ...
 
 
-def make_client(folder: Path) -> ClientApp:
-    """Build the ClientApp of the scenarios in a folder; the node finds its data itself."""
+def make_client(folder: Path, task_of: Callable[[LoadedScenario], Task]) -> ClientApp:
+    """Build the ClientApp of the scenarios in a folder; the node finds its data itself.
+
+    Args:
+        folder: Where the scenarios are.
+        task_of: Returns what the nodes of a scenario compute on.
+
+    Returns:
+        The app.
+    """
 
     def node(context: Context, settings: NodeSettings) -> TaskNode:
         loaded = _scenario(folder, context.run_config)
-        scenario = loaded.settings
-        task = ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)
+        task = task_of(loaded)
         records = NodeRecords(settings.records) if settings.records else None
         memory = settings.memory or MEMORY
         return TaskNode(task, settings.number, memory=memory, records=records)

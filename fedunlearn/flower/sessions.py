@@ -17,8 +17,6 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedunlearn.errors import FederationError, StoppedError, UnreachableError
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.messages import (
     POLL_S,
     MessageTransport,
@@ -27,8 +25,11 @@ from fedunlearn.federation.transport.messages import (
     raise_failure,
 )
 from fedunlearn.federation.transport.session import SessionTransport
-from fedunlearn.federation.transport.session_client import attend
-from fedunlearn.federation.transport.session_server import Endpoint, Invitation, SessionServer
+from fedunlearn.federation.transport.session_server import Endpoint, SessionServer
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.session_client import attend
+from fedunlearn.questions.invitation import Invitation
+from fedunlearn.questions.question import Answer, Question
 
 SESSION = "query.session"
 JOB_S = 12 * 3600.0

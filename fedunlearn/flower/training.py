@@ -13,10 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, TrainingPlan
-from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.federation.transport.messages import (
     MeteredGrid,
     config_number,
@@ -24,6 +21,9 @@ from fedunlearn.federation.transport.messages import (
     tensors_from_record,
     tensors_to_record,
 )
+from fedunlearn.node.node import TaskNode
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.risk.local_rules import RULES, LocalPlan, LocalRule
 from fedunlearn.rpc.v1 import session_pb2 as pb
 

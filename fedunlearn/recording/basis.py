@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.subspace_summary import Vector
+from fedunlearn.questions.subspace_summary import Vector
 
 # Of the rows that are mapped from a file, or widened to be handed out, at the same time.
 AT_ONCE_BYTES = 200 * 2**20

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from fedunlearn.errors import TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.subspace_summary import Summary, Vector
-from fedunlearn.federation.summary import Sample, Signs
 from fedunlearn.parameters import digest
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Signs
+from fedunlearn.questions.question import Sample
+from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.recording import Group, Recording
 from fedunlearn.recording.reduced import ReducedProblem, natural_damping

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
-from fedunlearn.federation.forget import ForgetSet, Kind
-from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.questions.forget import ForgetSet, Kind
+from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.reduced import ReducedProblem
 

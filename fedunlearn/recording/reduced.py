@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.solvers.cubic import ReducedStep, solve_projected, spectrum
 from fedunlearn.solvers.weight import damped_weight
 

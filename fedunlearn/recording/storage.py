@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors import numpy as arrays_file
 
 from fedunlearn.errors import RecordingError
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.subspace_summary import Summary, Vector, from_upper
-from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
 from fedunlearn.files import flush_folder, replacing
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.subspace_summary import Summary, Vector, from_upper
+from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.file_basis import (
     FileBasis,

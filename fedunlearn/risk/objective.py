@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedunlearn.errors import EmptyNodeError
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.causes import explained
+from fedunlearn.risk.classified import classified
 from fedunlearn.risk.differentiation import require_differentiable
 from fedunlearn.risk.examples import (
     PROBE_EXAMPLES,
@@ -45,6 +46,8 @@ FISHER_BYTES = 64 * 2**20
 class _Chunk:
     network: Function  # weights (d,) to outputs
     loss: Function  # outputs to the sum of the losses
+    targets: Targets
+    places: Tensor
 
 
 class EmpiricalRisk:
@@ -120,6 +123,27 @@ class EmpiricalRisk:
         weights = weights.to(self.layout.device)
         with torch.no_grad(), twice_differentiable(self.model):
             return sum(float(chunk.loss(chunk.network(weights))) for chunk in self._chunks())
+
+    def evaluation(self, weights: Tensor) -> Tensor:
+        """Return how well the model does at weights (d,), as sums (4,), float64.
+
+        Returns:
+            Sum of losses, examples that are classified right, examples that have a class to compare
+            with, examples.
+        """
+        weights = weights.to(self.layout.device)
+        total = torch.zeros(4, dtype=torch.float64)
+        labels = self.examples.labels
+        with torch.no_grad(), twice_differentiable(self.model):
+            for chunk in self._chunks():
+                outputs = chunk.network(weights)
+                targets = chunk.targets
+                if not isinstance(targets, Tensor) and labels is not None:
+                    targets = labels[chunk.places].to(outputs.device)
+                right, compared = classified(outputs, targets)
+                sums = [float(chunk.loss(outputs)), right, compared, len(chunk.places)]
+                total += torch.tensor(sums, dtype=torch.float64)
+        return total
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Return the gradient (d,) of the sum at weights (d,)."""
@@ -203,7 +227,7 @@ class EmpiricalRisk:
 
     def _made(self, places: Tensor) -> _Chunk:
         inputs, targets = self._take(places)
-        return _Chunk(self._network(inputs), self._loss(targets, len(places)))
+        return _Chunk(self._network(inputs), self._loss(targets, len(places)), targets, places)
 
     def _chunk_makers(self) -> tuple[Callable[[], _Chunk], ...]:
         """Return what makes each chunk, so that only one at a time is on the model's device."""

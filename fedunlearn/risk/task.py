@@ -38,18 +38,9 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class TaskWithHeldOut(Task, Protocol):
-    """A Task whose nodes hold examples that they do not train on."""
+class HoldsOut(Protocol):
+    """A Task whose nodes hold some examples out of training, to evaluate models on."""
 
-    def held_out(self, node: int) -> ReadExamples | None:
-        """Return what one node evaluates on; None where it has none."""
-        ...
-
-
-@runtime_checkable
-class TaskWithTest(Task, Protocol):
-    """A Task that also holds examples which no node trains on."""
-
-    def test_data(self) -> Examples:
-        """Return inputs and targets for testing."""
+    def held_out(self, node: int) -> Examples | ReadExamples | None:
+        """Return what one node evaluates on and does not train on; None where it has none."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.history import PastRound, RoundHistory
 from fedunlearn.scenario.settings import Settings
 from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch

@@ -27,8 +27,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.training import LocalResult, TrainingPlan
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import Unlearning
 from fedunlearn.scenario.settings import Positive, Settings
 from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings

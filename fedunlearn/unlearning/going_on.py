@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.local_rules import LocalRule
 from fedunlearn.risk.local_training import ORDINARY
 from fedunlearn.scenario.settings import Positive, Settings

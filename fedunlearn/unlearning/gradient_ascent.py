@@ -24,8 +24,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import Ascent
 from fedunlearn.scenario.settings import Positive, Settings
 from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings

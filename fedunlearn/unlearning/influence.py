@@ -30,8 +30,8 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Kind
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.questions.forget import ForgetSet, Kind
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.unlearning.undone import Undone, measure_undone
 from fedunlearn.vectors import dot

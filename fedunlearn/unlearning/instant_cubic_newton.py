@@ -32,10 +32,10 @@ from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.federation import Federation, Recordable, Recorded, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.subspace_summary import Summary
-from fedunlearn.federation.summary import Sample
 from fedunlearn.parameters import digest
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import Sample
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.recording import Group, Recording
 from fedunlearn.recording.reduced import ReducedProblem, natural_damping

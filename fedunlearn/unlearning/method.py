@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import Settings
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.local_rules import FisherDescent, LocalRule
 from fedunlearn.scenario.settings import Positive, Settings
 from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings

@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
 

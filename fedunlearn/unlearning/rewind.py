@@ -16,7 +16,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import Settings, Share
 from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
 from fedunlearn.unlearning.method import Grid

@@ -23,8 +23,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import Distillation
 from fedunlearn.scenario.settings import NotNegative, Positive, Settings
 from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings

@@ -28,8 +28,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.summary import Sample
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.question import Sample
 from fedunlearn.risk.products import Curvature
 from fedunlearn.scenario.settings import Positive, Seed, Settings, Share
 from fedunlearn.solvers.cubic import CubicStep, CubicSubproblem

@@ -24,8 +24,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.summary import Sample
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.question import Sample
 from fedunlearn.risk.products import Curvature
 from fedunlearn.scenario.settings import Settings, Share
 from fedunlearn.solvers.cubic import ReducedStep, lift

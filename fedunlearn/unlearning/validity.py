@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from fedunlearn.federation.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.recording.recording import Recording
 from fedunlearn.solvers.cubic import ReducedStep
 from fedunlearn.solvers.weight import Candidate

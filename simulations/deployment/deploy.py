@@ -280,7 +280,7 @@ def deployed(nodes: list[str], logs: Path, search: Path | None = None) -> Iterat
 
 def tell(results: dict[str, Any], seconds: float) -> None:
     """Print the table, and what a round took by which way."""
-    from fedunlearn.evaluation.table import print_tables
+    from fedunlearn.reporting.table import print_tables
 
     print_tables(results)
     (request,) = results["requests"]

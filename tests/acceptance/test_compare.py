@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.evaluation.pages import toml
+from fedunlearn.reporting.pages import toml
 from tests.acceptance.commands import FEDUNLEARN, fedunlearn, in_this_process
 
 SCENARIO = """

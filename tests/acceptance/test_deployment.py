@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.errors import ScenarioError
-from fedunlearn.experiments.experiment import Experiment
 from fedunlearn.federation.federation import OnFault
 from fedunlearn.flower.deployed_apps import on_fault, session_settings
+from fedunlearn.lab.experiment import Experiment
 from fedunlearn.scenario.loading import load_scenario
 from tests.acceptance.commands import processes
 from tests.tables import ROOT

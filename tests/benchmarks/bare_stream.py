@@ -13,9 +13,9 @@ from typing import Any
 
 import grpc
 
-from fedunlearn.federation.transport.chunks import CHUNK
 from fedunlearn.federation.transport.session_certificate import SessionCertificate
 from fedunlearn.federation.transport.session_server import OPTIONS
+from fedunlearn.questions.chunks import CHUNK
 
 METHOD = "/benchmark.Bare/Attend"
 FLOAT = 4

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from fedunlearn.federation.enrolment import Enrolment
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Answer, Products, Question
 from fedunlearn.federation.transport.base import Transport
+from fedunlearn.node.enrolment import Enrolment
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Products
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.products import Curvature
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.subspace_summary import Summary
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.recording import Group, Recording
 from fedunlearn.recording.reduced import natural_damping

@@ -14,17 +14,18 @@ from torch import Tensor
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.session import SessionTransport
-from fedunlearn.federation.transport.session_client import attend
-from fedunlearn.federation.transport.session_server import Invitation, SessionServer
+from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.files import replacing
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.session_client import attend
 from fedunlearn.parameters import initial_weights
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.invitation import Invitation
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.benchmarks.kills import NODES, STOP, invitation_path

@@ -8,8 +8,8 @@ import sys
 import torch
 from torch import nn
 
-from fedunlearn.data.resnet import resnet18_layers
-from fedunlearn.federation.node import MEMORY
+from fedunlearn.models.resnet import resnet18_layers
+from fedunlearn.node.node import MEMORY
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature

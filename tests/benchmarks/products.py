@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.data.models import Factory, cnn, mlp
+from fedunlearn.models.catalogue import Factory, cnn, mlp
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature

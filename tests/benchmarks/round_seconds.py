@@ -19,8 +19,9 @@ from pathlib import Path
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.session import SessionTransport
-from fedunlearn.federation.transport.session_client import attend
-from fedunlearn.federation.transport.session_server import Invitation, SessionServer
+from fedunlearn.federation.transport.session_server import SessionServer
+from fedunlearn.node.session_client import attend
+from fedunlearn.questions.invitation import Invitation
 from tests.benchmarks import bare_stream
 from tests.benchmarks.echo import Echo, timed_round
 

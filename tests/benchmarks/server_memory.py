@@ -44,9 +44,10 @@ def main() -> None:
     """Take the step and print the peak of this process in MiB."""
     from fedunlearn.federation.accounting import MeterStack
     from fedunlearn.federation.federation import Federation, TrainedModel
-    from fedunlearn.federation.forget import ForgetSet, Part
-    from fedunlearn.federation.summary import Answer, Gradient, Products, Question
     from fedunlearn.federation.transport.inline import InlineTransport
+    from fedunlearn.questions.forget import ForgetSet, Part
+    from fedunlearn.questions.kinds import Gradient, Products
+    from fedunlearn.questions.question import Answer, Question
     from fedunlearn.scenario.settings import TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 

@@ -50,11 +50,11 @@ def be_server(nodes: int) -> None:
     import torch
 
     from fedunlearn.federation.accounting import MeterStack
-    from fedunlearn.federation.forget import ForgetSet
     from fedunlearn.federation.objective import FederatedObjective
     from fedunlearn.federation.transport.session import SessionTransport
     from fedunlearn.federation.transport.session_server import SessionServer
     from fedunlearn.progress import Silent
+    from fedunlearn.questions.forget import ForgetSet
     from fedunlearn.risk.products import Curvature
     from tests.benchmarks.peak import peak_mib
 
@@ -85,8 +85,8 @@ def be_server(nodes: int) -> None:
 
 def be_nodes() -> None:
     """Be everybody that is invited."""
-    from fedunlearn.federation.transport.session_client import attend
-    from fedunlearn.federation.transport.session_server import Invitation
+    from fedunlearn.node.session_client import attend
+    from fedunlearn.questions.invitation import Invitation
     from tests.benchmarks.echo import Echo
 
     threads = []

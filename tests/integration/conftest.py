@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.models import ModelFolder

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 import torch
 
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.measuring import Measuring
-from fedunlearn.experiments.removal import Replica, remove, retrain, train
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.session import SessionTransport
-from fedunlearn.federation.transport.session_client import attend
 from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.measuring import Measuring
+from fedunlearn.lab.removal import Replica, remove, retrain, train
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.session_client import attend
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import InTurn
 from tests.tables import ROOT

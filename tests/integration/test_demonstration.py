@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fedunlearn.errors import NotRecordedError
-from fedunlearn.evaluation.report import render_report
-from fedunlearn.experiments.demonstration import Demonstrated, demonstrate
+from fedunlearn.lab.demonstration import Demonstrated, demonstrate
 from fedunlearn.progress import Silent
+from fedunlearn.reporting.report import render_report
 from fedunlearn.requests.keys import PublicKey
 from fedunlearn.requests.ledger import verify_export
 from fedunlearn.requests.receipts import verify_receipt

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Claim, Unlearned
 from fedunlearn.unlearning.registry import make_method, method_names

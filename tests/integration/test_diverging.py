@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedunlearn.experiments.runner import run_scenario
+from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 

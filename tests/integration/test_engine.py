@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fedunlearn.errors import ForgetSetError, InputError
-from fedunlearn.experiments.runner import run_scenario
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import TransportName, simulate
+from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import TinyTask
@@ -102,7 +102,7 @@ def test_impossible_scenarios_are_refused_before_the_first_round(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a federation was opened")
 
-    monkeypatch.setattr("fedunlearn.experiments.runner.simulate", never)
+    monkeypatch.setattr("fedunlearn.lab.runner.simulate", never)
     with pytest.raises(InputError) as caught:
         run("inline", *([overrides] if isinstance(overrides, str) else overrides))
     assert "\n" not in str(caught.value)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import flatten
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.task import Examples
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings

@@ -14,7 +14,6 @@ from flwr.clientapp import ClientApp
 
 from fedunlearn.errors import NodeFailedError, TaskError
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower import sessions
 from fedunlearn.flower.client_app import make_client_app
@@ -23,6 +22,7 @@ from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.sessions import SESSION, SessionOrMessages, SessionSettings
 from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.task import Task
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton

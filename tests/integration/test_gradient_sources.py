@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
-from fedunlearn.experiments.runner import run_scenario
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Gradient
+from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Gradient
 from fedunlearn.recording.gradient import GradientAt
 from fedunlearn.risk.task import Examples, Task
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import GroupGradients, Losses, Products, Summaries
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import GroupGradients, Losses, Products, Summaries
 from fedunlearn.recording.recording import Group, Recording
 from fedunlearn.risk.task import Task
 from fedunlearn.unlearning.instant_cubic_newton import (

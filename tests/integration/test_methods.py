@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings

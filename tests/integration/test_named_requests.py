@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fedunlearn.commitments import Commitments
-from fedunlearn.data.records import COMMITMENTS
 from fedunlearn.data.sources import load_split
-from fedunlearn.experiments.working import NAMES, NODES
+from fedunlearn.node.records import COMMITMENTS
+from fedunlearn.operator.worker_loop import NAMES, NODES
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope, node_scope, record_scope

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Unlearned
 from fedunlearn.unlearning.registry import make_method

@@ -12,16 +12,16 @@ import torch
 from fedunlearn.errors import JobError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
 from fedunlearn.federation.journal import Journal
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
+from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import TinyTask

@@ -13,7 +13,6 @@ from torch import Tensor
 from fedunlearn.evaluation.metrics import js_divergence
 from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
@@ -21,6 +20,7 @@ from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.task import Examples
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.fine_tune import FineTune

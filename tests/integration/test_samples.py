@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.accounting import PRODUCT_COST
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Gradient, Products, Question, Sample
+from fedunlearn.node.node import TaskNode
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import PRODUCT_COST, Gradient, Products
+from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.risk.products import Curvature
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 from tests.federations import TRANSPORTS, TinyTask, weights_of

@@ -26,15 +26,17 @@ from fedunlearn.errors import (
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.summary import Answer, Gradient, Node, Question
-from fedunlearn.federation.transport.codec import answer_message, read_question
 from fedunlearn.federation.transport.session import SessionTransport
-from fedunlearn.federation.transport.session_client import answer_frames, attend
-from fedunlearn.federation.transport.session_server import Endpoint, Invitation, SessionServer
+from fedunlearn.federation.transport.session_server import Endpoint, SessionServer
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.session_client import answer_frames, attend
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.invitation import Invitation
+from fedunlearn.questions.kinds import Gradient
+from fedunlearn.questions.question import Answer, Node, Question
+from fedunlearn.questions.wire import answer_message, read_question
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.rpc.v1.session_pb2_grpc import SessionServiceStub
 from fedunlearn.scenario.settings import TrainingSettings

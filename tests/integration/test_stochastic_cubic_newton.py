@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import Gradient, Products, Sample
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Gradient, Products
+from fedunlearn.questions.question import Sample
 from fedunlearn.solvers.cubic import CubicSubproblem
 from fedunlearn.solvers.dual import DualCubicSolver
 from fedunlearn.solvers.operator import DenseOperator

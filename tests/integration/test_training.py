@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError, NonFiniteError
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.forget import ForgetSet, Kind, Part
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Kind, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.scenario.settings import TrainingSettings

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fedunlearn.errors import NotRecordedError, TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.training import OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import ParameterLayout, initial_weights, load
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.recording.history import PastRound, RoundHistory
 from fedunlearn.risk.local_rules import Distillation
 from fedunlearn.scenario.settings import TrainingSettings

@@ -11,24 +11,22 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedunlearn.errors import EmptyNodeError, NodeFailedError, NonFiniteError, NotDeterministicError
-from fedunlearn.federation.accounting import PRODUCT_COST
-from fedunlearn.federation.forget import ForgetSet, Part
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.subspace_summary import Summary
-from fedunlearn.federation.summary import (
-    Answer,
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import (
+    PRODUCT_COST,
     Ask,
     Gradient,
     GroupGradients,
     Losses,
     Products,
-    Question,
-    Sample,
     Signs,
     Summaries,
 )
-from fedunlearn.federation.transport.base import Transport
-from fedunlearn.progress import Silent
+from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Task
 from tests.federations import TRANSPORTS, BrokenTask, Reach, TinyTask, weights_of

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedunlearn.data.scenario_task import ScenarioTask
 from fedunlearn.errors import FederationError, LeaseLostError, TransitionError
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.kept import read_model
-from fedunlearn.experiments.removal import train
-from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.removal import train
+from fedunlearn.lab.scenario_task import ScenarioTask
 from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.operator.model_store import read_model
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.service.state import ServiceState, open_state
@@ -120,7 +120,7 @@ def test_together_or_one_by_one_the_removed_are_the_same(state: ServiceState) ->
 
 def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> None:
     """The same weights as an owner of the whole federation would get, to the last bit."""
-    from fedunlearn.federation.forget import ForgetSet
+    from fedunlearn.questions.forget import ForgetSet
     from fedunlearn.unlearning.faults import unlearn
 
     loaded = scenario()
@@ -170,7 +170,7 @@ def test_what_is_not_there_any_more_fails_with_a_reason(state: ServiceState) -> 
     assert state.store.get(filed.id).state is State.FAILED
 
 
-def test_rolled_back_it_is_retrained_without_the_buried(state: ServiceState) -> None:
+def test_rolled_back_it_is_retrained_without_the_removed(state: ServiceState) -> None:
     first = state.store.current()
     filed = file(state, scope(state.folder, "samples"))
     work(state)
@@ -231,7 +231,7 @@ class NoRemover:
     def remove(self, job: RemovalJob, reached: object) -> None:  # type: ignore[return]
         raise AssertionError
 
-    bury = done = remove
+    record_tombstones = done = remove
 
 
 def test_a_job_begins_anew_where_another_has_swapped_the_model(
@@ -239,10 +239,10 @@ def test_a_job_begins_anew_where_another_has_swapped_the_model(
 ) -> None:
     slow, quick = two_workers
     first = file(state, scope(state.folder, "samples"))
-    real = ScenarioRemover.remove
+    real = FederationRemover.remove
     asked: list[str] = []
 
-    def meanwhile(self: ScenarioRemover, job: RemovalJob, reached: object) -> object:
+    def meanwhile(self: FederationRemover, job: RemovalJob, reached: object) -> object:
         asked.append(job.base)
         removed = real(self, job, reached)  # type: ignore[arg-type]
         if len(asked) == 1:
@@ -250,7 +250,7 @@ def test_a_job_begins_anew_where_another_has_swapped_the_model(
             assert quick.work() is not None
         return removed
 
-    monkeypatch.setattr(ScenarioRemover, "remove", meanwhile)
+    monkeypatch.setattr(FederationRemover, "remove", meanwhile)
     worked = slow.work()
     assert worked is not None and worked.state is State.SUCCEEDED
     assert len(asked) == 3 and asked[0] == asked[1] != asked[2]
@@ -265,10 +265,10 @@ def test_who_has_lost_the_lease_changes_nothing(
 ) -> None:
     slow, quick = two_workers
     filed = file(state, scope(state.folder, "samples"))
-    real = ScenarioRemover.remove
+    real = FederationRemover.remove
     calls = 0
 
-    def asleep(self: ScenarioRemover, job: RemovalJob, reached: object) -> object:
+    def asleep(self: FederationRemover, job: RemovalJob, reached: object) -> object:
         nonlocal calls
         calls += 1
         removed = real(self, job, reached)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def test_who_has_lost_the_lease_changes_nothing(
             assert quick.work() is not None
         return removed
 
-    monkeypatch.setattr(ScenarioRemover, "remove", asleep)
+    monkeypatch.setattr(FederationRemover, "remove", asleep)
     with pytest.raises(LeaseLostError):
         slow.work()
     assert state.store.get(filed.id).state is State.SUCCEEDED
@@ -296,7 +296,7 @@ def test_a_node_that_does_not_confirm_delays_the_receipt_not_the_swap(
         def offline(*_: object) -> None:
             raise FederationError("node 1 did not confirm")
 
-        patched.setattr(Federation, "bury", offline)
+        patched.setattr(Federation, "record_tombstones", offline)
         worked = worker.work()
     assert worked is not None
     assert (worked.state, worked.reason) == (State.RUNNING, "node 1 did not confirm")
@@ -323,7 +323,7 @@ def test_what_a_task_says_of_its_data_reaches_no_request(
     def broken(*_: object) -> None:
         raise KeyError("patient 4711")
 
-    monkeypatch.setattr(ScenarioRemover, "remove", broken)
+    monkeypatch.setattr(FederationRemover, "remove", broken)
     worked = two_workers[0].work()
     assert worked is not None and worked.state is State.FAILED
     assert state.store.get(filed.id).reason == "KeyError; see the worker's log"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from fedunlearn.errors import StoreError, VerificationError
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.remover import ScenarioRemover
-from fedunlearn.experiments.working import MODELS, NODES
 from fedunlearn.federation.federation import Federation, OnFault
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.node.node import TaskNode
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.worker_loop import MODELS, NODES
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.requests.deletion import Scope, ScopeKind, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope
@@ -123,7 +123,7 @@ def test_an_interrupted_job_goes_on_at_once(
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr(ScenarioRemover, "remove", interrupted)
+        patched.setattr(FederationRemover, "remove", interrupted)
         with pytest.raises(KeyboardInterrupt):
             two_workers[0].work()
     assert state.store.get(filed.id).state is State.RUNNING
@@ -207,17 +207,17 @@ def test_a_damaged_model_is_found_before_a_request_fails(state: ServiceState) ->
     assert state.store.get(filed.id).state is State.PENDING
 
 
-def test_a_node_that_left_is_not_asked_to_bury_a_class(
+def test_a_node_that_left_is_not_asked_to_remove_a_class(
     state: ServiceState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Federation.bury
+    real = Federation.record_tombstones
     told: list[tuple[int, ...]] = []
 
-    def bury(self: Federation, *args: object) -> object:
+    def record_tombstones(self: Federation, *args: object) -> object:
         told.append(self.nodes)
         return real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Federation, "bury", bury)
+    monkeypatch.setattr(Federation, "record_tombstones", record_tombstones)
     file(state, scope(state.folder, "node", 2), 2)
     file(state, class_scope(["7"]))
     assert [one.state for one in work(state)] == [State.SUCCEEDED, State.SUCCEEDED]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedunlearn.errors import NotRecordedError
 from fedunlearn.federation.accounting import Cost, Meter, MeterStack
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 from tests.federations import TRANSPORTS, TinyTask, weights_of
 from tests.laws import laws

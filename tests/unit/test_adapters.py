@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedunlearn.data.adapters import LowRankAdapter, add_adapters
 from fedunlearn.errors import TaskError
+from fedunlearn.models.adapters import LowRankAdapter, add_adapters
 from fedunlearn.parameters import flatten, load, trainable
 from fedunlearn.risk.local_training import LocalPlan, train_locally
 

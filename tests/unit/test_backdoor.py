@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedunlearn.data.backdoor import BRIGHT, PATCH, backdoor_test, plant, planters
-from fedunlearn.data.models import make_model
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.errors import ScenarioError, UnknownNameError
+from fedunlearn.models.catalogue import make_model
 from fedunlearn.parameters import initial_weights
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally

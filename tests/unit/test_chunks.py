@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.federation.transport.chunks import (
+from fedunlearn.questions.chunks import (
     CHUNK,
     MAX_MESSAGE,
     Assembly,

@@ -11,20 +11,18 @@ import pytest
 import torch
 
 from fedunlearn.errors import BadAnswerError, ForgetSetError
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.summary import (
-    Answer,
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import (
     Ask,
     Gradient,
     GroupGradients,
     Losses,
     Products,
-    Question,
-    Sample,
     Signs,
     Summaries,
 )
-from fedunlearn.federation.transport.codec import (
+from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.questions.wire import (
     decode_answer,
     decode_question,
     encode_answer,

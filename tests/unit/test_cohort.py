@@ -10,11 +10,12 @@ import torch
 
 from fedunlearn.errors import BadAnswerError, ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.federation.summary import Answer, Question, Signs
+from fedunlearn.node.node import TaskNode
 from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Signs
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.products import Curvature
 from tests.federations import TinyTask, weights_of
 

@@ -8,13 +8,13 @@ import re
 
 import pytest
 
-from fedunlearn.evaluation.comparison_table import (
+from fedunlearn.reporting.comparison_table import (
     columns_of,
     course_table,
     print_comparison,
     to_csv,
 )
-from fedunlearn.evaluation.spread import summarise
+from fedunlearn.reporting.spread import summarise
 from tests.comparisons import document
 
 

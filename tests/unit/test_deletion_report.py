@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fedunlearn.evaluation
-from fedunlearn.evaluation.deletions import view
+from fedunlearn.reporting.deletions import view
 
 STYLE = Path(fedunlearn.evaluation.__file__).with_name("templates") / "style.css.j2"
 

@@ -24,13 +24,13 @@ from fedunlearn.errors import (
     TaskError,
 )
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.enrolment import Enrolment, require_same_network
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.node import TaskNode
 from fedunlearn.federation.transport.messages import MeteredGrid, enrol
 from fedunlearn.flower.client_app import app_of
 from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.node.enrolment import Enrolment, require_same_network
+from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.errors import ForgetSetError
-from fedunlearn.experiments.forgetting import resolve_requests, split_parts
-from fedunlearn.federation.forget import ForgetSet, Kind, Part
-from fedunlearn.federation.transport.codec import decode_forget_set, encode_forget_set
+from fedunlearn.lab.forgetting import resolve_requests, split_parts
 from fedunlearn.names import Names
+from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.sections import ForgetSettings

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, TaskError
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode, split_by_label
-from fedunlearn.federation.summary import (
+from fedunlearn.node.node import TaskNode, split_by_label
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import (
     Ask,
     Gradient,
     GroupGradients,
     Losses,
     Products,
-    Question,
     Signs,
     Summaries,
 )
+from fedunlearn.questions.question import Question
 from fedunlearn.recording.recording import Group, Recording
 from fedunlearn.recording.settings import RecordingSettings
 from fedunlearn.risk.products import Curvature

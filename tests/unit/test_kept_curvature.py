@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.summary import Products, Question
+from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import flatten
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Products
+from fedunlearn.questions.question import Question
 from fedunlearn.risk import objective
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.objective import EmpiricalRisk

@@ -21,7 +21,7 @@ from fedunlearn.evaluation.metrics import (
     js_divergence,
     losses,
 )
-from fedunlearn.evaluation.results import to_json
+from fedunlearn.reporting.results import to_json
 
 
 def random_probabilities(seed: int, count: int = 40, classes: int = 5) -> torch.Tensor:

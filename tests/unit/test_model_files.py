@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import VerificationError
-from fedunlearn.experiments.kept import model_file, read_model
+from fedunlearn.operator.model_store import model_file, read_model
 from fedunlearn.parameters import ParameterLayout, flatten
 
 

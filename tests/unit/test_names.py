@@ -16,10 +16,10 @@ from fedunlearn.errors import (
     NonFiniteError,
     UnknownNameError,
 )
-from fedunlearn.experiments.forgetting import resolve_requests
-from fedunlearn.experiments.naming import by_name, errors_by_name
-from fedunlearn.experiments.runner import run_scenario
+from fedunlearn.lab.forgetting import resolve_requests
+from fedunlearn.lab.runner import run_scenario
 from fedunlearn.names import Names, as_decimal, in_order
+from fedunlearn.operator.naming import by_name, errors_by_name
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario

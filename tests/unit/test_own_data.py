@@ -21,8 +21,8 @@ from torch.utils.data import (
 )
 
 from fedunlearn.errors import FedunlearnError, NotDeterministicError, OwnCodeError, TaskError
-from fedunlearn.federation.own_data import own_data
-from fedunlearn.federation.own_task import OwnTask
+from fedunlearn.node.own_data import own_data
+from fedunlearn.node.own_task import OwnTask
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.examples import Examples, TensorExamples
 from fedunlearn.risk.objective import EmpiricalRisk

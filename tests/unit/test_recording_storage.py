@@ -23,8 +23,8 @@ from safetensors import numpy as arrays_file
 from safetensors.torch import save_file
 
 from fedunlearn.errors import RecordingError
-from fedunlearn.federation.forget import ForgetSet
-from fedunlearn.federation.subspace_summary import Summary
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.file_basis import FileBasis
 from fedunlearn.recording.recording import Group, Recording

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from fedunlearn.evaluation.evidence import Evidence, ForgottenExample
-from fedunlearn.evaluation.report import render_report
-from fedunlearn.evaluation.table import cells, columns_of, rows
+from fedunlearn.reporting.evidence import Evidence, ForgottenExample
+from fedunlearn.reporting.report import render_report
+from fedunlearn.reporting.table import cells, columns_of, rows
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 MODELS = ("trained", "cubic-newton", "fine-tune", "retrained")

@@ -9,8 +9,8 @@ import torch
 
 from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ForgetSetError, ScenarioError
-from fedunlearn.experiments.forgetting import resolve_requests, split_parts
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.lab.forgetting import resolve_requests, split_parts
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
 from fedunlearn.scenario.sections import ForgetSettings

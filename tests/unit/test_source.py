@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import fedunlearn
-from fedunlearn.experiments.source import source_digest
-from fedunlearn.experiments.store import COMPUTING
+from fedunlearn.lab.source import source_digest
+from fedunlearn.lab.store import COMPUTING
 
 FILES = {
     "__init__.py": "",
@@ -57,7 +57,7 @@ def test_what_a_module_outside_imports_counts_too(package: Path) -> None:
 
 
 def test_a_service_is_no_part_of_a_model() -> None:
-    from fedunlearn.experiments.source import _closure
+    from fedunlearn.lab.source import _closure
 
     modules = _closure(Path(fedunlearn.__file__).parent, COMPUTING)
     packages = {module.split(".")[1] for module in modules}

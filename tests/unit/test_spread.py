@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.evaluation.pareto import pareto_front
-from fedunlearn.evaluation.spread import Figure, as_json, summarise
+from fedunlearn.reporting.pareto import pareto_front
+from fedunlearn.reporting.spread import Figure, as_json, summarise
 from tests.comparisons import document
 
 COORDINATES = st.one_of(st.integers(0, 4).map(float), st.floats(0.0, 1e9))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedunlearn.experiments.comparison import SEEDS_APART, with_seed
-from fedunlearn.experiments.experiment import Experiment
-from fedunlearn.experiments.removal import Removal, Retrained
-from fedunlearn.experiments.store import Store, model_key, removals_key
-from fedunlearn.experiments.tuning import grid_points
 from fedunlearn.federation.accounting import Cost
+from fedunlearn.lab.comparison import SEEDS_APART, with_seed
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.removal import Removal, Retrained
+from fedunlearn.lab.store import Store, model_key, removals_key
+from fedunlearn.lab.tuning import grid_points
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.registry import make_method, method_names
 

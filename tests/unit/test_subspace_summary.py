@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedunlearn.federation.subspace_summary import Summary, Vector, pack, packed_size, unpack
+from fedunlearn.questions.subspace_summary import Summary, Vector, pack, packed_size, unpack
 from fedunlearn.recording import basis as basis_module
 from fedunlearn.recording.basis import MemoryBasis
 from tests.laws import laws

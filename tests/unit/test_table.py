@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedunlearn.evaluation.columns import ASKED_FOR, COLUMNS, LEAST_TELLING
-from fedunlearn.evaluation.table import fitting_columns, print_tables
+from fedunlearn.reporting.columns import ASKED_FOR, COLUMNS, LEAST_TELLING
+from fedunlearn.reporting.table import fitting_columns, print_tables
 
 MEASURED = {
     column.key: 0.1234 for column in COLUMNS if column.key not in (*ASKED_FOR, *LEAST_TELLING)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.sources import Split, load_split
-from fedunlearn.data.text import LENGTH, PADDING, VOCABULARY, token_ids
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario
+from fedunlearn.tokens import LENGTH, PADDING, VOCABULARY, token_ids
 from tests.laws import laws
 from tests.tables import shared_data
 
@@ -56,7 +56,7 @@ def test_long_texts_end_and_words_spread_over_the_vocabulary() -> None:
 
 
 def test_another_process_gives_the_same_ids() -> None:
-    code = "from fedunlearn.data.text import token_ids; print(token_ids(['Ünion wins']).tolist())"
+    code = "from fedunlearn.tokens import token_ids; print(token_ids(['Ünion wins']).tolist())"
     environment = {"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment

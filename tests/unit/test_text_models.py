@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
-from fedunlearn.data import text_models
-from fedunlearn.data.models import MODELS, OF_TOKENS, make_model
-from fedunlearn.data.text import LENGTH, PADDING, token_ids
 from fedunlearn.errors import ScenarioError
+from fedunlearn.models import text as text_models
+from fedunlearn.models.catalogue import MODELS, OF_TOKENS, make_model
 from fedunlearn.parameters import ParameterLayout, flatten, initial_weights, trainable
 from fedunlearn.risk.local_training import LocalPlan, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
+from fedunlearn.tokens import LENGTH, PADDING, token_ids
 
 LOSS = nn.functional.cross_entropy
 COUNT = 11
@@ -155,5 +155,5 @@ def test_networks_take_token_ids_or_refuse_them_in_one_line(name: str) -> None:
 
 
 def test_a_factory_of_ones_own_takes_what_it_likes() -> None:
-    name = "fedunlearn.data.text_models:text_adapters"
+    name = "fedunlearn.models.text:text_adapters"
     assert make_model(name, TOKENS, 2)(TOKENS).shape == (2, 2)

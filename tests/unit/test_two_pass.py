@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.federation.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.solvers.cubic import lift, solve_in_basis, solve_reduced
 from fedunlearn.solvers.lanczos import StoredBasis, lanczos
 from fedunlearn.solvers.operator import DenseOperator, LinearOperator

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.federation.subspace_summary import Summary
+from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.recording import Recording
 from fedunlearn.solvers.weight import Candidate

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from fedunlearn import errors
-from fedunlearn.federation.summary import Answer, Question
+from fedunlearn.questions.question import Answer, Question
 
 
 class Transport(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.node import safe_message
-from fedunlearn.federation.summary import Answer, Node, Question
 from fedunlearn.federation.transport.base import node_failure
+from fedunlearn.node.node import safe_message
+from fedunlearn.questions.question import Answer, Node, Question
 
 
 class InlineTransport:
@@ -25,7 +25,8 @@ class InlineTransport:
         del deadline_s  # a call returns or raises
         self.meters.count_round()
         for number in nodes:
-            self.meters.count_bytes(down=question.point.nbytes + question.vectors.nbytes)
+            sent = question.point.nbytes + question.vectors.nbytes + question.carried.nbytes
+            self.meters.count_bytes(down=sent)
             yield self._answer(question, number)  # not held while the next node is asked
 
     def _answer(self, question: Question, number: int) -> Answer:

@@ -15,9 +15,9 @@ import torch
 
 from fedunlearn.errors import NodeLostError, StoppedError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.summary import Answer, Question
 from fedunlearn.federation.transport.session_round import Arrived, Faulted, Joined, Lost, Round
 from fedunlearn.federation.transport.session_server import SessionServer
+from fedunlearn.questions.question import Answer, Question
 
 # How often a wait looks whether the run was asked to stop.
 LOOK_S = 0.2
@@ -96,8 +96,7 @@ class SessionTransport:
             asked.close()
 
     def _send(self, asked: Round, node: int) -> None:
-        self.meters.count_bytes(down=asked.nbytes)
-        self.server.link(node).ask(asked)
+        self.meters.count_bytes(down=self.server.link(node).ask(asked))
 
     def _lost(self, question: Question, node: int, reason: str) -> None:
         if self._again is None:

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 
 from fedunlearn.errors import BadAnswerError, FedunlearnError
 from fedunlearn.federation.transport.base import node_failure
-from fedunlearn.federation.transport.chunks import Assembly, chunk_of, wire_bytes
 from fedunlearn.federation.transport.session_round import Faulted, Lost, Round
+from fedunlearn.questions.chunks import Assembly, chunk_of, wire_bytes
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -29,23 +29,32 @@ class Link:
         """Serve a node."""
         self.node = node
         self._lock = threading.Lock()
-        self._outbox: SimpleQueue[Round | None] = SimpleQueue()
+        self._outbox: SimpleQueue[tuple[Round, bool] | None] = SimpleQueue()
+        self._state = b""  # digest of the model's state that the node has
         self._asked: Round | None = None
         self._answered = False  # whether a header answered it
         self._settled = True  # whether the round heard what became of it
         self._gone: str | None = None
         self._fault: FedunlearnError | None = None
 
-    def ask(self, asked: Round) -> None:
-        """Send a question; what becomes of it is put into the round's queue."""
+    def ask(self, asked: Round) -> int:
+        """Send a question; what becomes of it is put into the round's queue.
+
+        Returns:
+            How many bytes the node is sent, headers of chunks apart.
+        """
         with self._lock:
+            state = asked.question.carried.digest
+            anew = bool(state) and state != self._state
             if self._fault is not None:
                 asked.events.put(Faulted(self.node, self._fault))
             elif self._gone is not None:
                 asked.events.put(Lost(self.node, self._gone))
             else:
                 self._asked, self._answered, self._settled = asked, False, False
-                self._outbox.put(asked)
+                self._outbox.put((asked, anew))
+                self._state = state or self._state
+            return asked.nbytes(state=anew)
 
     @property
     def fault(self) -> FedunlearnError | None:
@@ -63,9 +72,10 @@ class Link:
 
     def frames(self) -> Iterator[bytes]:
         """Yield what is sent, as it is there to be sent, until the link is closed."""
-        while (asked := self._outbox.get()) is not None:
-            yield from asked.frames()
-            del asked  # its tensors are not this thread's to keep
+        while (sent := self._outbox.get()) is not None:
+            asked, state = sent
+            yield from asked.frames(state=state)
+            del sent, asked  # its tensors are not this thread's to keep
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Take what the node sends until its stream ends."""

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fedunlearn.errors import BadAnswerError, FedunlearnError
 from fedunlearn.federation.cohort import require_shape
-from fedunlearn.federation.forget import Part
-from fedunlearn.federation.summary import Answer, Question
-from fedunlearn.federation.transport.chunks import announce, as_payload, cut, wire_bytes
-from fedunlearn.federation.transport.codec import question_message, read_answer
+from fedunlearn.questions.chunks import STATE, announce, as_payload, cut, wire_bytes
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Answer, Question
+from fedunlearn.questions.wire import question_message, read_answer
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
 # Answers that the server holds at once: one is summed while others arrive.
@@ -96,6 +96,7 @@ class Round:
         if len(question.vectors):
             named["vectors"] = question.vectors
         self._sent = {name: as_payload(tensor, payload) for name, tensor in named.items()}
+        self._state = {f"{STATE}{name}": tensor for name, tensor in question.carried.items()}
         if payload is not None:
             rounded = {name: self._sent[name].to(named[name].dtype) for name in named}
             question = replace(
@@ -112,19 +113,31 @@ class Round:
             deadline_s=deadline_s,
         )
         self._head = pb.AttendResponse(question=header).SerializeToString()
+        header.tensors.extend(announce(n, t, t.dtype) for n, t in self._state.items())
+        self._head_with_state = pb.AttendResponse(question=header).SerializeToString()
         self._slots = threading.Semaphore(AT_ONCE)
         self._closed = threading.Event()
 
-    @property
-    def nbytes(self) -> int:
-        """What one node is sent, headers of chunks apart."""
-        return len(self._head) + sum(tensor.nbytes for tensor in self._sent.values())
+    def nbytes(self, *, state: bool) -> int:
+        """Return what one node is sent, headers of chunks apart, with the model's state or not."""
+        head = self._head_with_state if state else self._head
+        return len(head) + sum(tensor.nbytes for tensor in self._tensors(state))
 
-    def frames(self) -> Iterator[bytes]:
-        """Return the frames for one node, each made when it is taken."""
-        yield self._head
-        for tensor in self._sent.values():
+    def frames(self, *, state: bool) -> Iterator[bytes]:
+        """Return the frames for one node, each made when it is taken.
+
+        Args:
+            state: Whether the model's state is sent; else the node has it of a question before.
+
+        Yields:
+            The header, then chunks.
+        """
+        yield self._head_with_state if state else self._head
+        for tensor in self._tensors(state):
             yield from cut(tensor, self._streams)
+
+    def _tensors(self, state: bool) -> list[Tensor]:
+        return [*self._sent.values(), *(self._state.values() if state else ())]
 
     def check(self, node: int, header: pb.AnswerHeader) -> int:
         """Refuse what an answer announces before memory is spent on it.

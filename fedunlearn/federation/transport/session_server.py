@@ -12,35 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from fedunlearn.errors import FederationError, NodeLostError
-from fedunlearn.federation.transport.chunks import MAX_MESSAGE
 from fedunlearn.federation.transport.session_certificate import SessionCertificate
 from fedunlearn.federation.transport.session_link import Link
-from fedunlearn.rpc.v1 import session_pb2 as pb
-
-SERVICE = pb.DESCRIPTOR.services_by_name["SessionService"]
-ATTEND = SERVICE.methods_by_name["Attend"]
-TOKEN_KEY = "authorization"
-BEARER = "Bearer "
-
-KEEPALIVE_MS = 20_000  # a peer that does not even answer pings is lost after twice as long
-OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
-    # A second server on the port would take half of the nodes.
-    ("grpc.so_reuseport", 0),
+from fedunlearn.questions.invitation import (
+    ATTEND,
+    BEARER,
+    OPTIONS,
+    SERVICE,
+    TOKEN_KEY,
+    Invitation,
 )
+
 # Bytes of answers that gRPC takes in before the server has asked for them, of all nodes together;
 # its own probing would let a fast network fill the memory of a server of many nodes.
 AHEAD = 8 * 2**20
@@ -63,23 +51,6 @@ class Endpoint:
     listen: str = "127.0.0.1"
     port: int = 0
     reach: str | None = None
-
-
-@dataclass(frozen=True)
-class Invitation:
-    """What a node needs to open its stream.
-
-    Attributes:
-        node: Its number.
-        address: ``host:port``.
-        token: Good once.
-        certificate: PEM, the only one that is to be trusted.
-    """
-
-    node: int
-    address: str
-    token: str = field(repr=False)
-    certificate: bytes = field(repr=False)
 
 
 class SessionServer:

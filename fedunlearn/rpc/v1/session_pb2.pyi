@@ -183,6 +183,18 @@ class SummariesQuestion(_message.Message):
     by_label: bool
     def __init__(self, curvature: _Optional[_Union[Curvature, str]] = ..., by_label: _Optional[bool] = ...) -> None: ...
 
+class EvaluationsQuestion(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatisticsQuestion(_message.Message):
+    __slots__ = ("batch_size", "seed")
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    batch_size: int
+    seed: int
+    def __init__(self, batch_size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class Sample(_message.Message):
     __slots__ = ("share", "seed")
     SHARE_FIELD_NUMBER: _ClassVar[int]
@@ -192,7 +204,7 @@ class Sample(_message.Message):
     def __init__(self, share: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "sample")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "statistics", "sample", "state_sha256")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -204,7 +216,10 @@ class Question(_message.Message):
     LOSSES_FIELD_NUMBER: _ClassVar[int]
     GROUP_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
     SUMMARIES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
     job: str
     round: int
     model_sha256: bytes
@@ -216,8 +231,11 @@ class Question(_message.Message):
     losses: LossesQuestion
     group_gradients: GroupGradientsQuestion
     summaries: SummariesQuestion
+    evaluations: EvaluationsQuestion
+    statistics: StatisticsQuestion
     sample: Sample
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
+    state_sha256: bytes
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts", "labels")

@@ -3,5 +3,6 @@
 from pathlib import Path
 
 from fedunlearn.flower.deployed_apps import make_client
+from fedunlearn.lab.scenario_task import scenario_task
 
-app = make_client(Path(__file__).parent)
+app = make_client(Path(__file__).parent, scenario_task)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedunlearn.experiments.deployed import run_deployed
 from fedunlearn.flower.deployed_apps import make_server
+from fedunlearn.lab.deployed import run_deployed
 
 app = make_server(Path(__file__).parent, run_deployed)

@@ -1,1 +1,0 @@
-"""Scenarios, run from start to end."""

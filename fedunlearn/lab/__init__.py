@@ -1,0 +1,1 @@
+"""Scenarios from start to end, where all data are at hand: run, compare, tune, evaluate."""

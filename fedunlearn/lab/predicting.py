@@ -1,0 +1,17 @@
+"""A model's outputs on examples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.parameters import load
+
+CHUNK = 2048
+
+
+def outputs_of(workspace: nn.Module, weights: Tensor, inputs: Tensor) -> Tensor:
+    """Return outputs (n, ...) at weights (d,), which the workspace holds afterwards."""
+    load(workspace, weights)
+    with torch.no_grad():
+        return torch.cat([workspace(chunk) for chunk in inputs.split(CHUNK)])

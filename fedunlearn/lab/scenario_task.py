@@ -1,0 +1,58 @@
+"""A scenario's data and model as a Task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.data.sources import Split, load_split, resolve_path
+from fedunlearn.models.catalogue import make_model
+from fedunlearn.scenario.data import DataSettings, ModelSettings
+from fedunlearn.scenario.loading import LoadedScenario
+
+
+class ScenarioTask:
+    """Classification on a scenario's data. Travels as settings; data is loaded where it is used."""
+
+    def __init__(self, data: DataSettings, model: ModelSettings) -> None:
+        """Take the settings; loads nothing."""
+        self._data = data
+        self._model = model
+
+    @property
+    def split(self) -> Split:
+        """All examples of all nodes, for those who evaluate; a node sees its own only."""
+        return load_split(self._data)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, mean over examples."""
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def model(self) -> nn.Module:
+        """A new network."""
+        split = self.split
+        return make_model(self._model.name, split.inputs, split.classes)
+
+    def data(self, node: int) -> tuple[Tensor, Tensor]:
+        """A node's inputs and targets."""
+        split = self.split
+        indices = torch.from_numpy(split.nodes[node])
+        return split.inputs[indices], split.targets[indices]
+
+    def held_out(self, node: int) -> tuple[Tensor, Tensor] | None:
+        """A node's share of the scenario's test data; None where there are fewer than nodes."""
+        split = self.split
+        inputs, targets = (
+            values[node :: len(split.nodes)] for values in (split.test_inputs, split.test_targets)
+        )
+        return (inputs, targets) if len(targets) else None
+
+    def test_data(self) -> tuple[Tensor, Tensor]:
+        """The held-out examples."""
+        return self.split.test_inputs, self.split.test_targets
+
+
+def scenario_task(loaded: LoadedScenario) -> ScenarioTask:
+    """Return what the nodes of a scenario compute on."""
+    scenario = loaded.settings
+    return ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)

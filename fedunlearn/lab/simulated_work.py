@@ -1,0 +1,39 @@
+"""A worker over a scenario's federation, simulated: trains the first model where there is none."""
+
+from __future__ import annotations
+
+from fedunlearn.flower.simulation import TransportName, simulate
+from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.site import site_of
+from fedunlearn.operator.naming import errors_by_name
+from fedunlearn.operator.worker_loop import NODES, WorkPlace, work_in
+from fedunlearn.progress import Progress
+from fedunlearn.scenario.loading import LoadedScenario
+
+
+def work_simulated(
+    loaded: LoadedScenario, place: WorkPlace, *, transport: TransportName, progress: Progress
+) -> None:
+    """Work in a simulated federation, whose nodes keep their records in the state folder.
+
+    Args:
+        loaded: Data, model, training, method.
+        place: Requests and models.
+        transport: ``inline`` or ``flower``.
+        progress: Hears of training and rounds.
+    """
+    experiment = Experiment.prepare(loaded)
+    names = experiment.task.split.node_names
+    try:
+        with errors_by_name(names):
+            simulate(
+                experiment.task,
+                len(names),
+                lambda federation: work_in(site_of(experiment), federation, place),
+                transport=transport,
+                progress=progress,
+                records=place.folder / NODES,
+                refused=[names.place(name) for name in place.refused],
+            )
+    finally:
+        place.stop.set()  # where the engine has failed, the work inside does not know it

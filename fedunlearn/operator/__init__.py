@@ -1,0 +1,1 @@
+"""Removals that an operator runs in a federation: remover, model store, worker loop."""

@@ -1,0 +1,185 @@
+"""The worker's removals, done by a method in the operator's federation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedunlearn.errors import FederationError, JobError, StoppedError, VerificationError
+from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.journal import Journal
+from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.operator.model_store import KeptModels
+from fedunlearn.operator.naming import by_name, errors_by_name
+from fedunlearn.operator.site import Site
+from fedunlearn.parameters import require_finite
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.requests.deletion import Scope, ScopeKind, Stage
+from fedunlearn.unlearning.faults import unlearn
+from fedunlearn.unlearning.recovery import recover
+from fedunlearn.unlearning.retrain import Retrain
+from fedunlearn.vectors import norm
+from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.removal import RemovalJob, Removed
+
+log = logging.getLogger(__name__)
+
+
+class FederationRemover:
+    """Removes by the operator's method, in a federation that is open."""
+
+    def __init__(
+        self,
+        site: Site,
+        federation: Federation,
+        models: ModelFolder,
+        folder: Path,
+        left: Callable[[], Collection[str]],
+    ) -> None:
+        """Take the federation.
+
+        Args:
+            site: Names, model, method.
+            federation: The nodes.
+            models: The model files.
+            folder: The state folder, for what is kept of training and of jobs that run.
+            left: Returns the names of the nodes that have left.
+
+        Raises:
+            NotRecordedError: The method needs what is not kept in files.
+        """
+        self._site = site
+        self._federation = federation
+        self._jobs = folder / "jobs"
+        self._training = folder / "training"
+        self._left = left
+        self._method = site.method
+        model = build_model(site.model)
+        self._network = NetworkDigest.of(model).digest.hex()
+        self.kept = KeptModels(models, self._training, model, self._method)
+
+    def train(self) -> str:
+        """Train the first model, resume where that was interrupted, and store it.
+
+        Returns:
+            sha256 of its file.
+
+        Raises:
+            VerificationError: The operator trains elsewhere, and has registered no model yet.
+        """
+        if self._site.train is None:
+            raise VerificationError(
+                "the state folder has no model; train the app first, with "
+                "unlearning(..., state=...) in its server_app, which registers the model"
+            )
+        federation = replace(self._federation, journal=Journal(self._training / "journal"))
+        trained = self._site.train(federation, self._method.to_record())
+        sha256 = self.kept.keep_first(trained)
+        shutil.rmtree(self._training / "journal", ignore_errors=True)
+        return sha256
+
+    def remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
+        """See Remover; what an interrupted run has finished is not asked again."""
+        with errors_by_name(self._site.nodes):
+            try:
+                return self._remove(job, reached)
+            except JobError as error:
+                log.warning("job %s begins anew: %s", job.id, error)
+                self.done(job.id)
+                return self._remove(job, reached)
+
+    def _gone(self) -> list[int]:
+        """Return the numbers of the nodes that have left."""
+        return [self._site.nodes.place(name) for name in self._left()]
+
+    def record_tombstones(self, deletion: str, scope: Scope) -> Mapping[str, int]:
+        """See Remover."""
+        rule, names = self._site.rule_of([scope]), self._site.nodes
+        federation = self._federation
+        if scope.kind is not ScopeKind.NODE:
+            federation = federation.without(self._gone())
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
+        try:
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
+        except StoppedError:
+            raise
+        except FederationError:  # it has left, and the server refuses it
+            log.warning("deletion %s: the node that left did not confirm", deletion)
+            return {}
+
+    def done(self, job: str) -> None:
+        """See Remover."""
+        shutil.rmtree(self._jobs / job, ignore_errors=True)
+
+    def _remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
+        reached(Stage.COLLECTING)
+        federation = self._federation.without(self._gone())
+        federation = replace(federation, journal=Journal(self._jobs / job.id))
+        trained = self.kept.load(job.base)
+        site = self._site
+        forget = site.rule_of(job.scopes.values()).following(
+            site.rule_of([scope]) for scope in job.before
+        )
+        method = Retrain() if job.again else self._method
+        name = method.name if job.again else site.name
+        rounds = 0 if job.again else site.recovery_rounds
+        reached(Stage.SOLVING)
+        with federation.measure() as meter:
+            if not job.again:  # a model that was trained on, or anew, has nothing recorded
+                trained = federation.record(trained, method.to_record())
+            unlearned = unlearn(method, trained, federation, forget)
+            missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
+            if missing:
+                journal = Journal(self._jobs / job.id / "without-the-missing")
+                federation = replace(federation.without(missing), journal=journal)
+            weights = recover(federation, trained, forget, unlearned.weights, rounds, name=name)
+            require_finite(weights, name)
+            spent = meter.stopped()
+        reached(Stage.VERIFYING)
+        after = replace(trained, weights=weights, recorded={})
+        if unlearned.trained is not None and weights is unlearned.weights:
+            after = unlearned.trained
+        settings: dict[str, Any] = method.settings.model_dump(mode="json", by_alias=True)
+        return Removed(
+            model=self.kept.content(weights),
+            method=method.name,
+            settings=settings | ({"recovery-rounds": rounds} if rounds else {}),
+            status=by_name(unlearned.status, site.nodes),
+            claim=unlearned.claim.value,
+            nodes=tuple(site.nodes[node] for node in federation.nodes),
+            missing=tuple(site.nodes[node] for node in missing),
+            rounds=spent.rounds,
+            bytes_up=spent.bytes_up,
+            bytes_down=spent.bytes_down,
+            measures=self._measures(federation, forget, trained, weights),
+            keep=lambda folder: self.kept.keep(after, folder, job.base),
+            network=self._network,
+        )
+
+    def _measures(
+        self, federation: Federation, forget: ForgetSet, trained: TrainedModel, weights: Tensor
+    ) -> dict[str, float]:
+        """Ask the nodes that stay how well both models do: one round."""
+        objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
+        change = weights - trained.weights
+        before, after = objective.evaluate(trained.weights, change[None])[Part.RETAIN]
+        measures = {"relative_update": norm(change) / max(norm(trained.weights), 1e-12)}
+        if before.own is not None and after.own is not None:
+            measures["retain_loss_rise"] = after.own.loss - before.own.loss
+        if before.held_out is not None and after.held_out is not None:
+            pair = before.held_out.accuracy, after.held_out.accuracy
+            if pair[0] is not None and pair[1] is not None:
+                measures["test_accuracy_drop"] = pair[0] - pair[1]
+        return measures

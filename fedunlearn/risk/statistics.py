@@ -1,0 +1,143 @@
+"""Running statistics of normalisation layers, estimated anew: a node's sums over its batches.
+
+As ``torch.optim.swa_utils.update_bn`` does, the model runs in training mode at fixed weights, and
+what layers see is averaged over batches; here each batch counts by its size, so that the sums of
+nodes add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from fedunlearn.errors import TaskError
+from fedunlearn.networks import MEAN, VAR, running_statistics
+from fedunlearn.parameters import ParameterLayout, seeded
+from fedunlearn.trees import Tree, map_tensors
+
+
+def batches(indices: Tensor, size: int, entropy: Sequence[int]) -> list[Tensor]:
+    """Cut examples into batches, in an order drawn from a seed.
+
+    Args:
+        indices: Of the examples (n,).
+        size: Of a batch. An example that is left over alone is joined to the last batch, since a
+            batch of one has no variance.
+        entropy: Of the order.
+
+    Returns:
+        Their indices.
+    """
+    order = np.random.default_rng(list(entropy)).permutation(len(indices))
+    parts = list(indices[torch.from_numpy(order)].split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        last = parts.pop()
+        parts[-1] = torch.cat([parts[-1], last])
+    return parts
+
+
+def statistics(
+    model: nn.Module,
+    weights: Tensor,
+    state: Mapping[str, Tensor],
+    inputs: Iterable[tuple[int, Tree]],
+    seed: int,
+) -> Tensor:
+    """Return sums over batches of their size times what normalisation layers see of them.
+
+    A layer whose running statistics are not in the state is left as the model has it. Buffers and
+    weights of the model stay as they are.
+
+    Args:
+        model: In the mode in which it is differentiated.
+        weights: The point (d,).
+        state: Holds running statistics of the layers, by their names in ``state_dict``.
+        inputs: Of each batch: how many examples it counts for, and its inputs.
+        seed: Of dropout, which is active as in training.
+
+    Returns:
+        For each layer, in the order of their names: sum of n_b times mean, then of n_b times
+        unbiased variance; float64, flat.
+
+    Raises:
+        TaskError: The model has other layers there, or none.
+    """
+    layers = {name: _layer(model, name.rstrip(".")) for name in running_statistics(state)}
+    layout = ParameterLayout.of(model)
+    parts = layout.unflatten(weights.detach().to(layout.device))
+    total: dict[str, Tensor] = {}
+    with torch.no_grad(), _training(model, layers.values()), seeded(seed):
+        for count, batch in inputs:
+            fresh = _fresh(model, layers)
+            there = map_tensors(lambda one: one.to(layout.device), batch)
+            functional_call(model, {**parts, **fresh}, (there,))
+            for name in layers:
+                for kind in (MEAN, VAR):
+                    seen = fresh[name + kind].double().cpu() * count
+                    total[name + kind] = total.get(name + kind, 0.0) + seen
+    return torch.cat([total[name + kind] for name in layers for kind in (MEAN, VAR)])
+
+
+def with_statistics(state: Mapping[str, Tensor], means: Tensor) -> dict[str, Tensor]:
+    """Return a state with other running statistics.
+
+    Args:
+        state: Holds running statistics of some layers.
+        means: What ``statistics`` returns, summed over nodes and divided by the examples.
+    """
+    sizes = running_statistics(state)
+    names = [name + kind for name in sizes for kind in (MEAN, VAR)]
+    parts = means.split([state[name].numel() for name in names])
+    new = {
+        name: part.to(state[name].dtype).view(state[name].shape)
+        for name, part in zip(names, parts, strict=True)
+    }
+    return {**state, **new}
+
+
+def _layer(model: nn.Module, name: str) -> _NormBase:
+    layer = dict(model.named_modules(remove_duplicate=False)).get(name)
+    if not isinstance(layer, _NormBase) or layer.running_mean is None:
+        kind = "missing" if layer is None else type(layer).__name__
+        raise TaskError(
+            f"model: layer {name!r} is {kind}, whose running statistics cannot be estimated anew; "
+            "use torch.nn's BatchNorm there, or leave its statistics as they were trained"
+        )
+    return layer
+
+
+def _fresh(model: nn.Module, layers: Mapping[str, _NormBase]) -> dict[str, Tensor]:
+    """Return copies of a model's buffers, which a forward pass writes to; those of layers 0."""
+    copies = {name: b.clone() for name, b in model.named_buffers(remove_duplicate=False)}
+    for name in layers:
+        for kind in (MEAN, VAR, "num_batches_tracked"):
+            copies[name + kind] = torch.zeros_like(copies[name + kind])
+    return copies
+
+
+@contextmanager
+def _training(model: nn.Module, layers: Iterable[_NormBase]) -> Iterator[None]:
+    """Put a model in training mode but for normalisation layers that are not asked for."""
+    asked = set(layers)
+    modes = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in asked}
+    try:
+        model.train()
+        for module in modes:
+            if isinstance(module, _NormBase) and module not in asked:
+                module.train(modes[module])
+        for layer in asked:
+            # None averages over all calls of a forward pass, which InstanceNorm does not know.
+            layer.momentum = None if isinstance(layer, _BatchNorm) else 1.0
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
