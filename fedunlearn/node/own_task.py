@@ -16,6 +16,7 @@ from fedunlearn.node.own_model import OwnForm, OwnForward, OwnLoss, adapted, for
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.risk.dataset_examples import DatasetExamples
 from fedunlearn.risk.examples import Examples, TensorExamples, few
+from fedunlearn.risk.randomness import generators_kept
 from fedunlearn.risk.task import Loss
 from fedunlearn.trees import Tree, map_tensors
 
@@ -64,7 +65,8 @@ class OwnTask:
 
     def model(self) -> nn.Module:
         """Build the model, in eval mode, called as the data need it."""
-        form = self.form
+        with generators_kept():  # the first time data are read, which must not change what is drawn
+            form = self.form
         return adapted(self._make().eval(), form)
 
     def data(self, node: int = 0) -> Examples:

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.data.records import NodeRecords
-from fedunlearn.data.records import record_bytes as bytes_of_tensors
 from fedunlearn.errors import ForgetSetError, NodeLeftError, NonFiniteError, TaskError
-from fedunlearn.federation.forget import ForgetSet, Part
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.own_task import OwnTask
-from fedunlearn.federation.summary import Gradient, GroupGradients, Question, Sample
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.own_task import OwnTask
+from fedunlearn.node.records import NodeRecords
+from fedunlearn.node.records import record_bytes as bytes_of_tensors
 from fedunlearn.parameters import flatten
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Gradient, GroupGradients
+from fedunlearn.questions.question import Question, Sample
 from fedunlearn.risk.dataset_examples import BATCH_BYTES, DatasetExamples
 from fedunlearn.risk.examples import TensorExamples
 from fedunlearn.risk.local_rules import LocalPlan
@@ -186,13 +187,13 @@ def test_removed_items_are_left_out(tmp_path: Path) -> None:
     one, other = nodes(tmp_path)
     for node in (one, other):
         node.enrol()
-        assert node.bury("d1", ForgetSet.of_class(1)) == int((tensors()[1] == 1).sum())
+        assert node.record_tombstones("d1", ForgetSet.of_class(1)) == int((tensors()[1] == 1).sum())
     after = question(Gradient(), ForgetSet.of_records({1: [0]}))
     torch.testing.assert_close(
         one.answer(after).values[Part.RETAIN], other.answer(after).values[Part.RETAIN]
     )
     assert one.answer(after).counts == other.answer(after).counts
-    other.bury("d2", ForgetSet.of_nodes(1))
+    other.record_tombstones("d2", ForgetSet.of_nodes(1))
     with pytest.raises(NodeLeftError):
         other.answer(after)
 

@@ -13,7 +13,7 @@ import os, resource, sys, time
 import numpy as np, torch
 from torch import nn
 from fedunlearn.commitments import Commitments
-from fedunlearn.federation.own_task import OwnTask
+from fedunlearn.node.own_task import OwnTask
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature

@@ -16,8 +16,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.utils.data import DataLoader
 
 from fedunlearn.errors import FedunlearnError, NoCurvatureError, TaskError
-from fedunlearn.federation.own_task import OwnTask
 from fedunlearn.networks import NetworkDigest
+from fedunlearn.node.own_task import OwnTask
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from fedunlearn.errors import NoCurvatureError
-from fedunlearn.federation.node import TaskNode
-from fedunlearn.federation.own_task import OwnTask
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.own_task import OwnTask
 from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
