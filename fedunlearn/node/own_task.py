@@ -11,8 +11,9 @@ from torch.utils.data import TensorDataset, default_collate
 
 from fedunlearn.errors import FedunlearnError, OwnCodeError
 from fedunlearn.networks import build_model
+from fedunlearn.node.own_call import OwnForward
 from fedunlearn.node.own_data import OwnData, own_data
-from fedunlearn.node.own_model import OwnForm, OwnForward, OwnLoss, adapted, form_of_own
+from fedunlearn.node.own_model import OwnForm, OwnLoss, adapted, form_of_own
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.risk.dataset_examples import DatasetExamples
 from fedunlearn.risk.examples import Examples, TensorExamples, few

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from fedunlearn.errors import FedunlearnError, NoCurvatureError, TaskError
 from fedunlearn.networks import NetworkDigest
@@ -396,6 +396,28 @@ def pad(items: list[dict[str, Any]]) -> dict[str, Tensor]:
         mask[row, :count] = 1
     labels = torch.tensor([item["label"] for item in items])
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_inputs_without_targets_are_reconstructed(alone: bool) -> None:
+    """An autoencoder: the loss compares the outputs with the batch."""
+    inputs = tensors()[0]
+    data = list(inputs) if alone else TensorDataset(inputs)
+
+    def loss(outputs: Tensor, batch: Any) -> Tensor:
+        return mse_loss(outputs, batch if alone else batch[0])
+
+    task = OwnTask(lambda: Net(4), loss, lambda: data)
+    risk, weights = risk_of(task)
+    plain = OwnTask(lambda: Net(4), mse_loss, lambda: (inputs, inputs))
+    other, _ = risk_of(plain)
+    torch.testing.assert_close(risk.gradient(weights), other.gradient(weights))
+    torch.testing.assert_close(risk.fisher_diagonal(weights), other.fisher_diagonal(weights))
+    row = weights[None].cos()
+    torch.testing.assert_close(
+        risk.products(weights, row, Curvature.GGN), other.products(weights, row, Curvature.GGN)
+    )
+    assert task.data(0).labels is None
 
 
 def test_padded_batches_by_length_agree_with_one_by_one() -> None:
