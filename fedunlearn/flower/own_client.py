@@ -32,7 +32,8 @@ from fedunlearn.flower.removed_examples import confirm, reply_to_remove, rule_in
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.subsets import size_of, without_examples
 from fedunlearn.node.node import MEMORY, TaskNode
-from fedunlearn.node.own_model import OwnForward, OwnLoss
+from fedunlearn.node.own_call import OwnForward
+from fedunlearn.node.own_model import OwnLoss
 from fedunlearn.node.own_task import OwnTask
 
 D = TypeVar("D")

@@ -17,20 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.errors import TaskError
-from fedunlearn.risk.dataset_examples import Divide, last_is_target
+from fedunlearn.errors import OwnCodeError, TaskError
+from fedunlearn.node.own_call import (
+    LABEL_KEYS,
+    OwnForward,
+    Way,
+    label_key,
+    labels_by,
+    parameters_of,
+    way_of,
+)
+from fedunlearn.risk.dataset_examples import Divide
+from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.randomness import generators_kept
 from fedunlearn.risk.task import Loss
-from fedunlearn.trees import Tree, tensors_of
+from fedunlearn.trees import Tree, described
 
 # Of outputs and targets, or of outputs and the whole batch.
 OwnLoss = Callable[..., Tensor]
-# Maps the model and a batch to the outputs.
-OwnForward = Callable[[Any, Tree], object]
-
-LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-LABEL_ENDINGS = ("_labels", "_label", "_target")
 OUTPUT_KEYS = ("logits", "out", "outputs", "output")
 # Between the loss that a model returns and the same from its logits.
 AGREES = 1e-4
@@ -59,14 +64,6 @@ class OwnForm:
     plain: bool = False
 
 
-@dataclass(frozen=True)
-class _Way:
-    """One way of calling a model: which part of a batch it takes, and how."""
-
-    inputs: Callable[[Tree], Tree]
-    call: Callable[[Any, Tree], object]
-
-
 def form_of_own(
     model: nn.Module,
     loss: OwnLoss | None,
@@ -91,12 +88,12 @@ def form_of_own(
     Raises:
         TaskError: Nothing says how; the message names the keys and the argument that does.
     """
-    key = _label_key(batch, label) if isinstance(batch, Mapping) else None
-    label_of = _label_of(batch, key)
+    key = label_key(batch, label) if isinstance(batch, Mapping) else None
+    label_of = labels_by(batch, key)
     with _trial(model):
         if loss is None:
             return _of_models_own_loss(model, batch, key, label_of, forward)
-        way = _way(model, batch, key, forward)
+        way = way_of(model, batch, key, forward)
         outputs = _tried(lambda: way.call(model, way.inputs(batch)))
         return _fitting(way, loss, batch, label_of, outputs, forward)
 
@@ -150,120 +147,6 @@ def _tried(act: Callable[[], object]) -> object | None:
         return None
 
 
-def _label_key(batch: Mapping[str, Tree], label: str | None) -> str | None:
-    if label is not None:
-        if label not in batch:
-            raise TaskError(
-                f"data: batches have no key {label!r}, which label= names, but {_keys(batch)}"
-            )
-        return label
-    for key in LABEL_KEYS:
-        if key in batch:
-            return key
-    found = [key for key in batch if str(key).endswith(LABEL_ENDINGS)]
-    if "fine_label" in found:
-        return "fine_label"
-    if len(found) > 1:
-        raise TaskError(
-            f"data: batches have the keys {_keys(batch)}, of which several may be the target; name "
-            "it by label="
-        )
-    return found[0] if found else None
-
-
-def _true(_: object) -> bool:
-    return True
-
-
-def _is_label(key: object) -> bool:
-    return key in LABEL_KEYS or str(key).endswith(LABEL_ENDINGS)
-
-
-def _keys(batch: Mapping[str, Tree]) -> str:
-    return ", ".join(repr(str(key)) for key in batch)
-
-
-def _label_of(batch: Tree, key: str | None) -> Callable[[Tree], Tree]:
-    if key is not None:
-        return lambda batch: batch[key]
-    if isinstance(batch, tuple | list) and len(batch) > 1:
-        return lambda batch: batch[-1]
-    return lambda batch: None
-
-
-def _way(model: nn.Module, batch: Tree, key: str | None, forward: OwnForward | None) -> _Way:
-    """Find out which part of a batch a model takes, and how."""
-    if forward is not None:
-        return _Way(lambda batch: batch, forward)
-    if isinstance(batch, Mapping):
-        names, _, _ = _parameters(model)
-        rest = {
-            k: value
-            for k, value in batch.items()
-            if any(True for _ in tensors_of(value))
-            and k != key
-            and (k in names or not _is_label(k))
-        }
-        keys, call = _by_keywords(model, rest, batch)
-        return _Way(lambda batch: {k: batch[k] for k in keys}, call)
-    if isinstance(batch, tuple | list):
-        return _of_sequence(model, batch)
-    return _Way(lambda batch: batch, lambda model, inputs: model(inputs))
-
-
-def _of_sequence(model: nn.Module, batch: tuple[Tree, ...] | list[Tree]) -> _Way:
-    alone = len(batch) == 1
-
-    def inputs_of(batch: Tree) -> Tree:
-        return batch[0] if alone else last_is_target(batch)[0]
-
-    inputs = inputs_of(batch)
-    if isinstance(inputs, Mapping):
-        keys, call = _by_keywords(model, inputs, inputs)
-        return _Way(lambda batch: {k: inputs_of(batch)[k] for k in keys}, call)
-    if isinstance(inputs, tuple) and len(batch) > 2:
-        return _Way(inputs_of, lambda model, inputs: model(*inputs))
-    return _Way(inputs_of, lambda model, inputs: model(inputs))
-
-
-def _by_keywords(
-    model: nn.Module, rest: Mapping[str, Tree], batch: Mapping[str, Tree]
-) -> tuple[list[str], Callable[[Any, Tree], object]]:
-    """Return the keys that a model takes, and how."""
-    names, required, any_other = _parameters(model)
-    named = [key for key in rest if key in names]
-    if named and required <= set(named):
-        keys = list(rest) if any_other else named
-        return keys, lambda model, inputs: model(**inputs)
-    if len(rest) == 1:
-        (only,) = rest
-        return [only], lambda model, inputs: model(inputs[only])
-    if names == {"batch"}:
-        return list(rest), lambda model, inputs: model(inputs)
-    takes = ", ".join(sorted(names)) or "no names"
-    raise TaskError(
-        f"model: forward() takes {takes}, and batches have the keys {_keys(batch)}; say how it is "
-        "called by forward=lambda model, batch: model(batch[...])"
-    )
-
-
-def _parameters(model: nn.Module) -> tuple[set[str], set[str], bool]:
-    """Return the names that ``forward`` takes, those that it needs, and whether it takes others."""
-    base = model
-    for attribute in ("_orig_mod", "get_base_model"):
-        inner = getattr(base, attribute, None)
-        if inner is not None:
-            base = inner if isinstance(inner, nn.Module) else inner()
-    try:
-        parameters = inspect.signature(base.forward).parameters.values()
-    except (TypeError, ValueError):
-        return set(), set(), False
-    kinds = inspect.Parameter
-    named = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
-    required = {p.name for p in named if p.default is kinds.empty}
-    return {p.name for p in named}, required, any(p.kind is kinds.VAR_KEYWORD for p in parameters)
-
-
 def tensor_of(outputs: object) -> Tensor | None:
     """Return the tensor of outputs among what a model returns: the logits where it names them."""
     if isinstance(outputs, Tensor):
@@ -312,7 +195,7 @@ def _rebuilt(outputs: object) -> Callable[[Tensor], object] | None:
 
 
 def _fitting(
-    way: _Way,
+    way: Way,
     loss: OwnLoss,
     batch: Tree,
     label_of: Callable[[Tree], Tree],
@@ -393,7 +276,7 @@ def _of_models_own_loss(
     forward: OwnForward | None,
 ) -> OwnForm:
     """Use the loss that a model returns when it is given labels."""
-    names, _, _ = _parameters(model)
+    names, _, _ = parameters_of(model)
     wanted = next((name for name in LABEL_KEYS if name in names), None)
     if forward is None:
         if wanted is None or not isinstance(batch, Mapping):
@@ -401,9 +284,9 @@ def _of_models_own_loss(
                 "loss: none is given, and the model's forward() takes no labels beside the keys of "
                 "a batch; pass loss=, as torch.nn.functional.cross_entropy"
             )
-        way = _way(model, batch, key, None)
+        way = way_of(model, batch, key, None)
     else:
-        way = _Way(_everything, forward)
+        way = Way(_everything, forward)
 
     def call(model: Any, batch: Tree) -> object:
         if forward is not None:
@@ -411,7 +294,13 @@ def _of_models_own_loss(
         targets = {} if key is None else {str(wanted): label_of(batch)}
         return model(**way.inputs(batch), **targets)
 
-    outputs = call(model, batch)
+    try:
+        outputs = call(model, batch)
+    except Exception as error:
+        raise OwnCodeError(
+            f"{type(error).__name__} in the task's own code: {name_of(model, '')} on "
+            f"{described(batch)}; see the node's log"
+        ) from error
     value = _loss_in(outputs)
     if value is None:
         raise TaskError(

@@ -11,11 +11,13 @@ from torch.utils.data import TensorDataset, default_collate
 
 from fedunlearn.errors import FedunlearnError, OwnCodeError
 from fedunlearn.networks import build_model
+from fedunlearn.node.own_call import OwnForward
 from fedunlearn.node.own_data import OwnData, own_data
-from fedunlearn.node.own_model import OwnForm, OwnForward, OwnLoss, adapted, form_of_own
+from fedunlearn.node.own_model import OwnForm, OwnLoss, adapted, form_of_own
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.risk.dataset_examples import DatasetExamples
 from fedunlearn.risk.examples import Examples, TensorExamples, few
+from fedunlearn.risk.randomness import generators_kept
 from fedunlearn.risk.task import Loss
 from fedunlearn.trees import Tree, map_tensors
 
@@ -64,7 +66,9 @@ class OwnTask:
 
     def model(self) -> nn.Module:
         """Build the model, in eval mode, called as the data need it."""
-        return adapted(self._make().eval(), self.form)
+        with generators_kept():  # the first time data are read, which must not change what is drawn
+            form = self.form
+        return adapted(self._make().eval(), form)
 
     def data(self, node: int = 0) -> Examples:
         """Return what the node trains on; read anew at every call but the first.

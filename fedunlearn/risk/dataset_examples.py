@@ -21,7 +21,7 @@ from fedunlearn.risk.randomness import global_sources, same_values
 from fedunlearn.trees import Tree, encoded, extent, map_tensors, tensors_of
 
 # Bytes of a batch that is read at once, and items of one where they are small.
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 8 * 2**20
 READ_AT_ONCE = 256
 PROBED_LENGTHS = 64
 PROBED_DRAWS = 8

@@ -324,3 +324,16 @@ def test_a_question_reads_every_item_a_few_times_only() -> None:
     dataset.reads = 0
     risk.gradient(weights)
     assert dataset.reads == COUNT
+
+
+def test_what_a_model_draws_does_not_depend_on_when_the_data_are_read() -> None:
+    def data() -> tuple[Tensor, Tensor]:
+        torch.rand(5)
+        return tensors()
+
+    task = OwnTask(net, nn.functional.cross_entropy, data)
+    built = []
+    for _ in range(2):
+        torch.manual_seed(8)
+        built.append(flatten(task.model()))
+    assert torch.equal(*built)
