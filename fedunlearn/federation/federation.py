@@ -87,12 +87,15 @@ class TrainedModel:
             methods and settings do without.
         settings: How it was trained; weight decay and learning rate are used.
         recorded: What was recorded when training ended, by what asked for it.
+        state: Trained values of tensors beside the weights that nodes have not, by their names in
+            ``state_dict``: what ``what_travels`` finds.
     """
 
     weights: Tensor
     initial: Tensor | None = None
     settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
 
     def __post_init__(self) -> None:
         """Refuse what is no vector of weights.

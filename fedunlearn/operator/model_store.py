@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedunlearn.errors import NotRecordedError, VerificationError
+from fedunlearn.carried import CarriedState
+from fedunlearn.errors import InputError, NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
 from fedunlearn.files import flush_folder, replacing, write_whole
@@ -28,23 +31,64 @@ INITIAL = "initial.safetensors"
 SETTINGS = "settings.json"
 RECORDING = "recording"
 NETWORK = "network"
+STATE = "state"
 
 
-def model_file(model: nn.Module, weights: Tensor) -> bytes:
+def model_file(
+    model: nn.Module, weights: Tensor, state: Mapping[str, Tensor] | None = None
+) -> bytes:
     """Return a whole model as a safetensors file: what is trained, and what stays as it is.
 
     The sha256 of the file, which receipts name, so covers frozen parameters and buffers; and by its
-    metadata the layers.
+    metadata the layers, and which tensors have other values than a node builds.
 
     Args:
         model: As every node builds it.
         weights: Of its trainable parameters, shape (d,).
+        state: Trained values of other tensors, by their names in ``state_dict``.
+
+    Raises:
+        InputError: The state holds a tensor that the model has not.
     """
-    named = {**ParameterLayout.of(model).unflatten(weights), **fixed_tensors(model)}
+    fixed = fixed_tensors(model)
+    for name, tensor in (state or {}).items():
+        if name not in fixed or fixed[name].shape != tensor.shape:
+            raise InputError(
+                f"state: the model has no tensor {name!r} of this shape beside its "
+                "weights; give the state of this model"
+            )
+        fixed[name] = tensor.to(fixed[name].dtype)
+    named = {**ParameterLayout.of(model).unflatten(weights), **fixed}
+    metadata = {NETWORK: NetworkDigest.of(model).digest.hex()}
+    if state:
+        metadata[STATE] = json.dumps(sorted(state))
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
-        metadata={NETWORK: NetworkDigest.of(model).digest.hex()},
+        metadata=metadata,
     )
+
+
+def read_state(content: bytes) -> CarriedState:
+    """Read from a model's file the trained values of tensors beside the weights.
+
+    Args:
+        content: Of the file.
+
+    Returns:
+        By their names in ``state_dict``; nothing where nodes build all of them.
+
+    Raises:
+        VerificationError: The file cannot be read.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        return CarriedState({name: tensors[name] for name in json.loads(metadata.get(STATE, "[]"))})
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise VerificationError(
+            "the model file cannot be read; restore it from a backup"
+        ) from error
 
 
 def read_model(model: nn.Module, content: bytes) -> Tensor:
@@ -62,10 +106,11 @@ def read_model(model: nn.Module, content: bytes) -> Tensor:
             or buffers, the first of which is named.
     """
     layout = ParameterLayout.of(model)
+    sent = read_state(content)
     try:
         tensors = safetensors.torch.load(content)
         for name, fixed in fixed_tensors(model).items():
-            if name in tensors and not torch.equal(tensors[name], fixed.cpu()):
+            if name in tensors and name not in sent and not torch.equal(tensors[name], fixed.cpu()):
                 raise VerificationError(
                     f"the model file holds another {name!r} than this scenario's model, which does "
                     "not train it; use the scenario that the state folder was made with"
@@ -126,9 +171,9 @@ class KeptModels:
         self._model = model
         self._recordables: tuple[Recordable, ...] = method.to_record()
 
-    def content(self, weights: Tensor) -> bytes:
-        """Return weights (d,) as a model file."""
-        return model_file(self._model, weights)
+    def content(self, weights: Tensor, state: Mapping[str, Tensor] | None = None) -> bytes:
+        """Return weights (d,), and trained values of other tensors, as a model file."""
+        return model_file(self._model, weights, state)
 
     def keep_first(self, trained: TrainedModel) -> str:
         """Write a model that was just trained, where it started, and what was recorded.
@@ -140,7 +185,7 @@ class KeptModels:
         with replacing(self._training / INITIAL) as file:
             file.write(model_file(self._model, trained.start))
         write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
-        sha256 = self._models.put(model_file(self._model, trained.weights))
+        sha256 = self._models.put(model_file(self._model, trained.weights, trained.state))
         self.keep(trained, self._models.beside(sha256))
         return sha256
 
@@ -177,7 +222,8 @@ class KeptModels:
             VerificationError: A file is missing or was changed.
             RecordingError: Likewise.
         """
-        weights = read_model(self._model, self._models.read(sha256))
+        content = self._models.read(sha256)
+        weights, state = read_model(self._model, content), read_state(content)
         initial = read_model(self._model, self._of_training(INITIAL))
         try:
             settings = TrainingSettings.model_validate_json(self._of_training(SETTINGS))
@@ -192,7 +238,7 @@ class KeptModels:
                 recording = open_recording(folder)
                 if recording.model == digest(weights):
                     recorded[item] = Recorded(recording, Meter().stopped())
-        return TrainedModel(weights, initial, settings, recorded)
+        return TrainedModel(weights, initial, settings, recorded, state)
 
     def _of_training(self, name: str) -> bytes:
         path = self._training / name

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedunlearn.errors import FederationError, JobError, StoppedError, VerificationError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.journal import Journal
-from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.networks import NetworkDigest, build_model, running_statistics
 from fedunlearn.operator.model_store import KeptModels
 from fedunlearn.operator.naming import by_name, errors_by_name
 from fedunlearn.operator.site import Site
@@ -128,6 +128,7 @@ class FederationRemover:
         federation = self._federation.without(self._gone())
         federation = replace(federation, journal=Journal(self._jobs / job.id))
         trained = self.kept.load(job.base)
+        federation = replace(federation, state=trained.state)
         site = self._site
         forget = site.rule_of(job.scopes.values()).following(
             site.rule_of([scope]) for scope in job.before
@@ -146,14 +147,17 @@ class FederationRemover:
                 federation = replace(federation.without(missing), journal=journal)
             weights = recover(federation, trained, forget, unlearned.weights, rounds, name=name)
             require_finite(weights, name)
+            state = self._statistics(federation, forget, trained, weights)
             spent = meter.stopped()
         reached(Stage.VERIFYING)
-        after = replace(trained, weights=weights, recorded={})
+        after = replace(trained, weights=weights, recorded={}, state=state)
         if unlearned.trained is not None and weights is unlearned.weights:
-            after = unlearned.trained
+            after = replace(unlearned.trained, state=state)
         settings: dict[str, Any] = method.settings.model_dump(mode="json", by_alias=True)
+        if running_statistics(state):
+            settings["statistics"] = "estimated anew on what stays"
         return Removed(
-            model=self.kept.content(weights),
+            model=self.kept.content(weights, state),
             method=method.name,
             settings=settings | ({"recovery-rounds": rounds} if rounds else {}),
             status=by_name(unlearned.status, site.nodes),
@@ -163,18 +167,32 @@ class FederationRemover:
             rounds=spent.rounds,
             bytes_up=spent.bytes_up,
             bytes_down=spent.bytes_down,
-            measures=self._measures(federation, forget, trained, weights),
+            measures=self._measures(federation, forget, trained, after),
             keep=lambda folder: self.kept.keep(after, folder, job.base),
             network=self._network,
         )
 
-    def _measures(
+    def _statistics(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, weights: Tensor
-    ) -> dict[str, float]:
-        """Ask the nodes that stay how well both models do: one round."""
+    ) -> Mapping[str, Tensor]:
+        """Estimate anew what normalisation layers saw of what left: one round, where there are."""
+        if not running_statistics(trained.state):
+            return trained.state
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
-        change = weights - trained.weights
+        size = max(2, trained.settings.batch_size)
+        return objective.statistics(weights, size, trained.settings.seed)
+
+    def _measures(
+        self, federation: Federation, forget: ForgetSet, trained: TrainedModel, new: TrainedModel
+    ) -> dict[str, float]:
+        """Ask the nodes that stay how well both models do: one round; two with other states."""
+        objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
+        change = new.weights - trained.weights
         before, after = objective.evaluate(trained.weights, change[None])[Part.RETAIN]
+        if running_statistics(trained.state):
+            federation = replace(federation, state=new.state)
+            objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
+            (after,) = objective.evaluate(new.weights, change[None][:0])[Part.RETAIN]
         measures = {"relative_update": norm(change) / max(norm(trained.weights), 1e-12)}
         if before.own is not None and after.own is not None:
             measures["retain_loss_rise"] = after.own.loss - before.own.loss

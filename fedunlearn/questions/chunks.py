@@ -119,7 +119,7 @@ class Assembly:
         """Allocate them; whoever calls has made sure that they are not too large."""
         self._headers = headers
         self._tensors = [
-            _room(wire_bytes(header)).view(_DTYPES_BACK[header.payload]).view(*header.shape)
+            _room(wire_bytes(header)).view(_DTYPES_BACK[header.payload]).view(tuple(header.shape))
             for header in headers
         ]
         self._rooms = [room for room in map(_bytes_of, self._tensors) if len(room)]

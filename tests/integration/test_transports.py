@@ -18,6 +18,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import (
     PRODUCT_COST,
     Ask,
+    Evaluations,
     Gradient,
     GroupGradients,
     Losses,
@@ -116,6 +117,49 @@ def test_losses_are_those_of_the_pooled_data_and_all_of_the_regulariser(
     assert torch.equal(alone, found[:1])
 
 
+class HeldOutTask(TinyTask):
+    """Some nodes hold examples out of training."""
+
+    def held_out(self, node: int) -> Examples | None:
+        return self.data(30 + node) if node != 1 else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluations_are_those_of_plain_torch(transport: str, kind: str) -> None:
+    task, forget = HeldOutTask(), KINDS[kind]
+    weights = weights_of(task)
+    steps = torch.randn(2, len(weights), generator=torch.Generator().manual_seed(5)).double()
+    objective = objective_over(TRANSPORTS[transport](task, NODES), forget, decay=1e-2)
+    found = objective.evaluate(weights, steps, tuple(Part))
+    assert set(found) == set(Part)
+    for part, models in found.items():
+        inputs, targets = pooled(task, range(NODES), forget, part)
+        asked = [n for n in range(NODES) if len(forget.select(part, n, task.data(n)[1]))]
+        aside = [task.held_out(n) for n in asked]
+        held = [one for one in aside if one is not None]
+        others = torch.cat([x for x, _ in held]), torch.cat([y for _, y in held])
+        leaves = others[1] == 1 if kind == "class" else torch.zeros(len(others[1])).bool()
+        belongs = leaves if part is Part.FORGET else ~leaves
+        for number, one in enumerate(models):
+            model = task.model()
+            point = weights if number == 0 else weights + steps[number - 1]
+            torch.nn.utils.vector_to_parameters(point, model.parameters())
+            for evaluation, (x, y) in (
+                (one.own, (inputs, targets)),
+                (one.held_out, (others[0][belongs], others[1][belongs])),
+            ):
+                if not len(y):
+                    assert evaluation is None
+                    continue
+                with torch.no_grad():
+                    outputs = model(x)
+                assert evaluation is not None
+                assert evaluation.examples == len(y)
+                assert evaluation.loss == pytest.approx(float(task.loss(outputs, y)))
+                right = float((outputs.argmax(1) == y).double().mean())
+                assert evaluation.accuracy == pytest.approx(right)
+
+
 class Listening:
     """Hears whom each question goes to."""
 
@@ -210,6 +254,7 @@ def test_answers_echo_what_was_asked(transport: str) -> None:
         (Gradient(), vectors[:0]),
         (Products(Curvature.GGN), vectors),
         (Losses(), vectors),
+        (Evaluations(), vectors),
         (GroupGradients(by_label=False), vectors[:0]),
         (GroupGradients(by_label=True, signs=Signs(6, seed=1)), vectors[:0]),
         (Summaries(Curvature.HESSIAN, by_label=False), vectors),

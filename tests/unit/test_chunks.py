@@ -45,7 +45,7 @@ def test_a_frame_is_what_protobuf_writes_and_reads(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(0, 5), (1,), (3, 7), (2 * CHUNK // 4 + 3,)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0, 5), (1,), (3, 7), (2 * CHUNK // 4 + 3,)], ids=str)
 def test_tensors_of_any_shape_survive(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = sent(tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,15 @@ import torch
 from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import (
+    KINDS,
     Ask,
+    Evaluations,
     Gradient,
     GroupGradients,
     Losses,
     Products,
     Signs,
+    Statistics,
     Summaries,
 )
 from fedunlearn.questions.question import Answer, Question, Sample
@@ -38,6 +42,9 @@ VECTORS = torch.eye(5)[:2]
 ASKS: tuple[Ask, ...] = (
     Gradient(),
     Losses(),
+    Evaluations(),
+    Statistics(2, seed=0),
+    Statistics(2**32 - 1, seed=2**64 - 1),
     *(Products(curvature) for curvature in Curvature),
     *(
         GroupGradients(by_label, signs)
@@ -49,7 +56,8 @@ ASKS: tuple[Ask, ...] = (
 
 
 def question_of(ask: Ask, sample: Sample | None = None) -> Question:
-    vectors = VECTORS[:0] if isinstance(ask, Gradient | GroupGradients) else VECTORS
+    none = isinstance(ask, Gradient | GroupGradients | Statistics)
+    vectors = VECTORS[:0] if none else VECTORS
     return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors, sample)
 
 
@@ -74,6 +82,26 @@ def test_samples_survive_the_wire(ask: Ask, sample: Sample | None) -> None:
     assert received.ask == ask
 
 
+def test_every_kind_is_registered_and_among_these() -> None:
+    assert {type(ask) for ask in ASKS} == set(KINDS.values())
+    fields = pb.Question.DESCRIPTOR.oneofs_by_name["kind"].fields
+    assert set(KINDS) == {field.name for field in fields}
+
+
+def test_a_state_survives_the_wire_and_is_part_of_the_model() -> None:
+    bare = question_of(Gradient())
+    state = {"b": torch.tensor(7), "a": torch.ones(3, dtype=torch.bfloat16)}
+    question = replace(bare, state=state)
+    header = encode_question(question)
+    received = decode_question(header, POINT, VECTORS[:0], dict(question.carried))
+    assert received.model_digest == question.model_digest != bare.model_digest
+    assert received.carried == question.carried
+    assert encode_question(replace(bare, state={})) == encode_question(bare)
+    for other in (None, {**state, "b": torch.tensor(8)}, {"a": state["a"]}):
+        with pytest.raises(ValueError, match="state is not the one"):
+            decode_question(header, POINT, VECTORS[:0], other)
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.0 + 1e-15, math.inf, math.nan])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     header = encode_question(question_of(Gradient(), Sample(share, seed=1)))
@@ -91,6 +119,10 @@ NONSENSE = {
     "signs without columns": (
         pb.Question(group_gradients=pb.GroupGradientsQuestion(signs=pb.Signs(seed=1))),
         "signed sums without columns",
+    ),
+    "statistics of batches of one": (
+        pb.Question(statistics=pb.StatisticsQuestion(batch_size=1)),
+        "fewer than two examples",
     ),
     "nothing": (pb.Question(), "unknown kind"),
 }

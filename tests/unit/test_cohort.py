@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from torch import nn
 
-from fedunlearn.errors import BadAnswerError, ForgetSetError, MissingAnswerError
+from fedunlearn.carried import CarriedState
+from fedunlearn.errors import BadAnswerError, ForgetSetError, InputError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.node.node import TaskNode
+from fedunlearn.parameters import flatten
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Signs
 from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.products import Curvature
 from tests.federations import TinyTask, weights_of
+
+POINTS = torch.zeros(1, len(weights_of(TinyTask())), dtype=torch.float64)
 
 Tamper = Callable[[Answer], Answer | None]
 
@@ -28,13 +33,14 @@ class TamperingTransport:
     def __init__(self, tamper: Tamper, from_round: int) -> None:
         self.tamper = tamper
         self.from_round = from_round
+        self.task = TinyTask()
 
     def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
         del deadline_s
         for number in nodes:
-            answer: Answer | None = TaskNode(TinyTask(), number).answer(question)
+            answer: Answer | None = TaskNode(self.task, number).answer(question)
             if number == 1 and question.round >= self.from_round:
                 assert answer is not None
                 answer = self.tamper(answer)
@@ -118,6 +124,52 @@ def test_groups_that_do_not_belong_are_refused(how: str, summaries: bool) -> Non
 def test_labels_that_were_not_asked_for_are_refused(summaries: bool) -> None:
     with pytest.raises(BadAnswerError, match="node 1 answered with labels for retain, asked for"):
         list(groups_of(objective_with(labels(0)), summaries=summaries, by_label=False))
+
+
+def evaluated(objective: FederatedObjective) -> object:
+    point = weights_of(TinyTask())
+    return objective.evaluate(point, point[None])
+
+
+def estimated(objective: FederatedObjective) -> object:
+    return objective.statistics(flatten(Normalised().model()), 4, seed=0)
+
+
+class Normalised(TinyTask):
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3)).double().eval()
+
+
+@pytest.mark.parametrize("how", ["wrong shape", "left out", "another model", "another round"])
+@pytest.mark.parametrize("ask", [evaluated, estimated])
+def test_evaluations_and_statistics_that_do_not_belong_are_refused(
+    ask: Callable[[FederatedObjective], object], how: str
+) -> None:
+    tamper, says = TAMPERED[how]
+    objective = objective_with(tamper)
+    if ask is estimated:
+        assert isinstance(objective._transport, TamperingTransport)
+        objective._transport.task = Normalised()
+        state = {"0.running_mean": torch.zeros(2), "0.running_var": torch.ones(2)}
+        objective.state = CarriedState(state)
+    with pytest.raises(BadAnswerError, match=says):
+        ask(objective)
+
+
+def test_statistics_of_nan_are_refused_and_losses_that_overflow_are_not() -> None:
+    infinite = values(lambda t: t + float("inf"))
+    objective = objective_with(infinite)
+    assert isinstance(objective._transport, TamperingTransport)
+    objective._transport.task = Normalised()
+    state = {"0.running_mean": torch.zeros(2), "0.running_var": torch.ones(2)}
+    objective.state = CarriedState(state)
+    with pytest.raises(BadAnswerError, match="NaN or infinity for retain"):
+        estimated(objective)
+    overflow = values(lambda t: torch.cat([t[..., :1] + float("inf"), t[..., 1:]], -1))
+    (first, _) = objective_with(overflow).evaluate(weights_of(TinyTask()), POINTS)[Part.RETAIN]
+    assert first.own is not None and first.own.loss == float("inf")
+    with pytest.raises(InputError, match="batches of 1 have no variance"):
+        objective.statistics(flatten(Normalised().model()), 1, seed=0)
 
 
 def test_signed_sums_of_the_wrong_number_are_refused() -> None:

@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.errors import VerificationError
-from fedunlearn.operator.model_store import model_file, read_model
+from fedunlearn.carried import CarriedState
+from fedunlearn.errors import InputError, VerificationError
+from fedunlearn.operator.model_store import model_file, read_model, read_state
 from fedunlearn.parameters import ParameterLayout, flatten
 
 
@@ -70,6 +71,39 @@ def test_a_file_with_another_fixed_part_is_refused_by_its_name(
     with pytest.raises(VerificationError, match=f"another '{name}' than this scenario's model"):
         read_model(other, content)
     assert model_file(other, flatten(model)) != content
+
+
+def test_trained_values_of_other_tensors_are_written_and_read_back() -> None:
+    model = _Parts()
+    weights = flatten(model) + 0.1
+    state = CarriedState(
+        {"norm.running_mean": torch.full((4,), 3.0), "norm.num_batches_tracked": torch.tensor(9)}
+    )
+    content = model_file(model, weights, state)
+    assert torch.equal(read_model(_Parts(), content), weights)
+    assert read_state(content) == state
+    found = safetensors.torch.load(content)
+    plain = _Parts()
+    plain.load_state_dict(found, strict=False)  # as a user does, with nothing of ours
+    assert torch.equal(plain.norm.running_mean, state["norm.running_mean"])
+    assert plain.norm.num_batches_tracked == 9
+    assert found["norm.num_batches_tracked"].dtype == torch.int64
+
+    assert content != model_file(model, weights)
+    assert not read_state(model_file(model, weights))
+    assert model_file(model, weights, {}) == model_file(model, weights)
+    other = _Parts()
+    other.norm.running_var.add_(1)
+    with pytest.raises(VerificationError, match=r"another 'norm\.running_var' than"):
+        read_model(other, content)
+
+
+@pytest.mark.parametrize(
+    "state", [{"norm.other": torch.zeros(4)}, {"norm.running_mean": torch.zeros(5)}], ids=str
+)
+def test_a_state_of_another_model_is_not_written(state: dict[str, Tensor]) -> None:
+    with pytest.raises(InputError, match=f"no tensor '{next(iter(state))}' of this shape"):
+        model_file(_Parts(), flatten(_Parts()), state)
 
 
 def test_the_digest_covers_what_no_tensor_shows() -> None:
