@@ -146,6 +146,11 @@ def _by_keywords(
         return [only], lambda model, inputs: model(inputs[only])
     if names == {"batch"}:
         return list(rest), lambda model, inputs: model(inputs)
+    if not rest:
+        raise TaskError(
+            f"data: batches have the keys {_keys(batch)} and no tensors beside the target; make "
+            "tensors in the dataset or in a DataLoader's collate_fn, of text by a tokenizer"
+        )
     takes = ", ".join(sorted(names)) or "no names"
     raise TaskError(
         f"model: forward() takes {takes}, and batches have the keys {_keys(batch)}; say how it is "

@@ -330,6 +330,10 @@ REFUSED: dict[str, tuple[Case, str]] = {
         r"forward\(\) takes x, and batches have the keys 'left', 'right', 'label'; say how it is "
         "called by forward=lambda model, batch",
     ),
+    "text": (
+        Case(Net, cross_entropy, rows(lambda x, y: {"text": "a word", "label": y})),
+        "keys 'text', 'label' and no tensors beside the target; .* of text by a tokenizer",
+    ),
     "two labels": (
         Case(Net, cross_entropy, rows(lambda x, y: {"x": x, "a_label": y, "b_label": y})),
         "several may be the target; name it by label=",
