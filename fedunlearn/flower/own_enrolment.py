@@ -43,6 +43,7 @@ class OwnNode:
         augmented: Whether its data are augmented at random; one draw was fixed.
         held_out: Whether it has held-out examples.
         batch_size: Of its loader; None where it has none.
+        classes: How many classes its labels have, 0 where they are none or it was not asked.
         key: sha256 of its SuperNode's public key, hexadecimal; empty where it has none.
     """
 
@@ -54,6 +55,7 @@ class OwnNode:
     augmented: bool
     held_out: bool
     batch_size: int | None
+    classes: int = 0
     key: str = ""
 
 
@@ -68,7 +70,8 @@ def reply_to_own_enrol(
     message: Message, node: TaskNode, memory: NodeMemory, context: Context
 ) -> Message:
     """Answer ``query.enrol`` on a node of a user's app."""
-    sent = message.content.config_records.get("header", ConfigRecord()).get("sent")
+    asked = message.content.config_records.get("header", ConfigRecord())
+    sent = asked.get("sent")
     node.expect(map(str, sent) if isinstance(sent, list) else ())
     header = enrolment_record(node.enrol())
     header["name"] = str(context.node_config.get("partition-id", context.node_id))
@@ -77,6 +80,7 @@ def reply_to_own_enrol(
     header["augmented"] = int(not memory.left and node.examples.augmented)
     header["held-out"] = int(not memory.left and node.held_out is not None)
     header["batch-size"] = node.batch_size or 0
+    header["classes"] = node.classes if asked.get("classes") and not memory.left else 0
     return Message(RecordDict({"header": header}), reply_to=message)
 
 
@@ -87,6 +91,7 @@ def enrol_own(
     least: int,
     deadline_s: float,
     refused: Collection[str] = (),
+    with_classes: bool = False,
 ) -> list[OwnNode]:
     """Ask every node that is connected what it is called and what it holds: one round.
 
@@ -96,6 +101,8 @@ def enrol_own(
         least: How many nodes must be connected.
         deadline_s: Seconds to wait for them, and for their answers.
         refused: Names of nodes that have left; what they answer does not count.
+        with_classes: Whether nodes say how many classes their labels have, for which they read all
+            of their data.
 
     Returns:
         The nodes, in the order of their names.
@@ -116,7 +123,9 @@ def enrol_own(
     if not addresses:
         raise MissingAnswerError("no node is connected; start the SuperNodes")
     keys = _keys(grid)
-    content = RecordDict({"header": ConfigRecord({"sent": list(sent)})})
+    content = RecordDict(
+        {"header": ConfigRecord({"sent": list(sent), "classes": int(with_classes)})}
+    )
     messages = [Message(content, one, ENROL, ttl=deadline_s) for one in addresses]
     found: dict[str, OwnNode] = {}
     missing = set(addresses)
@@ -156,6 +165,7 @@ def _node(address: int, header: ConfigRecord, key: str) -> OwnNode:
         augmented=bool(header["augmented"]),
         held_out=bool(header["held-out"]),
         batch_size=int(config_number(header, "batch-size")) or None,
+        classes=int(config_number(header, "classes")),
         key=key,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
@@ -157,6 +158,7 @@ def open_own_federation(
     sessions: SessionSettings | None = None,
     known: Names | None = None,
     refused: Collection[str] = (),
+    with_classes: bool = False,
 ) -> OwnFederation:
     """Enrol the nodes of a user's app: one round.
 
@@ -171,6 +173,7 @@ def open_own_federation(
         sessions: How rounds go over gRPC streams; None for Flower's messages.
         known: The names of all nodes there have been; None where there is no record of them.
         refused: Names of nodes that have left.
+        with_classes: Whether nodes say how many classes their labels have.
 
     Returns:
         The federation.
@@ -183,6 +186,7 @@ def open_own_federation(
         least=least,
         deadline_s=deadline_s,
         refused=refused,
+        with_classes=with_classes,
     )
     names = known or Names("node", tuple(node.name for node in nodes))
     enrolled = numbered(nodes, known)
@@ -215,6 +219,7 @@ def open_own_federation(
         state=travelling.state,
         deadline_s=deadline_s,
         enrolments={n: replace(node.enrolment, node=n) for n, node in enrolled.items()},
+        send_tombstones=partial(record_tombstones, metered, addresses, deadline_s=deadline_s),
         close=session.close if session else _nothing,
     )
     own = OwnFederation(federation, names, enrolled, trainer, metered, deadline_s)

@@ -31,6 +31,7 @@ from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
 from fedunlearn.flower.remembering import RememberingStrategy
 from fedunlearn.flower.removal_result import Outcome, RemovalResult
 from fedunlearn.flower.sessions import SessionSettings
+from fedunlearn.flower.taking_over import hand_over, handing_over
 from fedunlearn.names import Name
 from fedunlearn.networks import build_model, running_statistics
 from fedunlearn.parameters import require_finite
@@ -121,10 +122,17 @@ def unlearning(
         least=num_nodes or 1,
         deadline_s=deadline_s,
         sessions=sessions,
+        with_classes=handing_over(),
     )
+    model_now = TrainedModel(weights, start, settings, state=CarriedState(form.state(trained)))
+    try:
+        hand_over(own, model_now)
+    except BaseException:
+        own.federation.close()
+        raise
     known = _Known(training is not None, start is not None, rounds > 0 or training is not None)
     try:
-        yield Removal(own, form, TrainedModel(weights, start, settings), form.state(trained), known)
+        yield Removal(own, form, model_now, form.state(trained), known)
     finally:
         own.federation.close()
 

@@ -130,6 +130,14 @@ class TaskNode:
         """Of the user's loader; None where the Task has none."""
         return getattr(self.task, "batch_size", None)
 
+    @property
+    def classes(self) -> int:
+        """How many classes the labels have: the largest and one more; 0 where there are none."""
+        labels = self.examples.labels
+        if labels is None or labels.is_floating_point() or not len(labels):
+            return 0
+        return max(0, int(labels.max()) + 1)
+
     @cached_property
     def model(self) -> nn.Module:
         """A workspace whose weights do not matter."""
