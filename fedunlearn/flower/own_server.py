@@ -324,10 +324,10 @@ class Removal:
         self, federation: Federation, weights: Tensor, forget: ForgetSet
     ) -> tuple[ArrayRecord, dict[str, Tensor], str]:
         """Return the new model with buffers that hold nothing of what left."""
-        latest = self._own.trainer.latest
-        if latest is not None and latest[0] is weights:  # the nodes' own training gave all of it
-            self._own.trainer.latest = None
-            return latest[1], self._form.state(latest[1]), "by the nodes' own training"
+        state_of = self._own.trainer.state_of(weights)
+        if state_of is not None:  # the nodes' own training gave all of it
+            state = dict(state_of)
+            return self._form.record(weights, state), state, "by the nodes' own training"
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         found = objective.statistics(weights, federation.batch_size, seed=0)
         state = self._state | found
