@@ -25,8 +25,21 @@ class _WithConfig:
         self.app, self.config = app, dict(config)
 
     def __call__(self, message: Message, context: Context) -> Message:
-        context.run_config = {**self.config, **context.run_config}
-        return self.app(message, context)
+        seen = _configured(context, self.config)
+        reply = self.app(message, seen)
+        context.state = seen.state
+        return reply
+
+
+def _configured(context: Context, config: Mapping[str, Any]) -> Context:
+    """Return a context with a run config; the engine lets nobody change its own."""
+    return Context(
+        run_id=context.run_id,
+        node_id=context.node_id,
+        node_config=context.node_config,
+        state=context.state,
+        run_config={**config, **context.run_config},
+    )
 
 
 def simulate_own(
@@ -58,9 +71,8 @@ def simulate_own(
     @outer.main()
     def main(grid: Grid, context: Context) -> None:
         # The engine logs a ServerApp's exception with its traceback: it is raised below instead.
-        context.run_config = {**config, **context.run_config}
         try:
-            server(grid, context)
+            server(grid, _configured(context, config))
         except BaseException as error:
             failure.append(error)
 
