@@ -5,24 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from fedunlearn import CubicNewton, TrainedModel
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, JobError, ModelDiffersError, TaskError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.transport.session import SessionTransport
+from fedunlearn.names import Names
 from fedunlearn.node.node import TaskNode
+from fedunlearn.operator.model_store import read_model, read_state
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.site import Site
 from fedunlearn.parameters import flatten, load
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
+from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.removal import RemovalJob
 from tests.federations import TRANSPORTS, Reach
-from tests.removals import Untrained
+from tests.removals import SETTINGS, Untrained
 
 NODES = 3
 STAYS = ForgetSet.of_nodes(2)
@@ -253,8 +263,6 @@ def test_a_node_that_was_given_a_state_enrols_as_it_was_built() -> None:
 
 
 def shuffled(inputs: Tensor, size: int, seed: int, node: int) -> list[Tensor]:
-    import numpy as np
-
     order = np.random.default_rng([seed, node]).permutation(len(inputs))
     return list(inputs[torch.from_numpy(order)].split(size))
 
@@ -378,3 +386,39 @@ def test_layers_that_torch_does_not_know_are_named() -> None:
     objective = objective_of(TRANSPORTS["inline"](task, 1), state_of(task.model()), STAYS)
     with pytest.raises(TaskError, match="node 0: model: layer '0' is OwnNorm, whose running"):
         objective.statistics(flatten(task.model()), 4, seed=1)
+
+
+def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path: Path) -> None:
+    task = Images()
+    model = trained(task)
+    weights, state = flatten(model), state_of(model)
+    reach = TRANSPORTS["inline"](task, NODES)
+    examples = {node: len(task.data(node)[1]) for node in range(NODES)}
+    federation = Federation(examples, reach.transport, Untrained(), reach.meters)
+    method = CubicNewton(products=4, linearise_at=1.0)
+    nodes, labels = Names.numbered("node", NODES), Names.numbered("class", 3)
+    site = Site(nodes, labels, task.model, "cubic-newton", method)
+    models = ModelFolder(tmp_path / "models")
+    remover = FederationRemover(site, federation, models, tmp_path, lambda: ())
+    sha256 = remover.kept.keep_first(TrainedModel(weights, weights, SETTINGS, state=state))
+    assert remover.kept.load(sha256).state == CarriedState(state)
+
+    job = RemovalJob("one", {"request": Scope(ScopeKind.NODE, nodes=("2",))}, sha256)
+    removed = remover.remove(job, lambda stage: None)
+    new = task.model()
+    load(new, read_model(task.model(), removed.model))
+    CarriedState(state).load(new)
+    with torch.no_grad():
+        inputs, targets = pooled(task, (0, 1))
+        before = task.loss(model(inputs), targets)
+        objective = objective_of(reach, state)
+        renewed = CarriedState(objective.statistics(flatten(new), 32, SETTINGS.seed))
+        assert read_state(removed.model) == renewed != CarriedState(state)
+        renewed.load(new)
+        after = task.loss(new(inputs), targets)
+    assert removed.measures["retain_loss_rise"] == pytest.approx(float(after - before))
+    assert removed.settings["statistics"] == "estimated anew on what stays"
+
+    removed.keep(models.beside(models.put(removed.model)))
+    again = remover.remove(replace(job, id="two"), lambda stage: None)
+    assert again.model == removed.model
