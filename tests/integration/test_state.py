@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.removal import RemovalJob
-from tests.federations import TRANSPORTS, Reach
+from tests.federations import TRANSPORTS, InTurn, Reach, join
 from tests.removals import SETTINGS, Untrained
 
 NODES = 3
@@ -422,3 +423,24 @@ def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path:
     removed.keep(models.beside(models.put(removed.model)))
     again = remover.remove(replace(job, id="two"), lambda stage: None)
     assert again.model == removed.model
+
+
+def test_who_joins_a_session_again_is_sent_the_state_again() -> None:
+    task = Images()
+    model = trained(task)
+    reach = TRANSPORTS["session"](task, NODES)
+    assert isinstance(reach.transport, SessionTransport)
+    server = reach.transport.server
+    threads: list[threading.Thread] = []
+
+    def again(node: int) -> None:
+        threads.append(join(server.invite(node), InTurn(TaskNode(task, node))))
+
+    reach = replace(reach, transport=SessionTransport(server, reach.meters, again=again))
+    objective = objective_of(reach, state_of(model))
+    before = objective.gradients(flatten(model)).retain
+    server.link(1).close()
+    assert torch.equal(objective.gradients(flatten(model)).retain, before)
+    server.close()
+    (thread,) = threads
+    thread.join(30.0)

@@ -156,6 +156,14 @@ def test_a_buffer_that_is_drawn_may_be_where_the_server_sends_it() -> None:
     require_one_network(make, model, sent={"features"})
 
 
+def test_nodes_may_enrol_with_other_values_of_what_is_sent() -> None:
+    said = {0: Enrolment(0, 5, network=NetworkDigest.of(Parts(level=2.0)))}
+    own = NetworkDigest.of(Parts())
+    with pytest.raises(ModelDiffersError, match=r"frozen parameter 'backbone\.weight' differs"):
+        require_same_network(said, own, sent={"backbone.bias"})
+    require_same_network(said, own, sent={"backbone.weight"})
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_of_adapters_only_they_travel(dtype: torch.dtype) -> None:
     peft = pytest.importorskip("peft")
