@@ -293,6 +293,7 @@ class TaskNode:
 
     def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
         """Answer what normalisation layers see of batches of a part's examples."""
+        self._curvature = None  # its graphs hold the buffers that are written to
         places = batches(indices, ask.batch_size, [ask.seed, self.number])
         inputs = (self.examples[0][some] for some in places)
         return statistics(self.model, question.point, question.carried, inputs, ask.seed)

@@ -30,6 +30,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
+from fedunlearn.travelling import what_travels
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.removal import RemovalJob
 from tests.federations import TRANSPORTS, InTurn, Reach, join
@@ -350,11 +351,14 @@ def test_estimating_leaves_the_node_as_it_was(transport: str) -> None:
     weights, state = flatten(model), state_of(model)
     objective = objective_of(TRANSPORTS[transport](task, NODES), state)
     before = objective.gradients(weights).retain
+    rows = torch.eye(len(weights)).double()[:3]
+    product = objective.products(weights, rows, Curvature.GGN)
     with objective._meters.measure() as meter:
         new = objective.statistics(weights, 4, seed=1)
     assert meter.rounds == 1
     assert meter.example_gradients == pytest.approx(0.6 * objective.retained)
     assert torch.equal(objective.gradients(weights).retain, before)
+    assert torch.equal(objective.products(weights, rows, Curvature.GGN), product)
     renewed = objective_of(TRANSPORTS[transport](task, NODES), new)
     assert not torch.equal(renewed.gradients(weights).retain, before)
 
@@ -444,3 +448,60 @@ def test_who_joins_a_session_again_is_sent_the_state_again() -> None:
     server.close()
     (thread,) = threads
     thread.join(30.0)
+
+
+class Instances(Images):
+    """InstanceNorm that tracks statistics, and a BatchNorm that is called twice."""
+
+    def layers(self) -> nn.Module:
+        norm = nn.BatchNorm2d(1)
+        tracked = nn.InstanceNorm2d(1, track_running_stats=True)
+        return nn.Sequential(tracked, norm, nn.Tanh(), norm, nn.Flatten(), nn.Linear(16, 3))
+
+
+def test_layers_that_are_shared_or_track_instances_are_estimated_as_torch_does() -> None:
+    task = Instances(size=12)
+    model = trained(task)
+    weights, state = flatten(model), state_of(model)
+    objective = objective_of(TRANSPORTS["inline"](task, 1), state, ForgetSet.of_nodes())
+    found = objective.statistics(weights, 6, seed=3)
+    update_bn(shuffled(task.data(0)[0], 6, 3, 0), model)
+    for kind in ("running_mean", "running_var"):
+        torch.testing.assert_close(found[f"1.{kind}"], model.state_dict()[f"1.{kind}"])
+    inputs = task.data(0)[0]
+    torch.testing.assert_close(found["0.running_mean"], inputs.mean()[None])
+    torch.testing.assert_close(found["0.running_var"], inputs.flatten(1).var(1).mean()[None])
+
+
+class Drawn(Images):
+    """Random features in a buffer that is drawn when the model is built."""
+
+    def layers(self) -> nn.Module:
+        return Features()
+
+
+class Features(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.randn(16, 5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(torch.cos(inputs.flatten(1) @ self.features))
+        return outputs
+
+
+def test_a_drawn_buffer_is_allowed_where_its_trained_value_is_sent() -> None:
+    task = Drawn()
+    with pytest.raises(ModelDiffersError, match="buffer 'features' is drawn anew"):
+        TaskNode(task, 0).enrol()
+    nodes = {number: TaskNode(task, number, sent={"features"}) for number in range(NODES)}
+    said = {number: node.enrol().network for number, node in nodes.items()}
+    torch.manual_seed(17)
+    model = trained(task)
+    travelling = what_travels(task.model(), model.state_dict(), said)
+    assert set(travelling.state) == {"features"}
+    reach = TRANSPORTS["inline"](task, NODES)
+    reach.transport.nodes = nodes  # type: ignore[attr-defined]
+    found = objective_of(reach, dict(travelling.state)).gradients(travelling.weights)
+    torch.testing.assert_close(found.retain, own_gradient(task, model, (0, 1)))

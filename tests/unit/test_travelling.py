@@ -240,3 +240,15 @@ def test_a_state_of_another_model_is_refused_before_any_of_it_is_loaded(
     with pytest.raises(ModelDiffersError, match=says):
         CarriedState({"scale": torch.tensor(9.0), **tensors}).load(model)
     assert float(model.scale) == 1.0
+
+
+def test_what_flower_averaged_is_taken_as_it_comes() -> None:
+    """FedAvg makes floats of counters."""
+    from flwr.app import ArrayRecord
+
+    state = trained_state(Parts())
+    floats = {name: value.float() for name, value in state.items()}
+    found = what_travels(
+        Parts(), ArrayRecord(floats).to_torch_state_dict(), nodes(Parts(), Parts())
+    )
+    assert found.state == what_travels(Parts(), state, nodes(Parts(), Parts())).state
