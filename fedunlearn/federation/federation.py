@@ -24,8 +24,8 @@ from fedunlearn.progress import Progress, Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.settings import TrainingSettings
 
-# Given a deletion, what it removed and the nodes to tell: how many examples each has buried.
-TellRemoved = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
+# Given a deletion, what it removed and the nodes concerned: how many examples each has recorded.
+SendTombstones = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 
 
 class OnFault(enum.StrEnum):
@@ -186,7 +186,7 @@ class Federation:
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
         enrolments: What every node said of itself; empty where nobody asked.
-        tell_removed: Has nodes put on their lists what a deletion removed; see ``bury``.
+        send_tombstones: Has nodes record tombstones; see ``record_tombstones``.
         on_fault: Whether a job in which a node fails ends, or begins anew without that node.
         close: Lets the nodes go; as a context the federation does so at the end.
     """
@@ -202,7 +202,7 @@ class Federation:
     journal: Journal | None = None
     on_fault: OnFault = OnFault.ABORT
     enrolments: Mapping[int, Enrolment] = field(default_factory=dict)
-    tell_removed: TellRemoved | None = None
+    send_tombstones: SendTombstones | None = None
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
@@ -234,7 +234,7 @@ class Federation:
             else None,
         )
 
-    def bury(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
+    def record_tombstones(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
         """Have every node that may hold some of it never use again what a deletion removed.
 
         Args:
@@ -248,11 +248,11 @@ class Federation:
         Raises:
             FederationError: This federation has no way to tell its nodes.
         """
-        if self.tell_removed is None:
-            raise FederationError("this federation cannot tell its nodes what was removed")
+        if self.send_tombstones is None:
+            raise FederationError("this federation cannot record on its nodes what was removed")
         self.close()
         nodes = [node for node in self.nodes if not forget.named or node in forget.named]
-        return self.tell_removed(deletion, forget, nodes) if nodes else {}
+        return self.send_tombstones(deletion, forget, nodes) if nodes else {}
 
     def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
         """Record what methods need, as the last act of training.

@@ -12,18 +12,18 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedunlearn.errors import TaskError
-from fedunlearn.federation.transport.burial import reply_to_bury
 from fedunlearn.federation.transport.messages import (
     reply_to_enrol,
     reply_to_question,
     reply_with_failure,
 )
 from fedunlearn.flower.node_settings import NodeSettings
+from fedunlearn.flower.removed_examples import reply_to_remove
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.records import NodeRecords
-from fedunlearn.risk.seen import Form
+from fedunlearn.risk.examples import Form
 from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]
@@ -95,7 +95,7 @@ def make_client_app(task: Task, records: Path | None = None) -> ClientApp:
             node config names another (``records``); without any, removals are not final.
 
     Returns:
-        An app that answers ``train``, ``query.enrol``, ``query.ask``, ``query.bury`` and
+        An app that answers ``train``, ``query.enrol``, ``query.ask``, ``query.remove`` and
         ``query.session``.
     """
     carrier = TaskCarrier(task, records)
@@ -137,9 +137,9 @@ def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
     def ask(message: Message, context: Context) -> Message:
         return answer(reply_to_question, message, context)
 
-    @app.query("bury")
-    def bury(message: Message, context: Context) -> Message:
-        return answer(reply_to_bury, message, context)
+    @app.query("remove")
+    def record_tombstones(message: Message, context: Context) -> Message:
+        return answer(reply_to_remove, message, context)
 
     @app.query("session")
     def session(message: Message, context: Context) -> Message:

@@ -18,7 +18,7 @@ class NodeSettings:
     """A node's own settings; what it does not say is None.
 
     Attributes:
-        number: ``partition-id``, which of the task's nodes it is.
+        number: ``partition-id``, which of the task's nodes it is; -1 where it need not say.
         together: ``num-partitions``: how many nodes may share the process, in a simulation.
         memory: ``memory-mib``, in bytes: held between the products of a basis.
         threads: ``threads`` of torch.
@@ -34,8 +34,12 @@ class NodeSettings:
     records: Path | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, object]) -> NodeSettings:
+    def of(cls, config: Mapping[str, object], *, numbered: bool = True) -> NodeSettings:
         """Read a node config.
+
+        Args:
+            config: The node config.
+            numbered: Whether it must say which of a task's nodes it is.
 
         Returns:
             The settings.
@@ -46,7 +50,7 @@ class NodeSettings:
         payload = config.get("payload", "float32")
         if payload not in PAYLOADS:
             raise InputError(f"node config: payload is one of {', '.join(PAYLOADS)}")
-        number = _whole(config, "partition-id", 0)
+        number = _whole(config, "partition-id", 0) if numbered else -1
         if number is None:
             raise InputError("node config: partition-id is missing; number the nodes from 0 on")
         memory = _whole(config, "memory-mib", 1)

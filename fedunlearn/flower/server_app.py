@@ -12,8 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
-from fedunlearn.federation.transport.burial import bury
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
+from fedunlearn.flower.removed_examples import record_tombstones
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer
 from fedunlearn.networks import NetworkDigest
@@ -74,7 +74,7 @@ def open_federation(
         journal=journal,
         on_fault=on_fault,
         enrolments={number: enrolment for number, (_, enrolment) in here.items()},
-        tell_removed=partial(bury, metered, addresses, deadline_s=deadline_s),
+        send_tombstones=partial(record_tombstones, metered, addresses, deadline_s=deadline_s),
         close=close,
     )
 

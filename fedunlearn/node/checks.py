@@ -18,13 +18,12 @@ from fedunlearn.errors import (
 )
 from fedunlearn.networks import build_model, require_one_network
 from fedunlearn.parameters import flatten, load, seeded
+from fedunlearn.risk.examples import Batch, Examples, Form, TensorExamples, batch_for, few
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.randomness import generators_kept, same_values
-from fedunlearn.risk.seen import Form, form_of
-from fedunlearn.risk.separate import few
-from fedunlearn.risk.task import Examples, Task
+from fedunlearn.risk.task import Task
 
 # Reads where data() draws from a random generator, even if the first two agree.
 READS = 5
@@ -39,10 +38,10 @@ def read_examples(task: Task, node: int) -> Examples:
         node: The node's number.
 
     Returns:
-        Inputs (n, ...) and targets (n, ...).
+        What is read batch by batch; two tensors are taken as such.
 
     Raises:
-        TaskError: They are not two tensors.
+        TaskError: They are neither, or differ in number.
         FedunlearnError: Of the Task's code, as it is.
         OwnCodeError: The Task's code fails.
     """
@@ -54,14 +53,15 @@ def read_examples(task: Task, node: int) -> Examples:
         raise OwnCodeError(
             f"{type(error).__name__} in the task's own code: data(); see the node's log"
         ) from error
+    if isinstance(found, Examples):
+        return found
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise TaskError(
             f"data: data() returns {_described(found)}; return inputs and targets, two tensors"
         )
     for name, values in zip(("inputs", "targets"), found, strict=True):
         _require_tensor(name, values)
-    inputs, targets = found
-    return inputs, targets
+    return TensorExamples(*found)
 
 
 def _described(found: object) -> str:
@@ -104,12 +104,22 @@ def require_same_reads(task: Task, node: int, examples: Examples) -> None:
                 again = read_examples(task, node)
                 if not same_values(before, torch.get_rng_state()):
                     reads = READS  # perhaps it draws what matters but now and then
-            if not same_values(tuple(examples), tuple(again)):
+            if not _same(examples, again):
                 raise NotDeterministicError(
                     "data: data() gives other examples when it is read again; leave random "
                     "augmentation out of it, and draw splits and noise under a seed of their own"
                 )
             seed += 1
+
+
+def _same(one: Examples, other: Examples) -> bool:
+    """Return whether two reads agree: tensors all over, else a few examples."""
+    if isinstance(one, TensorExamples) and isinstance(other, TensorExamples):
+        return same_values((one.inputs, one.targets), (other.inputs, other.targets))
+    if len(one) != len(other):
+        return False
+    some, others = few(one), few(other)
+    return list(some.record_bytes()) == list(others.record_bytes())
 
 
 def require_usable(
@@ -124,7 +134,7 @@ def require_usable(
     Args:
         task: The Task.
         model: As it was built; its weights are put back.
-        examples: Inputs and targets, n > 0.
+        examples: More than none.
         tried: Forms of examples with which nodes of this process have tried the same Task: of
             these, only what depends on the examples is looked at. The form is added.
         sent: Names in ``state_dict`` of tensors beside the trainable weights that the server
@@ -141,16 +151,17 @@ def require_usable(
             raise
         except TaskError:  # of which hidden draws may be the cause
             with suppress(RuntimeError, ValueError, TypeError, IndexError):
-                _require_no_seed(task, model, few(model, examples))
+                _require_no_seed(task, model, batch_for(model, few(examples)))
             raise
-        form = form_of(examples)
+        form = examples.form()
         if form in tried:
             return
         risk.require_differentiable()
         require_one_network(task.model, model, sent=sent)
-        some = few(model, examples)
-        _require_no_seed(task, model, some)
-        _require_one_function(task, model, some, sent)
+        some = few(examples)
+        batch = batch_for(model, some)
+        _require_no_seed(task, model, batch)
+        _require_one_function(task, model, batch, sent)
         weights = flatten(model)
         row = torch.ones_like(weights)[None] / len(weights) ** 0.5
         # Where there is no GGN, methods that ask for it say so.
@@ -160,7 +171,7 @@ def require_usable(
 
 
 def _require_one_function(
-    task: Task, model: nn.Module, examples: Examples, sent: Collection[str]
+    task: Task, model: nn.Module, batch: Batch, sent: Collection[str]
 ) -> None:
     """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
     own = flatten(model)
@@ -175,7 +186,7 @@ def _require_one_function(
         load(other, weights)
         carried.load(other)
         with torch.no_grad(), twice_differentiable(model):
-            pair = [one(examples[0]) for one in (model, other)]
+            pair = [one(batch[0]) for one in (model, other)]
         return not same_values(*pair)
 
     try:
@@ -196,13 +207,13 @@ def _require_one_function(
         load(model, own)
 
 
-def _require_no_seed(task: Task, model: nn.Module, examples: Examples) -> None:
+def _require_no_seed(task: Task, model: nn.Module, batch: Batch) -> None:
     """Refuse what depends on the random generators though it puts them back, as fork_rng does."""
     results = []
     for seed in range(SEEDS):
         with seeded(seed), torch.no_grad(), twice_differentiable(model):
-            outputs = model(examples[0])
-            results.append((outputs, task.loss(outputs, examples[1])))
+            outputs = model(batch[0])
+            results.append((outputs, task.loss(outputs, batch[1])))
     if not all(same_values(results[0], one) for one in results[1:]):
         raise NotDeterministicError(
             "model: the same weights and examples give other results under another seed; leave "

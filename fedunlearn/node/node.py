@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fedunlearn.carried import CarriedState
-from fedunlearn.errors import EmptyNodeError, FedunlearnError, OwnCodeError, TaskError
+from fedunlearn.commitments import Commitments
+from fedunlearn.errors import (
+    EmptyNodeError,
+    FedunlearnError,
+    ForgetSetError,
+    OwnCodeError,
+    TaskError,
+)
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.node.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.node.enrolment import Enrolment
-from fedunlearn.node.records import NodeRecords, record_bytes
+from fedunlearn.node.tombstones import Tombstones
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Kind, Part
 from fedunlearn.questions.kinds import (
@@ -28,18 +36,32 @@ from fedunlearn.questions.kinds import (
 from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.subspace_summary import pack
 from fedunlearn.risk.causes import owned
+from fedunlearn.risk.examples import Examples, Form, TensorExamples, as_examples
 from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
 from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
 from fedunlearn.risk.products import Curvature
-from fedunlearn.risk.seen import Form
 from fedunlearn.risk.statistics import batches, statistics
-from fedunlearn.risk.task import Examples, HoldsOut, Task
+from fedunlearn.risk.task import HoldsOut, Task
 
 MEMORY = 256 * 2**20
 PRODUCTS_AT_ONCE = 8
 
 log = logging.getLogger(__name__)
+
+
+class Records(Protocol):
+    """What a node remembers of removals, and how it commits to its records."""
+
+    @property
+    def tombstones(self) -> Tombstones:
+        """What was removed."""
+        ...
+
+    def commitments(self, records: Iterable[bytes], /) -> Commitments | None:
+        """Return the commitments to records, in the order of the data; None without any."""
+        ...
+
 
 _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
@@ -53,7 +75,7 @@ class TaskNode:
         number: int,
         *,
         memory: int = MEMORY,
-        records: NodeRecords | None = None,
+        records: Records | None = None,
         tried: set[Form] | None = None,
         sent: Collection[str] = (),
     ) -> None:
@@ -81,24 +103,40 @@ class TaskNode:
 
     @cached_property
     def examples(self) -> Examples:
-        """The node's inputs and targets, removed ones included.
+        """The node's examples, removed ones included.
 
         Raises:
             EmptyNodeError: There are none.
-            TaskError: They are not two tensors, or not those that the node has committed to: the
+            TaskError: They cannot be used, or are not those that the node has committed to: the
                 list of removed ones would name others.
         """
-        inputs, targets = read_examples(self.task, self.number)
-        if len(inputs) == 0:
+        examples = read_examples(self.task, self.number)
+        if len(examples) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
         if self.records is not None:
-            self.records.commitments(record_bytes(inputs, targets))
-        return inputs, targets
+            self.records.commitments(examples.record_bytes())
+        return examples
 
     @cached_property
     def held_out(self) -> Examples | None:
-        """The inputs and targets that the node holds out of training; None without any."""
-        return self.task.held_out(self.number) if isinstance(self.task, HoldsOut) else None
+        """What the node evaluates on and does not train on; None where the Task has none."""
+        if not isinstance(self.task, HoldsOut):
+            return None
+        found = self.task.held_out(self.number)
+        return None if found is None else as_examples(found)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Of the user's loader; None where the Task has none."""
+        return getattr(self.task, "batch_size", None)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels have: the largest and one more; 0 where there are none."""
+        labels = self.examples.labels
+        if labels is None or labels.is_floating_point() or not len(labels):
+            return 0
+        return max(0, int(labels.max()) + 1)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -134,14 +172,14 @@ class TaskNode:
         self._require_usable()
         network = self._network
         if self.records is None:
-            return Enrolment(self.number, len(self.examples[0]), network=network)
+            return Enrolment(self.number, len(self.examples), network=network)
         self.records.tombstones.refresh()
-        commitments = self.records.commitments(record_bytes(*self.examples))
+        commitments = self.records.commitments(self.examples.record_bytes())
         return Enrolment(
             self.number,
-            int(self.records.tombstones.stays(len(self.examples[0])).sum()),
-            root=commitments.root,
-            records=commitments.size,
+            int(self.records.tombstones.stays(len(self.examples)).sum()),
+            root=None if commitments is None else commitments.root,
+            records=len(self.examples),
             left=self.records.tombstones.has_left,
             network=network,
         )
@@ -151,13 +189,13 @@ class TaskNode:
         if self._usable:
             return
         require_same_reads(self.task, self.number, self.examples)
-        staying = self._staying(torch.arange(len(self.examples[1])))
+        staying = self._staying(torch.arange(len(self.examples)))
         left = self.records is not None and self.records.tombstones.has_left
         if len(staying) and not left:
             require_usable(self.task, self.model, self._take(staying), self._tried, self._sent)
         self._usable = True
 
-    def bury(self, deletion: str, forget: ForgetSet) -> int:
+    def record_tombstones(self, deletion: str, forget: ForgetSet) -> int:
         """Never use again what a removal has removed, nor, where the node left, anything.
 
         Args:
@@ -175,13 +213,25 @@ class TaskNode:
                 "keeps no list of removed examples; give it a folder (records in its node config)"
             )
         self._curvature = None
-        places = torch.nonzero(forget.forgotten_by_now(self.number, self.examples[1]))[:, 0]
+        places = self.places_of(forget)
         if forget.kind is Kind.NODE:
             if self.number in forget.nodes:
                 self.records.tombstones.leave(deletion)
         else:
-            self.records.tombstones.bury(deletion, places.tolist())
+            self.records.tombstones.record(deletion, places.tolist())
         return len(places)
+
+    def places_of(self, forget: ForgetSet) -> Tensor:
+        """Return the places (m,) of the node's examples that a rule, or one before it, forgets."""
+        return torch.nonzero(forget.forgotten_by_now(self.number, self._targets(forget)))[:, 0]
+
+    def expect(self, sent: Iterable[str]) -> None:
+        """Expect tensors from the server, by their names in ``state_dict``; see ``sent``."""
+        self._sent = tuple(sent)
+
+    def use_records(self, records: Records | None) -> None:
+        """Look for what was removed from the node in another place from now on."""
+        self.records = records
 
     def answer(self, question: Question) -> Answer:
         """Answer with sums over the parts that were asked for."""
@@ -236,20 +286,20 @@ class TaskNode:
         """
         self._require_present()
         self._curvature = None  # its memory is better spent on training
-        chosen = self._staying(torch.arange(len(self.examples[1])))
+        chosen = self._staying(torch.arange(len(self.examples)))
         if without is not None:
             chosen = self._indices(without, part)
         examples = self._take(chosen)
-        if len(examples[0]) == 0:
+        if len(examples) == 0:
             return weights, 0
         trained = train_locally(
             self.model, self.task.loss, examples, weights, plan, rule, reference
         )
         require_finite(trained, f"training on node {self.number}")
-        return trained, len(examples[0])
+        return trained, len(examples)
 
     def _indices(self, forget: ForgetSet, part: Part) -> Tensor:
-        return self._staying(forget.select(part, self.number, self.examples[1]))
+        return self._staying(forget.select(part, self.number, self._targets(forget)))
 
     def _require_present(self) -> None:
         """Refuse where the node has left; forget what was kept of examples that were removed."""
@@ -262,13 +312,34 @@ class TaskNode:
         """Return those of some examples' places (m,) that were not removed before."""
         if self.records is None:
             return indices
-        return indices[self.records.tombstones.stays(len(self.examples[1]))[indices]]
+        return indices[self.records.tombstones.stays(len(self.examples))[indices]]
 
     def _take(self, indices: Tensor) -> Examples:
-        inputs, targets = self.examples
-        if len(indices) == len(targets):
-            return inputs, targets
-        return inputs[indices], targets[indices]
+        return self.examples if len(indices) == len(self.examples) else self.examples.at(indices)
+
+    def _targets(self, forget: ForgetSet) -> Tensor:
+        """Return what a forget set selects by: one entry an example, the label where it counts.
+
+        Raises:
+            ForgetSetError: It names a class and the examples have no labels.
+        """
+        if isinstance(self.examples, TensorExamples):
+            return self.examples.targets
+        if not forget.by_class:
+            return torch.zeros(len(self.examples), dtype=torch.int64)
+        labels = self.examples.labels
+        if labels is None:
+            raise ForgetSetError(
+                "forget: a class needs whole-number targets of shape (n,), this node's data have "
+                "none; name nodes or records, or say which key is the label"
+            )
+        return labels
+
+    def _group_targets(self) -> Tensor:
+        if isinstance(self.examples, TensorExamples):
+            return self.examples.targets
+        labels = self.examples.labels
+        return torch.zeros(len(self.examples), 0) if labels is None else labels
 
     def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
         """Sum over a part's examples, or scale up the sum over a sample of them."""
@@ -295,7 +366,11 @@ class TaskNode:
         """Answer what normalisation layers see of batches of a part's examples."""
         self._curvature = None  # its graphs hold the buffers that are written to
         places = batches(indices, ask.batch_size, [ask.seed, self.number])
-        inputs = (self.examples[0][some] for some in places)
+        # A batch of one has no variance: where a node has but one example, it counts as two.
+        inputs = (
+            (len(some), self.examples.batch(some if len(some) > 1 else some.repeat(2))[0])
+            for some in places
+        )
         return statistics(self.model, question.point, question.carried, inputs, ask.seed)
 
     def _on_held_out(self, question: Question, part: Part, points: list[Tensor]) -> Tensor:
@@ -303,14 +378,15 @@ class TaskNode:
         nothing = torch.zeros(len(points), 4, dtype=torch.float64)
         if self.held_out is None:
             return nothing
-        inputs, targets = self.held_out
-        gone = torch.zeros(len(targets), dtype=torch.bool)
-        if labels := question.forget.everywhere:
-            gone = torch.isin(targets, targets.new_tensor(sorted(labels)))
+        held_out = self.held_out
+        gone = torch.zeros(len(held_out), dtype=torch.bool)
+        labels = held_out.labels if question.forget.everywhere else None
+        if labels is not None:
+            gone = torch.isin(labels, labels.new_tensor(sorted(question.forget.everywhere)))
         chosen = torch.nonzero(gone if part is Part.FORGET else ~gone)[:, 0]
         if not len(chosen):
             return nothing
-        risk = EmpiricalRisk(self.model, self.task.loss, (inputs[chosen], targets[chosen]))
+        risk = EmpiricalRisk(self.model, self.task.loss, held_out.at(chosen))
         return torch.stack([risk.evaluation(point) for point in points])
 
     def _by_group(
@@ -319,7 +395,7 @@ class TaskNode:
         """Answer for each group of a part's examples; returns labels and rows."""
         ask = question.ask
         assert isinstance(ask, GroupGradients | Summaries)
-        groups = split_by_label(self.examples[1], indices) if ask.by_label else {}
+        groups = split_by_label(self._group_targets(), indices) if ask.by_label else {}
         chosen = list(groups.values()) or [indices]
         labels = tuple(groups)
         if isinstance(ask, Summaries):

@@ -18,6 +18,7 @@ from fedunlearn.commitments import Commitments
 from fedunlearn.errors import TaskError
 from fedunlearn.files import alone_in, replacing
 from fedunlearn.node.tombstones import Tombstones
+from fedunlearn.trees import paired_records
 
 SECRET, COMMITMENTS, TOMBSTONES = "secret.key", "commitments.bin", "tombstones.json"
 SECRET_BYTES = 32
@@ -98,9 +99,7 @@ class NodeRecords:
 def record_bytes(inputs: Tensor, targets: Tensor) -> Iterator[bytes]:
     """Return the bytes of each example (inputs (n, ...), targets (n, ...)) that are committed to.
 
-    Yields:
+    Returns:
         Dtype and shape of input and target, then their little-endian bytes.
     """
-    head = f"{inputs.dtype}{tuple(inputs.shape[1:])}{targets.dtype}{tuple(targets.shape[1:])}\0"
-    for example, target in zip(inputs.contiguous(), targets.contiguous(), strict=True):
-        yield head.encode() + example.numpy().tobytes() + target.numpy().tobytes()
+    return paired_records(inputs, targets)

@@ -41,7 +41,7 @@ class Tombstones:
     """
 
     def __init__(self, path: Path) -> None:
-        """Use a file, which is made when something is buried."""
+        """Use a file, which is made when something is recorded."""
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._left: set[str] = set()
@@ -66,11 +66,11 @@ class Tombstones:
             return False
         except OSError as error:
             raise TaskError(f"{self._path} cannot be read: {error.strerror}") from None
-        self._left, self._places = self._read(text)
+        self._left, self._places = self._parsed(text)
         self._seen = seen
         return True
 
-    def _read(self, text: bytes) -> tuple[set[str], dict[str, tuple[int, ...]]]:
+    def _parsed(self, text: bytes) -> tuple[set[str], dict[str, tuple[int, ...]]]:
         try:
             listed = _List.model_validate_json(text)
         except ValidationError:
@@ -84,6 +84,11 @@ class Tombstones:
     def has_left(self) -> bool:
         """Whether the node has left as a whole."""
         return bool(self._left)
+
+    @property
+    def any_removed(self) -> bool:
+        """Whether some example was removed, as far as was read."""
+        return bool(self._left) or any(self._places.values())
 
     def require_present(self) -> None:
         """Refuse to take part for a node that has left.
@@ -110,7 +115,7 @@ class Tombstones:
             kept[list(places)] = False
         return kept
 
-    def bury(self, deletion: str, places: Iterable[int]) -> None:
+    def record(self, deletion: str, places: Iterable[int]) -> None:
         """Add what a deletion removed; the same again changes nothing.
 
         Args:
@@ -153,6 +158,9 @@ class Tombstones:
             "left": sorted(self._left),
             "removed": dict(sorted(self._places.items())),
         }
-        write_whole(self._path, json.dumps(document) + "\n")
+        self._store(json.dumps(document) + "\n")
         self._seen = None
         self.refresh()
+
+    def _store(self, text: str) -> None:
+        write_whole(self._path, text)

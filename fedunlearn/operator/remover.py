@@ -98,15 +98,21 @@ class FederationRemover:
         """Return the numbers of the nodes that have left."""
         return [self._site.nodes.place(name) for name in self._left()]
 
-    def bury(self, deletion: str, scope: Scope) -> Mapping[str, int]:
+    def record_tombstones(self, deletion: str, scope: Scope) -> Mapping[str, int]:
         """See Remover."""
         rule, names = self._site.rule_of([scope]), self._site.nodes
         federation = self._federation
         if scope.kind is not ScopeKind.NODE:
             federation = federation.without(self._gone())
-            return {names[node]: count for node, count in federation.bury(deletion, rule).items()}
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
         try:
-            return {names[node]: count for node, count in federation.bury(deletion, rule).items()}
+            return {
+                names[node]: count
+                for node, count in federation.record_tombstones(deletion, rule).items()
+            }
         except StoppedError:
             raise
         except FederationError:  # it has left, and the server refuses it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Site:
         name: Of the method, as the operator calls it.
         method: By which requests are removed.
         recovery_rounds: Of ordinary training on what stays, after each removal.
+        uses_kept: By the name of each node of a user's app, whether its training leaves out what
+            was removed (``kept``); None where nodes do so by themselves.
         train: Trains the first model; None where it must be there already.
     """
 
@@ -38,6 +40,7 @@ class Site:
     name: str
     method: UnlearningMethod[Any]
     recovery_rounds: int = 0
+    uses_kept: Mapping[str, bool] | None = None
     train: TrainFirst | None = field(default=None, compare=False)
 
     def as_document(self) -> dict[str, list[str]]:

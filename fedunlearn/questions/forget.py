@@ -97,6 +97,11 @@ class ForgetSet:
             return frozenset(node for node, _ in self.records)
         return self.nodes if self.kind is Kind.NODE else self.on
 
+    @property
+    def by_class(self) -> bool:
+        """Whether labels count, for it or for what was forgotten before."""
+        return self.kind is Kind.CLASS or any(earlier.by_class for earlier in self.after)
+
     def select(self, part: Part, node: int, targets: Tensor) -> Tensor:
         """Return the indices (m,), ascending, of a node's examples that belong to a part."""
         forgotten = self._forgotten(node, targets)

@@ -262,7 +262,7 @@ class Removals(Models):
             return read_applied(connection)
 
     def removed(self) -> tuple[Scope, ...]:
-        """Return what has left, in this order; also where it was taken back: nodes bury for good.
+        """Return what has left, in this order; also where it was taken back.
 
         Returns:
             One scope for each request, at its first removal.

@@ -20,8 +20,10 @@ from fedunlearn.errors import (
     TaskError,
 )
 from fedunlearn.parameters import ParameterLayout
+from fedunlearn.risk.examples import Batch, Examples, batch_for
 from fedunlearn.risk.layers import name_of
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import described, map_tensors
 
 CHECKPOINTING = "turn gradient checkpointing off for what is removed from"
 OWN_WORDS: tuple[tuple[str, str], ...] = (
@@ -91,7 +93,7 @@ def explained(model: nn.Module, loss: Loss, examples: Examples) -> Iterator[None
     Args:
         model: Of the user.
         loss: Likewise.
-        examples: A few, on the model's device, with which the cause is looked for.
+        examples: A few, with which the cause is looked for.
 
     Yields:
         Nothing.
@@ -106,35 +108,35 @@ def explained(model: nn.Module, loss: Loss, examples: Examples) -> Iterator[None
     except Exception as error:
         explanation: FedunlearnError
         try:
-            explanation = cause_of(error, model, loss, examples)
+            explanation = cause_of(error, model, loss, batch_for(model, examples))
         except Exception:  # a search for the cause must not hide that there is one
             explanation = OwnCodeError(f"{owned(error)}; see the node's log")
         raise explanation from error
 
 
-def cause_of(error: Exception, model: nn.Module, loss: Loss, examples: Examples) -> FedunlearnError:
+def cause_of(error: Exception, model: nn.Module, loss: Loss, batch: Batch) -> FedunlearnError:
     """Find out why a model or a loss raised.
 
     Args:
         error: What was raised.
         model: Of the user.
         loss: Likewise.
-        examples: A few.
+        batch: Of a few examples, on the model's device.
 
     Returns:
         What to raise instead: a TaskError where the cause is known.
     """
-    where, remedied = _in_forward(model, loss, examples)
+    where, remedied = _in_forward(model, loss, batch)
     if remedied is not None:
         return TaskError(remedied)
     text = f"{type(error).__name__}: {error}"
     for pattern, words in OWN_WORDS:
         if re.search(pattern, text):
-            where = where or _in_derivative(model, loss, examples)
+            where = where or _in_derivative(model, loss, batch)
             return NotDifferentiableError(f"{where} {words}")
     if where is None:
         return OwnCodeError(f"{owned(error)}, while it was differentiated; see the node's log")
-    return OwnCodeError(f"{owned(error)}: {where} on {_form(examples)}; see the node's log")
+    return OwnCodeError(f"{owned(error)}: {where} on {_form(batch)}; see the node's log")
 
 
 def owned(error: BaseException) -> str:
@@ -142,16 +144,16 @@ def owned(error: BaseException) -> str:
     return f"{type(error).__name__} in the task's own code"
 
 
-def _form(examples: Examples) -> str:
+def _form(batch: Batch) -> str:
     return " and ".join(
-        f"{name} of shape {tuple(values.shape)}, {str(values.dtype).removeprefix('torch.')}"
-        for name, values in zip(("inputs", "targets"), examples, strict=True)
+        f"{name} of {described(values)}"
+        for name, values in zip(("inputs", "targets"), batch, strict=True)
     )
 
 
-def _in_forward(model: nn.Module, loss: Loss, examples: Examples) -> tuple[str | None, str | None]:
+def _in_forward(model: nn.Module, loss: Loss, batch: Batch) -> tuple[str | None, str | None]:
     """Return where a forward pass fails, and what is wrong where another form of data helps."""
-    inputs, targets = examples
+    inputs, targets = batch
     entered: list[str] = []
     handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -170,19 +172,19 @@ def _in_forward(model: nn.Module, loss: Loss, examples: Examples) -> tuple[str |
     finally:
         for handle in handles:
             handle.remove()
-    return where, _with_graph(model, loss, examples, where) or _other_form(model, loss, examples)
+    return where, _with_graph(model, loss, batch, where) or _other_form(model, loss, batch)
 
 
-def _forward(function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+def _forward(function: Callable[..., Tensor], given: object) -> Tensor:
     with torch.no_grad():
         return function(given)
 
 
-def _with_graph(model: nn.Module, loss: Loss, examples: Examples, where: str) -> str | None:
+def _with_graph(model: nn.Module, loss: Loss, batch: Batch, where: str) -> str | None:
     """Return what is wrong where a forward pass needs a graph even for its value."""
     try:
         with torch.enable_grad():
-            loss(model(examples[0]), examples[1])
+            loss(model(batch[0]), batch[1])
     except Exception:
         return None
     return (
@@ -191,9 +193,9 @@ def _with_graph(model: nn.Module, loss: Loss, examples: Examples, where: str) ->
     )
 
 
-def _other_form(model: nn.Module, loss: Loss, examples: Examples) -> str | None:
+def _other_form(model: nn.Module, loss: Loss, batch: Batch) -> str | None:
     """Return what is wrong with the form of the data, if a change of dtype or shape mends it."""
-    inputs, targets = examples
+    inputs, targets = batch
     wanted = ParameterLayout.of(model).dtypes[0]
     seen = str(wanted).removeprefix("torch.")
     forms: list[tuple[str, str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
@@ -220,19 +222,19 @@ def _other_form(model: nn.Module, loss: Loss, examples: Examples) -> str | None:
     for what, remedy, of_inputs, of_targets in forms:
         try:
             with torch.no_grad():
-                loss(model(of_inputs(inputs)), of_targets(targets))
+                loss(model(map_tensors(of_inputs, inputs)), map_tensors(of_targets, targets))
         except Exception:
             continue
         return (
-            f"data: {_form(examples)} do not fit the model, whose weights are {seen}; "
+            f"data: {_form(batch)} do not fit the model, whose weights are {seen}; "
             f"return {what} as {remedy}"
         )
     return None
 
 
-def _in_derivative(model: nn.Module, loss: Loss, examples: Examples) -> str:
+def _in_derivative(model: nn.Module, loss: Loss, batch: Batch) -> str:
     """Name the innermost layer that cannot be differentiated twice; else the loss or the model."""
-    inputs, targets = examples
+    inputs, targets = batch
     calls: list[tuple[str, nn.Module, tuple[object, ...]]] = []
     handles = [
         module.register_forward_hook(

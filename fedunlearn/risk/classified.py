@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def classified(outputs: Tensor, targets: object) -> tuple[int, int]:
+def classified(outputs: object, targets: object) -> tuple[int, int]:
     """Count the examples whose class the outputs name.
 
     Args:
@@ -15,7 +15,9 @@ def classified(outputs: Tensor, targets: object) -> tuple[int, int]:
     Returns:
         How many are right, and how many could be compared: 0 of 0 where targets are no classes.
     """
-    if not isinstance(targets, Tensor) or len(outputs) != len(targets) or not len(targets):
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return 0, 0
+    if outputs.ndim == 0 or len(outputs) != len(targets) or not len(targets):
         return 0, 0
     if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
         if outputs.shape[1] > 1:

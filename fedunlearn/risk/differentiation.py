@@ -18,12 +18,13 @@ from torch.overrides import TorchFunctionMode
 from fedunlearn.errors import NonFiniteError, NotDifferentiableError, TaskError
 from fedunlearn.parameters import ParameterLayout, flatten
 from fedunlearn.risk.causes import explained
+from fedunlearn.risk.examples import Batch, Examples, batch_for, few
 from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.network import FlatNetwork, gradient_of
 from fedunlearn.risk.products import Curvature, Function, keep_product
 from fedunlearn.risk.seen import Seen
-from fedunlearn.risk.separate import few
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import map_tensors
 
 # How many examples; fewer where a derivative in float64 takes long.
 EXAMPLES, OF_LARGE = 4, 2
@@ -60,25 +61,26 @@ def require_differentiable(model: nn.Module, loss: Loss, examples: Examples) -> 
         TaskError: Another cause, with its remedy.
     """
     count = EXAMPLES if ParameterLayout.of(model).dimension <= LARGE else OF_LARGE
-    inputs, targets = few(model, examples)
-    some = inputs[:count], targets[:count]
+    some = few(examples)
+    some = some.at(torch.arange(min(count, len(some))))
     if _seen.holds(model, loss, some):
         return
+    batch = batch_for(model, some)
     with explained(model, loss, some):
-        _Derivatives(model, loss, some).require_finite()
-    _require_right(model, loss, some)
+        _Derivatives(model, loss, batch, len(some)).require_finite()
+    _require_right(model, loss, batch, len(some))
     _seen.add(model, loss, some)
 
 
 class _Derivatives:
     """A gradient and products of the loss of a few examples."""
 
-    def __init__(self, model: nn.Module, loss: Loss, examples: Examples) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, batch: Batch, count: int) -> None:
         self.model = model
         self.flat = FlatNetwork(model)
-        inputs, targets = examples
+        inputs, targets = batch
         self.network: Function = lambda weights: self.flat.outputs(weights, inputs)
-        self.loss: Function = lambda outputs: loss(outputs, targets) * len(targets)
+        self.loss: Function = lambda outputs: loss(outputs, targets) * count
         self.weights = flatten(model).to(self.flat.layout.device)
         generator = torch.Generator().manual_seed(SEED)
         sizes = _sizes(self.flat.layout, self.weights)
@@ -180,14 +182,15 @@ def _require_finite(derivatives: _Derivatives, vector: Tensor, what: str) -> Non
     )
 
 
-def _require_right(model: nn.Module, loss: Loss, examples: Examples) -> None:
+def _require_right(model: nn.Module, loss: Loss, batch: Batch, count: int) -> None:
     """Compare a product with differences of gradients."""
     try:
         wide = copy.deepcopy(model).double()
         inputs, targets = (
-            values.double() if values.is_floating_point() else values for values in examples
+            map_tensors(lambda one: one.double() if one.is_floating_point() else one, tree)
+            for tree in batch
         )
-        derivatives = _Derivatives(wide, _widened(loss), (inputs, targets))
+        derivatives = _Derivatives(wide, _widened(loss), (inputs, targets), count)
         with _Dtypes() as seen, torch.no_grad():
             wide(inputs)
         if seen.coarsest > torch.finfo(torch.float32).eps:  # a part rounds, whatever it is given
@@ -197,7 +200,7 @@ def _require_right(model: nn.Module, loss: Loss, examples: Examples) -> None:
     except (TaskError, NonFiniteError):
         raise
     except Exception:  # it does not compute in float64, or cannot be copied
-        derivatives = _Derivatives(model, loss, examples)
+        derivatives = _Derivatives(model, loss, batch, count)
         coarsest = max(torch.finfo(dtype).eps for dtype in derivatives.flat.layout.dtypes)
         _compare(derivatives, COARSE_STEPS, 0.05 if coarsest < 1e-5 else COARSE)
 

@@ -21,8 +21,10 @@ from typing_extensions import override
 
 from fedunlearn.errors import TaskError
 from fedunlearn.parameters import ParameterLayout, flatten, load, trainable
+from fedunlearn.risk.examples import Batch, Examples, TensorExamples, as_examples
 from fedunlearn.risk.network import FlatNetwork, gradient_of_each
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import Tree, map_tensors
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,17 @@ class LocalPlan:
     weight_decay: float
     order: tuple[int, ...]
 
-    def batches(self, examples: Examples) -> Iterator[Examples]:
+    def batches(self, examples: Examples | tuple[Tensor, Tensor]) -> Iterator[Batch]:
         """Yield inputs and targets, batch by batch, in a new order every epoch."""
-        inputs, targets = examples
+        examples = as_examples(examples)
         generator = np.random.default_rng(self.order)
         for _ in range(self.epochs):
-            order = torch.from_numpy(generator.permutation(len(inputs)))
+            order = torch.from_numpy(generator.permutation(len(examples)))
             for batch in order.split(self.batch_size):
-                yield inputs[batch], targets[batch]
+                if isinstance(examples, TensorExamples):  # copies, which training may change
+                    yield examples.inputs[batch], examples.targets[batch]
+                else:
+                    yield examples.batch(batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +72,7 @@ class Work:
 
     model: nn.Module
     loss: Loss
-    examples: Examples
+    examples: Examples | tuple[Tensor, Tensor]
     plan: LocalPlan
     reference: Tensor | None
 
@@ -76,11 +81,14 @@ class Work:
         """What is trained."""
         return list(trainable(self.model).values())
 
-    def batches(self) -> Iterator[Examples]:
+    def batches(self) -> Iterator[Batch]:
         """Yield batches where the model takes them."""
         device = ParameterLayout.of(self.model).device
         for inputs, targets in self.plan.batches(self.examples):
-            yield inputs.to(device), targets.to(device)
+            yield (
+                map_tensors(lambda one: one.to(device), inputs),
+                map_tensors(lambda one: one.to(device), targets),
+            )
 
     def descend(self, *, weight_decay: float, maximize: bool = False) -> torch.optim.SGD:
         """Return plain SGD with the plan's step size."""
@@ -264,13 +272,14 @@ class FisherDescent(LocalRule):
             load(work.model, weights)
 
 
-def _gradient_and_fisher(work: Work, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient_and_fisher(work: Work, inputs: Tree, targets: Tree) -> tuple[Tensor, Tensor]:
     """Return the mean of the examples' gradients (d,), and of their squares (d,)."""
     flat = FlatNetwork(work.model)
     weights = flatten(work.model).to(flat.layout.device)
 
-    def of_one(at: Tensor, one: Tensor, target: Tensor) -> Tensor:
-        return work.loss(flat.outputs(at, one[None]), target[None])
+    def of_one(at: Tensor, one: Tree, target: Tree) -> Tensor:
+        outputs = flat.outputs(at, map_tensors(lambda row: row[None], one))
+        return work.loss(outputs, map_tensors(lambda row: row[None], target))
 
     rows = flat.holding(weights, lambda: gradient_of_each(of_one, weights, inputs, targets)).cpu()
     return rows.mean(0), rows.square().mean(0)

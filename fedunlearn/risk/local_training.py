@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fedunlearn.parameters import flatten, load
+from fedunlearn.risk.examples import Examples
 from fedunlearn.risk.local_rules import Descent, LocalPlan, LocalRule, Work
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
 
 ORDINARY = Descent()
 
@@ -14,7 +15,7 @@ ORDINARY = Descent()
 def train_locally(
     model: nn.Module,
     loss: Loss,
-    examples: Examples,
+    examples: Examples | tuple[Tensor, Tensor],
     weights: Tensor,
     plan: LocalPlan,
     rule: LocalRule = ORDINARY,

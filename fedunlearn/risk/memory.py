@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedunlearn.trees import Tree, map_tensors, tensors_of
+
 # A chunk whose graph is of this size stays near the processor: larger ones are slower (measured:
 # 2.5 times for a CNN at 400 MiB), much smaller ones spend their time on calls.
 CHUNK_BYTES = 16 * 2**20
@@ -86,23 +88,30 @@ def counting_saved(*own: Tensor, drop_zeros: bool = False) -> Iterator[Callable[
         yield nbytes
 
 
-def examples_per_chunk(loss_of: Callable[[Tensor], Tensor], inputs: Tensor, weights: Tensor) -> int:
+def examples_per_chunk(
+    loss_of: Callable[[Tree], Tensor], inputs: Tree, weights: Tensor, count: int | None = None
+) -> int:
     """Return how many examples to process at once: a power of two.
 
     Args:
         loss_of: Maps some inputs to their summed loss, with a graph.
-        inputs: All inputs (n, ...); the first few are tried.
+        inputs: Inputs (n, ...), of which the first few are tried; or a tree of those of ``count``
+            examples, of which all are.
         weights: Those of ``loss_of``, which every chunk reads and whose gradient it writes: a
             chunk's graph should not be smaller.
+        count: How many examples; needed for a tree.
 
     Raises:
         RuntimeError: Of the model or the loss.
     """
-    few = inputs[:PROBED].clone()
+    if isinstance(inputs, Tensor) and count is None:
+        inputs = inputs[:PROBED]
+        count = len(inputs)
+    few = map_tensors(torch.clone, inputs)
     try:
-        with torch.enable_grad(), counting_saved(few, weights) as nbytes:
+        with torch.enable_grad(), counting_saved(*tensors_of(few), weights) as nbytes:
             loss = loss_of(few)
-            each = max(1, nbytes() // len(few))
+            each = max(1, nbytes() // (count or PROBED))
             del loss
     except RuntimeError as error:
         if not refuses_hooks(error):

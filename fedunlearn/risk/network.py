@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedunlearn.parameters import ParameterLayout
+from fedunlearn.trees import Tree, map_tensors, tensors_of
 
 T = TypeVar("T")
 
@@ -36,8 +37,8 @@ class FlatNetwork:
         self.layout = ParameterLayout.of(model)
         self._holder = _Holder(model)
 
-    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """Return the outputs for inputs (n, ...) at weights (d,)."""
+    def outputs(self, weights: Tensor, inputs: Tree) -> Tensor:
+        """Return the outputs for inputs, as the model takes them, at weights (d,)."""
         outputs: Tensor = functional_call(self.model, self.layout.unflatten(weights), (inputs,))
         return outputs
 
@@ -159,23 +160,28 @@ def gradient_of(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
 
 
 def gradient_of_each(
-    of_one: Callable[[Tensor, Tensor, Tensor], Tensor],
+    of_one: Callable[[Tensor, Tree, Tree], Tensor],
     point: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Tree,
+    targets: Tree,
 ) -> Tensor:
     """Return the gradient of every example as rows (n, d).
 
     Args:
         of_one: Maps the point, the inputs and the targets of one example to its loss.
         point: Shape (d,).
-        inputs: Shape (n, ...).
-        targets: Shape (n, ...).
+        inputs: Shape (n, ...), or a tree of such tensors.
+        targets: Likewise.
     """
     try:
         rows: Tensor = vmap(grad(of_one), in_dims=(None, 0, 0))(point, inputs, targets)
-    except RuntimeError:  # checkpointing, old-style functions, recurrent layers: one by one
-        pairs = zip(inputs, targets, strict=True)
+    except (RuntimeError, ValueError, TypeError):
+        # Checkpointing, old-style functions, recurrent layers, forward() that looks at values.
+        count = len(next(tensors_of(targets if targets is not None else inputs)))
+        pairs = (
+            [map_tensors(lambda one, i=i: one[i], tree) for tree in (inputs, targets)]  # type: ignore[misc]
+            for i in range(count)
+        )
         rows = torch.stack(
             [gradient_of(lambda at, one=one: of_one(at, *one), point) for one in pairs]  # type: ignore[misc]
         )

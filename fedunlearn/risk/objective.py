@@ -9,11 +9,21 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.errors import EmptyNodeError, TaskError
-from fedunlearn.parameters import flatten, require_finite
+from fedunlearn.errors import EmptyNodeError
+from fedunlearn.parameters import flatten
 from fedunlearn.risk.causes import explained
 from fedunlearn.risk.classified import classified
 from fedunlearn.risk.differentiation import require_differentiable
+from fedunlearn.risk.examples import (
+    PROBE_EXAMPLES,
+    Batch,
+    Examples,
+    Inputs,
+    Targets,
+    as_examples,
+    batch_for,
+    few,
+)
 from fedunlearn.risk.layers import require_known_layers
 from fedunlearn.risk.memory import examples_per_chunk
 from fedunlearn.risk.network import (
@@ -24,8 +34,9 @@ from fedunlearn.risk.network import (
 )
 from fedunlearn.risk.probe import require_deterministic, require_ggn
 from fedunlearn.risk.products import Curvature, Function, KeptProduct, keep_product
-from fedunlearn.risk.separate import PROBE_EXAMPLES, few, require_separate_examples
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.separate import require_separate_examples
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import has_rows, map_tensors
 
 # Of per-example gradients held at once.
 FISHER_BYTES = 64 * 2**20
@@ -35,7 +46,8 @@ FISHER_BYTES = 64 * 2**20
 class _Chunk:
     network: Function  # weights (d,) to outputs
     loss: Function  # outputs to the sum of the losses
-    targets: Tensor
+    targets: Targets
+    places: Tensor
 
 
 class EmpiricalRisk:
@@ -51,14 +63,19 @@ class EmpiricalRisk:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, examples: Examples, *, chunk: int | None = None
+        self,
+        model: nn.Module,
+        loss: Loss,
+        examples: Examples | tuple[Tensor, Tensor],
+        *,
+        chunk: int | None = None,
     ) -> None:
         """Check that the risk is a function of the weights alone, and wrap it.
 
         Args:
             model: In the mode in which it is to be differentiated; its weights are not used.
             loss: Mean over examples.
-            examples: Inputs (n, ...) and targets (n, ...).
+            examples: Read batch by batch; or inputs (n, ...) and targets (n, ...).
             chunk: Examples processed at once; bounds memory, changes nothing else. Left out, as
                 many as stay near the processor.
 
@@ -68,32 +85,38 @@ class EmpiricalRisk:
             NonFiniteError: Inputs or targets hold NaN or infinity.
             TaskError: The loss is not a mean, or inputs and targets differ in number.
         """
-        inputs, targets = examples
-        if len(inputs) != len(targets):
-            raise TaskError(
-                f"data: {len(inputs)} inputs but {len(targets)} targets; give one target an input"
-            )
-        if len(inputs) == 0:
+        examples = as_examples(examples)
+        if len(examples) == 0:
             raise EmptyNodeError("data: no examples; a node needs at least one")
-        for name, values in (("inputs", inputs), ("targets", targets)):
-            if values.is_floating_point():
-                require_finite(values, f"data: {name}", "fill in or drop what is missing")
+        examples.require_finite()
         require_known_layers(model)
-        with explained(model, loss, few(model, examples)):
-            require_deterministic(model, loss, examples)
-            require_separate_examples(model, loss, examples)
+        some = few(examples)
+        with explained(model, loss, some):
+            require_deterministic(model, loss, some)
+            require_separate_examples(model, loss, some)
         self.model = model
         self.loss = loss
-        self.inputs = inputs
-        self.targets = targets
+        self.examples = examples
+        self._few = some
         self._flat = FlatNetwork(model)
         self.layout = self._flat.layout
-        with explained(model, loss, few(model, examples)):
+        with explained(model, loss, some):
             self._chunk = chunk or self._fitting_chunk()
+        self._places = examples.chunks(self._chunk)
 
     def __len__(self) -> int:
         """Return the number of examples n."""
-        return len(self.inputs)
+        return len(self.examples)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of all examples, put together."""
+        return self.examples.batch(torch.arange(len(self)))[0]
+
+    @property
+    def targets(self) -> Targets:
+        """The targets of all examples, put together."""
+        return self.examples.batch(torch.arange(len(self)))[1]
 
     def value(self, weights: Tensor) -> float:
         """Return the sum of the losses at weights (d,)."""
@@ -110,11 +133,15 @@ class EmpiricalRisk:
         """
         weights = weights.to(self.layout.device)
         total = torch.zeros(4, dtype=torch.float64)
+        labels = self.examples.labels
         with torch.no_grad(), twice_differentiable(self.model):
             for chunk in self._chunks():
                 outputs = chunk.network(weights)
-                right, compared = classified(outputs, chunk.targets)
-                sums = [float(chunk.loss(outputs)), right, compared, len(chunk.targets)]
+                targets = chunk.targets
+                if not isinstance(targets, Tensor) and labels is not None:
+                    targets = labels[chunk.places].to(outputs.device)
+                right, compared = classified(outputs, targets)
+                sums = [float(chunk.loss(outputs)), right, compared, len(chunk.places)]
                 total += torch.tensor(sums, dtype=torch.float64)
         return total
 
@@ -139,17 +166,22 @@ class EmpiricalRisk:
         """
         point = weights.to(self.layout.device)
 
-        def of_one(point: Tensor, inputs: Tensor, target: Tensor) -> Tensor:
-            outputs = self._network(inputs[None])(point)
-            return self.loss(outputs, target[None])
+        def of_one(point: Tensor, inputs: Inputs, target: Targets) -> Tensor:
+            outputs = self._network(map_tensors(lambda row: row[None], inputs))(point)
+            return self.loss(outputs, map_tensors(lambda row: row[None], target))
 
         at_once = max(1, min(self._chunk, FISHER_BYTES // point.nbytes))
         total = torch.zeros_like(point)
 
         def add_all() -> None:
-            for start in range(0, len(self), at_once):
-                each = gradient_of_each(of_one, point, *self._take(start, at_once))
-                total.add_(each.square().sum(0))
+            for places in self.examples.chunks(at_once):
+                inputs, targets = self._take(places)
+                if has_rows(inputs, len(places)) and has_rows(targets, len(places)):
+                    each = gradient_of_each(of_one, point, inputs, targets)
+                    total.add_(each.square().sum(0))
+                    continue
+                for place in places.split(1):
+                    total.add_(gradient_of(_composed(self._made(place)), point).square())
 
         self._flat.holding(point, add_all)
         return total.to(weights.device)
@@ -175,7 +207,7 @@ class EmpiricalRisk:
         self.require_differentiable()
         point = weights.to(self.layout.device)
         if curvature is Curvature.GGN:
-            inputs, targets = few(self.model, (self.inputs, self.targets))
+            inputs, targets = batch_for(self.model, self._few)
             with torch.no_grad(), twice_differentiable(self.model):
                 outputs = self._network(inputs)(point)
             require_ggn(self.loss, outputs, targets)
@@ -183,21 +215,23 @@ class EmpiricalRisk:
 
     def require_differentiable(self) -> None:
         """Try one gradient and one product on a few examples; see ``require_differentiable``."""
-        require_differentiable(self.model, self.loss, (self.inputs, self.targets))
+        require_differentiable(self.model, self.loss, self._few)
 
-    def _take(self, start: int, count: int) -> Examples:
+    def _take(self, places: Tensor) -> Batch:
         device = self.layout.device
-        chosen = slice(start, start + count)
-        return self.inputs[chosen].to(device), self.targets[chosen].to(device)
+        inputs, targets = self.examples.batch(places)
+        return (
+            map_tensors(lambda one: one.to(device), inputs),
+            map_tensors(lambda one: one.to(device), targets),
+        )
+
+    def _made(self, places: Tensor) -> _Chunk:
+        inputs, targets = self._take(places)
+        return _Chunk(self._network(inputs), self._loss(targets, len(places)), targets, places)
 
     def _chunk_makers(self) -> tuple[Callable[[], _Chunk], ...]:
         """Return what makes each chunk, so that only one at a time is on the model's device."""
-
-        def make(start: int) -> _Chunk:
-            inputs, targets = self._take(start, self._chunk)
-            return _Chunk(self._network(inputs), self._loss(targets), targets)
-
-        return tuple(partial(make, start) for start in range(0, len(self), self._chunk))
+        return tuple(partial(self._made, places) for places in self._places)
 
     def _chunks(self) -> Iterator[_Chunk]:
         for make in self._chunk_makers():
@@ -205,19 +239,20 @@ class EmpiricalRisk:
 
     def _fitting_chunk(self) -> int:
         weights = flatten(self.model).to(self.layout.device).requires_grad_()
-        inputs, targets = self._take(0, PROBE_EXAMPLES)
+        places = self.examples.longest(PROBE_EXAMPLES)
+        inputs, targets = self._take(places)
 
-        def loss_of(few: Tensor) -> Tensor:
-            return self._loss(targets[: len(few)])(self._network(few)(weights))
+        def loss_of(few: Inputs) -> Tensor:
+            return self._loss(targets, len(places))(self._network(few)(weights))
 
         with twice_differentiable(self.model):
-            return examples_per_chunk(loss_of, inputs, weights)
+            return examples_per_chunk(loss_of, inputs, weights, len(places))
 
-    def _network(self, inputs: Tensor) -> Function:
+    def _network(self, inputs: Inputs) -> Function:
         return lambda weights: self._flat.outputs(weights, inputs)
 
-    def _loss(self, targets: Tensor) -> Function:
-        return lambda outputs: self.loss(outputs, targets) * len(targets)
+    def _loss(self, targets: Targets, count: int) -> Function:
+        return lambda outputs: self.loss(outputs, targets) * count
 
 
 class RiskCurvature:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import NoCurvatureError
+from fedunlearn.risk.examples import Examples, Targets, batch_for, few
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.randomness import require_no_draws
-from fedunlearn.risk.separate import few
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import map_tensors
 
 PROBE_DIRECTIONS = 8
 PROBE_SHARES = (0.1, 0.01)
@@ -35,17 +36,17 @@ def require_deterministic(model: nn.Module, loss: Loss, examples: Examples) -> N
         NotDeterministicError: Naming the layer and what to use instead.
         TaskError: The model changes its own weights.
     """
-    some = few(model, examples)
+    inputs, targets = batch_for(model, few(examples))
 
     def evaluate() -> tuple[object, Tensor]:
         with torch.no_grad(), twice_differentiable(model):
-            outputs = model(some[0])
-            return outputs, loss(outputs, some[1])
+            outputs = model(inputs)
+            return outputs, loss(outputs, targets)
 
     require_no_draws(model, loss, evaluate)
 
 
-def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
+def require_ggn(loss: Loss, outputs: object, targets: Targets) -> None:
     """Refuse a loss for which Gauss-Newton products make no sense.
 
     Args:
@@ -64,7 +65,13 @@ def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
             f"model: returns {type(outputs).__name__}, but GGN needs one tensor of outputs; "
             "return the logits, or use curvature = 'hessian'"
         )
-    outputs, targets = _widened(outputs.detach()), _widened(targets)
+    if outputs.ndim == 0:
+        raise NoCurvatureError(
+            "model and loss: the loss is computed in forward(), or of more than one tensor of "
+            "outputs, so that GGN does not exist; let the loss take the logits alone, or use "
+            "curvature = 'hessian'"
+        )
+    outputs, targets = _widened(outputs.detach()), map_tensors(_widened, targets)
     curves = False
     for number, point in enumerate(_points(outputs, targets)):
         try:
@@ -92,7 +99,7 @@ def require_ggn(loss: Loss, outputs: object, targets: Tensor) -> None:
         )
 
 
-def _points(outputs: Tensor, targets: Tensor) -> list[Tensor]:
+def _points(outputs: Tensor, targets: Targets) -> list[Tensor]:
     """Return where to look at a loss: at the outputs, and where a loss that saturates still curves.
 
     Points between 0, outputs and targets, of which most losses allow each, and outputs of one
@@ -102,7 +109,8 @@ def _points(outputs: Tensor, targets: Tensor) -> list[Tensor]:
     points = [outputs, outputs * (10.0 / largest).clamp(max=1.0), outputs / largest]
     points += [point.roll(1, 0) for point in points]
     points += [share * outputs / largest for share in PROBE_SHARES]
-    if targets.is_floating_point() and targets.shape == outputs.shape:
+    regression = isinstance(targets, Tensor) and targets.is_floating_point()
+    if regression and targets.shape == outputs.shape:
         missed = outputs - targets
         missed = missed / missed.abs().max().clamp(min=1.0)
         points += [targets + share * missed for share in PROBE_SHARES]
@@ -116,12 +124,13 @@ def _widened(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[float, float]:
+def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[float, float]:
     """Return the smallest and the largest v'(d2 loss)v / v'v over examples and a few random v."""
+    count = len(targets) if isinstance(targets, Tensor) else len(outputs)
     point = outputs.clone().requires_grad_()
     generator = torch.Generator().manual_seed(PROBE_SEED)
     with torch.enable_grad():
-        total = loss(point, targets) * len(targets)
+        total = loss(point, targets) * count
         (gradient,) = torch.autograd.grad(total, point, create_graph=True)
     if not gradient.requires_grad:
         return 0.0, 0.0
@@ -131,8 +140,8 @@ def _curvature_of_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[fl
         (image,) = torch.autograd.grad(
             gradient, point, direction, retain_graph=True, materialize_grads=True
         )
-        rows = direction.reshape(len(targets), -1)
-        products = rows * image.reshape(len(targets), -1)
+        rows = direction.reshape(count, -1)
+        products = rows * image.reshape(count, -1)
         quotients.append(products.sum(1) / rows.square().sum(1))
     values = torch.cat(quotients).double()
     return float(values.min()), float(values.max())

@@ -6,15 +6,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from fedunlearn.risk.task import Examples, Loss
-
-Form = tuple[object, ...]
-
-
-def form_of(examples: Examples) -> Form:
-    """Return dtypes and shapes of one example and its target."""
-    inputs, targets = examples
-    return inputs.dtype, inputs.shape[1:], targets.dtype, targets.shape[1:]
+from fedunlearn.risk.examples import Examples, Form
+from fedunlearn.risk.task import Loss
 
 
 class Seen:
@@ -36,4 +29,4 @@ class Seen:
 
     @staticmethod
     def _form(model: nn.Module, examples: Examples) -> Form:
-        return (*form_of(examples), tuple(module.training for module in model.modules()))
+        return (*examples.form(), tuple(module.training for module in model.modules()))

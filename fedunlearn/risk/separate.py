@@ -10,23 +10,16 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import NotDeterministicError, TaskError
 from fedunlearn.parameters import ParameterLayout
+from fedunlearn.risk.examples import Examples, Targets, batch_for, few
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.seen import Seen
-from fedunlearn.risk.task import Examples, Loss
+from fedunlearn.risk.task import Loss
+from fedunlearn.trees import has_rows, map_tensors
 
-PROBE_EXAMPLES = 16
 # Between kernels for different batch sizes, relative to the largest output: 32 roundings.
 ROUNDINGS = 32.0
 
 _seen = Seen()
-
-
-def few(model: nn.Module, examples: Examples) -> Examples:
-    """Take some examples from all over the data, which may be in the order of its classes."""
-    device = ParameterLayout.of(model).device
-    step = max(1, len(examples[0]) // PROBE_EXAMPLES)
-    inputs, targets = (values[::step][:PROBE_EXAMPLES].to(device) for values in examples)
-    return inputs, targets
 
 
 def require_separate_examples(model: nn.Module, loss: Loss, examples: Examples) -> None:
@@ -41,25 +34,26 @@ def require_separate_examples(model: nn.Module, loss: Loss, examples: Examples) 
         TaskError: The loss is no mean over examples.
         NotDeterministicError: The outputs for an example depend on the others.
     """
-    some = few(model, examples)
+    some = few(examples)
+    inputs, targets = batch_for(model, some)
     with torch.no_grad(), twice_differentiable(model):
-        outputs = model(some[0])
-        _require_own_outputs(model, outputs, some[0])
+        outputs = model(inputs)
+        _require_own_outputs(model, outputs, some)
         _require_mean_loss(model, loss, some)
     if _seen.holds(model, loss, some):
         return
     if isinstance(outputs, Tensor) and outputs.is_floating_point():
-        _require_own_slopes(loss, outputs, some[1])
+        _require_own_slopes(loss, outputs, targets)
     _seen.add(model, loss, some)
 
 
-def _require_own_outputs(model: nn.Module, outputs: object, inputs: Tensor) -> None:
-    count = len(inputs)
+def _require_own_outputs(model: nn.Module, outputs: object, examples: Examples) -> None:
+    count = len(examples)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or count < 2:
         return
     if outputs.ndim == 0 or len(outputs) != count:
         return  # one for several examples, as in sequences that are packed: the loss is looked at
-    part = model(inputs[: count // 2])
+    part = model(batch_for(model, examples, torch.arange(count // 2))[0])
     if not isinstance(part, Tensor) or part.shape[1:] != outputs.shape[1:]:
         return
     whole, part = outputs[: count // 2].double(), part.double()
@@ -74,13 +68,15 @@ def _require_own_outputs(model: nn.Module, outputs: object, inputs: Tensor) -> N
 
 
 def _require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None:
-    inputs, targets = examples
+    count = len(examples)
+    places = torch.arange(count)
 
-    def at(inputs: Tensor, targets: Tensor) -> Tensor:
+    def at(places: Tensor) -> Tensor:
+        inputs, targets = batch_for(model, examples, places)
         return loss(model(inputs), targets)
 
-    once = at(inputs, targets)
-    twice = at(torch.cat([inputs, inputs]), torch.cat([targets, targets]))
+    once = at(places)
+    twice = at(places.repeat(2))
     if once.ndim != 0:
         raise TaskError(
             f"loss: returns shape {tuple(once.shape)}; use a scalar, as with reduction='mean'"
@@ -90,16 +86,12 @@ def _require_mean_loss(model: nn.Module, loss: Loss, examples: Examples) -> None
     rounding, share = 16.0 * eps, max(1e-3, 4.0 * eps)
     if not torch.allclose(once, twice, rtol=share, atol=rounding, equal_nan=True):
         raise TaskError("loss: is not the mean over examples; use reduction='mean'")
-    count = len(inputs)
-    cuts = (slice(0, count // 3), slice(count // 3, count))
-    parts = [
-        at(inputs[cut], targets[cut]) * (len(inputs[cut]) / count)
-        for cut in cuts
-        if len(inputs[cut])
-    ]
+    cuts = (places[: count // 3], places[count // 3 :])
+    parts = [at(cut) * (len(cut) / count) for cut in cuts if len(cut)]
     if not torch.allclose(
         once, torch.stack(parts).sum(), rtol=share, atol=rounding, equal_nan=True
     ):
+        inputs, targets = batch_for(model, examples)
         raise TaskError(_broadcast(model(inputs), targets) or _NO_SUM)
 
 
@@ -110,7 +102,7 @@ _NO_SUM = (
 )
 
 
-def _require_own_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+def _require_own_slopes(loss: Loss, outputs: Tensor, targets: Targets) -> None:
     """Refuse a loss whose slope in one example's outputs depends on the other examples.
 
     The values need not show it: the mean of squares over all pairs of outputs and targets is, where
@@ -119,13 +111,16 @@ def _require_own_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     Raises:
         TaskError: It does; the message names shapes that stretch each other.
     """
-    count = len(targets)
-    if count < 2 or outputs.ndim == 0 or len(outputs) != count:
+    count = 0 if outputs.ndim == 0 else len(outputs)
+    if count < 2 or not has_rows(targets, count):
         return
     try:
         whole = _slopes(loss, outputs, targets) * count
         each = torch.cat(
-            [_slopes(loss, outputs[i : i + 1], targets[i : i + 1]) for i in range(count)]
+            [
+                _slopes(loss, outputs[cut], map_tensors(lambda one, cut=cut: one[cut], targets))  # type: ignore[misc]
+                for cut in (slice(i, i + 1) for i in range(count))
+            ]
         )
     except (RuntimeError, ValueError, IndexError):
         return  # not defined for one example, or not differentiable: said where it matters
@@ -137,7 +132,7 @@ def _require_own_slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
         raise TaskError(_broadcast(outputs, targets) or _NO_SUM)
 
 
-def _slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+def _slopes(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
     at = outputs.detach().clone().requires_grad_()
     with torch.enable_grad():
         value = loss(at, targets)
@@ -147,9 +142,9 @@ def _slopes(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     return slopes
 
 
-def _broadcast(outputs: object, targets: Tensor) -> str | None:
+def _broadcast(outputs: object, targets: Targets) -> str | None:
     """Return what is wrong where outputs and targets stretch each other to pairs of examples."""
-    if not isinstance(outputs, Tensor):
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return None
     try:
         pairs = torch.broadcast_shapes(outputs.shape, targets.shape)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from fedunlearn.errors import TaskError
 from fedunlearn.networks import MEAN, VAR, running_statistics
 from fedunlearn.parameters import ParameterLayout, load, seeded
+from fedunlearn.trees import Tree, map_tensors
 
 
 def batches(indices: Tensor, size: int, entropy: Sequence[int]) -> list[Tensor]:
@@ -44,20 +45,19 @@ def statistics(
     model: nn.Module,
     weights: Tensor,
     state: Mapping[str, Tensor],
-    inputs: Iterable[Tensor],
+    inputs: Iterable[tuple[int, Tree]],
     seed: int,
 ) -> Tensor:
     """Return sums over batches of their size times what normalisation layers see of them.
 
     A layer whose running statistics are not in the state is left as the model has it. The model's
-    buffers are as before when this returns; its weights are the given ones. Where a node has but
-    one example, it counts as if it had it twice.
+    buffers are as before when this returns; its weights are the given ones.
 
     Args:
         model: In the mode in which it is differentiated.
         weights: The point (d,).
         state: Holds running statistics of the layers, by their names in ``state_dict``.
-        inputs: Of each batch (n_b, ...).
+        inputs: Of each batch: how many examples it counts for, and its inputs.
         seed: Of dropout, which is active as in training.
 
     Returns:
@@ -72,16 +72,15 @@ def statistics(
     load(model, weights)
     total: dict[str, Tensor] = {}
     with torch.no_grad(), _training(model, layers.values()), seeded(seed):
-        for batch in inputs:
-            several = batch if len(batch) > 1 else torch.cat([batch, batch])
+        for count, batch in inputs:
             for layer in layers.values():
                 layer.running_mean.zero_()  # type: ignore[union-attr]  # _layer saw to it
                 layer.running_var.zero_()  # type: ignore[union-attr]
                 layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
-            model(several.to(device))
+            model(map_tensors(lambda one: one.to(device), batch))
             for name, layer in layers.items():
                 for kind in (MEAN, VAR):
-                    seen = layer.get_buffer(kind).double().cpu() * len(batch)
+                    seen = layer.get_buffer(kind).double().cpu() * count
                     total[name + kind] = total.get(name + kind, 0.0) + seen
     return torch.cat([total[name + kind] for name in layers for kind in (MEAN, VAR)])
 

@@ -7,7 +7,10 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from fedunlearn.risk.examples import Examples as ReadExamples
+
 Loss = Callable[[Tensor, Tensor], Tensor]
+# The plain form: inputs (n, ...) and targets (n, ...).
 Examples = tuple[Tensor, Tensor]
 
 
@@ -26,8 +29,11 @@ class Task(Protocol):
         """Return a new model, initialised from torch's global generator."""
         ...
 
-    def data(self, node: int) -> Examples:
-        """Return inputs (n, ...) and targets (n, ...) of one node; the same at every call."""
+    def data(self, node: int) -> Examples | ReadExamples:
+        """Return the examples of one node; the same at every call.
+
+        Inputs (n, ...) and targets (n, ...), or what is read batch by batch.
+        """
         ...
 
 
@@ -35,6 +41,6 @@ class Task(Protocol):
 class HoldsOut(Protocol):
     """A Task whose nodes hold some examples out of training, to evaluate models on."""
 
-    def held_out(self, node: int) -> Examples | None:
-        """Return inputs and targets of one node that it does not train on; None without any."""
+    def held_out(self, node: int) -> Examples | ReadExamples | None:
+        """Return what one node evaluates on and does not train on; None where it has none."""
         ...

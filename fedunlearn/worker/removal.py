@@ -84,7 +84,7 @@ class Remover(Protocol):
         """
         ...
 
-    def bury(self, deletion: str, scope: Scope) -> Mapping[str, int]:
+    def record_tombstones(self, deletion: str, scope: Scope) -> Mapping[str, int]:
         """Have nodes never use again what was removed; again for the same changes nothing.
 
         Args:

@@ -1,4 +1,4 @@
-"""Takes due requests through: lease, remove, verify, commit, bury, receipt.
+"""Takes due requests through: lease, remove, verify, commit, record tombstones, receipt.
 
 What is done once is one transaction (``RequestStore.commit``): it names the new model, whose file
 is on the disk by then, and appends the log rows that the receipts are made from. A worker that is
@@ -275,7 +275,7 @@ class Worker:
         """Do what follows a swap; all of it may be done again."""
         self._remover.done(lease.job)
         for deletion in lease.deletions:
-            self._remover.bury(deletion.id, deletion.scope)
+            self._remover.record_tombstones(deletion.id, deletion.scope)
         self.tidy()
         receipts = make_receipts(self._store, lease.job, self._issuer)
         self._store.finish(lease, receipts, now=self._clock())

@@ -190,11 +190,11 @@ def found(folder: Path) -> dict[str, Any]:
                 for path in folder.rglob("*")
                 if path.name.endswith(".part") or "jobs/" in str(path.relative_to(folder))
             ),
-            "buried": buried(folder / NODES / "node-1"),
+            "removed": removed(folder / NODES / "node-1"),
         }
 
 
-def buried(folder: Path) -> int:
+def removed(folder: Path) -> int:
     """Return how many examples, or nodes, a node's own list keeps out."""
     path = folder / "tombstones.json"
     listed = json.loads(path.read_text()) if path.exists() else {"left": [], "removed": {}}

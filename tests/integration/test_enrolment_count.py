@@ -48,6 +48,6 @@ def test_a_nodes_own_folder_for_records_is_used(tmp_path: Path) -> None:
     with open_federation(grid, 2, progress=Silent()) as federation:
         roots = {one.root for one in federation.enrolments.values()}
         assert None not in roots and len(roots) == 2
-        assert federation.bury("d", ForgetSet.of_records({1: [0, 2]})) == {1: 2}
+        assert federation.record_tombstones("d", ForgetSet.of_records({1: [0, 2]})) == {1: 2}
     assert (tmp_path / "of-1" / "tombstones.json").is_file()
     assert (tmp_path / "of-0" / "secret.key").is_file()

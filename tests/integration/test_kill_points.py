@@ -56,5 +56,5 @@ def test_killed_at_every_durable_write_a_removal_is_done_once(
         assert found["applied"] == found["receipts"] == 1, f"{name}: done more or less than once"
         assert found["findings"] == [], name
         assert found["current"] == whole["current"], f"{name}: another model"
-        assert found["buried"] == whole["buried"] > 0, name
+        assert found["removed"] == whole["removed"] > 0, name
         assert found["left_over"] == [], name

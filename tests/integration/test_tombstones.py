@@ -99,7 +99,7 @@ def test_removed_records_are_in_no_later_batch_gradient_or_product(tmp_path: Pat
     def first(federation: Federation) -> None:
         use_everything(federation, another)
         assert removed <= SEEN  # before, the same work does use them
-        assert federation.bury("first", ForgetSet.of_records({1: GONE})) == {1: 3}
+        assert federation.record_tombstones("first", ForgetSet.of_records({1: GONE})) == {1: 3}
         SEEN.clear()
         use_everything(federation, another)
 
@@ -122,7 +122,7 @@ def test_a_class_that_was_removed_stays_removed(tmp_path: Path) -> None:
     def body(federation: Federation) -> None:
         everyone = {node: len(task.data(node)[1]) for node in range(3)}
         held = {node: int((task.data(node)[1] == 2).sum()) for node in range(3)}
-        assert federation.bury("class 2", ForgetSet.of_class(2)) == held
+        assert federation.record_tombstones("class 2", ForgetSet.of_class(2)) == held
         objective = federation.objective(ForgetSet.of_class(2), weight_decay=0.0)
         objective.gradient(initial_weights(task.model, 0))
         assert objective.forgotten == 0
@@ -133,7 +133,7 @@ def test_a_class_that_was_removed_stays_removed(tmp_path: Path) -> None:
 
 def test_a_node_that_left_is_refused_and_refuses(tmp_path: Path) -> None:
     def leaving(federation: Federation) -> None:
-        assert federation.bury("node 2", ForgetSet.of_nodes(2)) == {2: 12}
+        assert federation.record_tombstones("node 2", ForgetSet.of_nodes(2)) == {2: 12}
         with pytest.raises(NodeLeftError, match="node 2: has left"):
             trained_in(federation)
         with pytest.raises(NodeLeftError, match="node 2: has left"):
@@ -155,26 +155,26 @@ def test_a_node_that_left_is_refused_and_refuses(tmp_path: Path) -> None:
 def test_without_a_folder_a_node_says_that_nothing_is_final() -> None:
     def body(federation: Federation) -> None:
         with pytest.raises(TaskError, match="node 1: keeps no list of removed examples; give it"):
-            federation.bury("some", ForgetSet.of_records({1: [0]}))
+            federation.record_tombstones("some", ForgetSet.of_records({1: [0]}))
 
     simulate(Numbered(), 3, body)
 
 
 def test_a_federation_that_cannot_tell_its_nodes_says_so(tmp_path: Path) -> None:
     def body(federation: Federation) -> None:
-        federation.tell_removed = None
+        federation.send_tombstones = None
         with pytest.raises(FederationError, match="cannot tell"):
-            federation.bury("some", ForgetSet.of_records({1: [0]}))
+            federation.record_tombstones("some", ForgetSet.of_records({1: [0]}))
 
     open_nodes(tmp_path, body)
 
 
 def test_a_list_only_grows_and_is_shared(tmp_path: Path) -> None:
     here, elsewhere = Tombstones(tmp_path / "list.json"), Tombstones(tmp_path / "list.json")
-    here.bury("a", [1, 2])
+    here.record("a", [1, 2])
     assert elsewhere.refresh() and not elsewhere.refresh()
-    elsewhere.bury("b", [4])
-    elsewhere.bury("b", [4])
+    elsewhere.record("b", [4])
+    elsewhere.record("b", [4])
     assert here.refresh()
     for tombstones in (here, elsewhere, Tombstones(tmp_path / "list.json")):
         tombstones.refresh()
@@ -208,7 +208,7 @@ def test_lists_that_grow_at_once_keep_all(tmp_path: Path) -> None:
         mine = Tombstones(tmp_path / "list.json")
         together.wait()
         for step in range(5):
-            mine.bury(f"{number}-{step}", [number * 5 + step])
+            mine.record(f"{number}-{step}", [number * 5 + step])
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(grow, range(8)))
@@ -219,7 +219,7 @@ def test_lists_that_grow_at_once_keep_all(tmp_path: Path) -> None:
 
 def test_a_list_of_other_data_is_refused(tmp_path: Path) -> None:
     tombstones = Tombstones(tmp_path / "list.json")
-    tombstones.bury("d", [7])
+    tombstones.record("d", [7])
     with pytest.raises(TaskError, match=r"hold 7 examples and list\.json names number 7; restore"):
         tombstones.stays(7)
 

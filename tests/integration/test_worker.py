@@ -170,7 +170,7 @@ def test_what_is_not_there_any_more_fails_with_a_reason(state: ServiceState) -> 
     assert state.store.get(filed.id).state is State.FAILED
 
 
-def test_rolled_back_it_is_retrained_without_the_buried(state: ServiceState) -> None:
+def test_rolled_back_it_is_retrained_without_the_removed(state: ServiceState) -> None:
     first = state.store.current()
     filed = file(state, scope(state.folder, "samples"))
     work(state)
@@ -231,7 +231,7 @@ class NoRemover:
     def remove(self, job: RemovalJob, reached: object) -> None:  # type: ignore[return]
         raise AssertionError
 
-    bury = done = remove
+    record_tombstones = done = remove
 
 
 def test_a_job_begins_anew_where_another_has_swapped_the_model(
@@ -296,7 +296,7 @@ def test_a_node_that_does_not_confirm_delays_the_receipt_not_the_swap(
         def offline(*_: object) -> None:
             raise FederationError("node 1 did not confirm")
 
-        patched.setattr(Federation, "bury", offline)
+        patched.setattr(Federation, "record_tombstones", offline)
         worked = worker.work()
     assert worked is not None
     assert (worked.state, worked.reason) == (State.RUNNING, "node 1 did not confirm")

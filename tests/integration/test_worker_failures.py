@@ -207,17 +207,17 @@ def test_a_damaged_model_is_found_before_a_request_fails(state: ServiceState) ->
     assert state.store.get(filed.id).state is State.PENDING
 
 
-def test_a_node_that_left_is_not_asked_to_bury_a_class(
+def test_a_node_that_left_is_not_asked_to_remove_a_class(
     state: ServiceState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Federation.bury
+    real = Federation.record_tombstones
     told: list[tuple[int, ...]] = []
 
-    def bury(self: Federation, *args: object) -> object:
+    def record_tombstones(self: Federation, *args: object) -> object:
         told.append(self.nodes)
         return real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Federation, "bury", bury)
+    monkeypatch.setattr(Federation, "record_tombstones", record_tombstones)
     file(state, scope(state.folder, "node", 2), 2)
     file(state, class_scope(["7"]))
     assert [one.state for one in work(state)] == [State.SUCCEEDED, State.SUCCEEDED]

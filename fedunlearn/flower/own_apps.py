@@ -1,0 +1,150 @@
+"""ServerApps that a worker runs in the place of a user's own: training by it, then removals.
+
+A user's ServerApp trains and calls ``unlearning(...)``. A worker lets it do so when there is no
+model yet, takes the open federation over at that point, and ends the run when it is done. Later
+removals open the federation at once, without the user's ServerApp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from fedunlearn.errors import InputError
+from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.flower.model_arrays import ModelArrays
+from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
+from fedunlearn.flower.taking_over import TakenOver, TakeOver, taking_over
+from fedunlearn.names import Names
+from fedunlearn.networks import build_model
+from fedunlearn.parameters import trainable
+
+DEADLINE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a federation that enrolled before.
+
+    Attributes:
+        names: Of all nodes there have been.
+        refused: Names of those that have left.
+        least: How many nodes must be connected.
+    """
+
+    names: Names
+    refused: Collection[str]
+    least: int
+
+
+class OpenOwn(Protocol):
+    """Opens the federation of a user's app at a model."""
+
+    def __call__(
+        self,
+        model: Callable[[], nn.Module],
+        trained: TrainedModel,
+        known: Known,
+        strategy: Callable[[], object] | None,
+        /,
+    ) -> OwnFederation:
+        """Open it.
+
+        Args:
+            model: Builds the user's model.
+            trained: The current model.
+            known: Who enrolled before.
+            strategy: Makes the user's strategy, where it is known.
+        """
+        ...
+
+
+def training_app(
+    user: Callable[[Mapping[str, object]], ServerApp],
+    taker: Callable[[Mapping[str, object]], TakeOver],
+) -> ServerApp:
+    """Build a ServerApp that trains by the user's own and hands the result over.
+
+    Args:
+        user: Given the run config, returns the user's ServerApp, which calls ``unlearning`` after
+            training.
+        taker: Given the run config, returns what takes over.
+
+    Returns:
+        The app.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        with taking_over(taker(context.run_config)):
+            try:
+                user(context.run_config)(grid, context)
+            except TakenOver:
+                return
+        raise InputError(
+            "the app's ServerApp has trained and has not called unlearning(...); call it after "
+            "strategy.start(...), so that the model is registered"
+        )
+
+    return app
+
+
+def removal_app(run: Callable[[OpenOwn, Mapping[str, object]], None]) -> ServerApp:
+    """Build a ServerApp that removes from a model that was trained before.
+
+    Args:
+        run: Given what opens the federation, and the run config.
+
+    Returns:
+        The app.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        def opened(
+            model: Callable[[], nn.Module],
+            trained: TrainedModel,
+            known: Known,
+            strategy: Callable[[], object] | None,
+            /,
+        ) -> OwnFederation:
+            built = build_model(model).eval()
+            names = (*trainable(built), *trained.state)
+            form = ModelArrays(built, {name: name for name in names})
+            return open_own_federation(
+                grid,
+                form,
+                form.record(trained.weights, trained.state),
+                strategy=None if strategy is None else _checked(strategy),
+                train_config=None,
+                least=known.least,
+                deadline_s=DEADLINE_S,
+                known=known.names,
+                refused=known.refused,
+                with_classes=True,
+            )
+
+        run(opened, context.run_config)
+
+    return app
+
+
+def _checked(make: Callable[[], object]) -> Callable[[], Strategy]:
+    def strategy() -> Strategy:
+        made = make()
+        if not isinstance(made, Strategy):
+            raise InputError(
+                f"[tool.fedunlearn] strategy: the function returns {type(made).__name__}; let it "
+                "return a strategy of flwr.serverapp.strategy"
+            )
+        return made
+
+    return strategy

@@ -1,0 +1,195 @@
+"""How the nodes of a user's app enrol: each says what it is called, and what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedunlearn.errors import FederationError, MissingAnswerError
+from fedunlearn.federation.transport.messages import (
+    ENROL,
+    POLL_S,
+    MeteredGrid,
+    config_number,
+    enrolment_in,
+    enrolment_record,
+    raise_failure,
+)
+from fedunlearn.flower.node_memory import NodeMemory
+from fedunlearn.flower.removed_examples import RULE
+from fedunlearn.names import Names, in_order, listed
+from fedunlearn.node.enrolment import Enrolment
+from fedunlearn.node.node import TaskNode
+
+CLIENT_RAISED = 2
+_HEADERS = {"ask": "header", "remove": RULE, "exclude": RULE, "session": "session"}
+
+
+@dataclass(frozen=True)
+class OwnNode:
+    """A node of a user's app, as it enrolled.
+
+    Attributes:
+        name: What the federation calls it: its ``partition-id``, or its Flower node id.
+        address: Its Flower node id.
+        enrolment: What it says of itself.
+        kept: Whether its training has asked what may still be trained on (``kept``).
+        durable: Whether what it records of removals outlasts the run.
+        augmented: Whether its data are augmented at random; one draw was fixed.
+        held_out: Whether it has held-out examples.
+        batch_size: Of its loader; None where it has none.
+        classes: How many classes its labels have, 0 where they are none or it was not asked.
+        key: sha256 of its SuperNode's public key, hexadecimal; empty where it has none.
+    """
+
+    name: str
+    address: int
+    enrolment: Enrolment
+    kept: bool
+    durable: bool
+    augmented: bool
+    held_out: bool
+    batch_size: int | None
+    classes: int = 0
+    key: str = ""
+
+
+def number_in(message: Message, action: str) -> int:
+    """Return the number by which the server calls the node; -1 where it gives none."""
+    record = message.content.config_records.get(_HEADERS.get(action, ""), ConfigRecord())
+    number = record.get("node" if action == "session" else "number", -1)
+    return number if isinstance(number, int) else -1
+
+
+def reply_to_own_enrol(
+    message: Message, node: TaskNode, memory: NodeMemory, context: Context
+) -> Message:
+    """Answer ``query.enrol`` on a node of a user's app."""
+    asked = message.content.config_records.get("header", ConfigRecord())
+    sent = asked.get("sent")
+    node.expect(map(str, sent) if isinstance(sent, list) else ())
+    header = enrolment_record(node.enrol())
+    header["name"] = str(context.node_config.get("partition-id", context.node_id))
+    header["kept"] = int(memory.kept)
+    header["durable"] = int(memory.durable)
+    header["augmented"] = int(not memory.left and node.examples.augmented)
+    header["held-out"] = int(not memory.left and node.held_out is not None)
+    header["batch-size"] = node.batch_size or 0
+    header["classes"] = node.classes if asked.get("classes") and not memory.left else 0
+    return Message(RecordDict({"header": header}), reply_to=message)
+
+
+def enrol_own(
+    grid: MeteredGrid,
+    *,
+    sent: Sequence[str],
+    least: int,
+    deadline_s: float,
+    refused: Collection[str] = (),
+    with_classes: bool = False,
+) -> list[OwnNode]:
+    """Ask every node that is connected what it is called and what it holds: one round.
+
+    Args:
+        grid: The grid.
+        sent: Names of the tensors beside the trainable parameters that the server has values of.
+        least: How many nodes must be connected.
+        deadline_s: Seconds to wait for them, and for their answers.
+        refused: Names of nodes that have left; what they answer does not count.
+        with_classes: Whether nodes say how many classes their labels have, for which they read all
+            of their data.
+
+    Returns:
+        The nodes, in the order of their names.
+
+    Raises:
+        MissingAnswerError: Fewer nodes are connected, or one does not answer.
+        FederationError: A node cannot answer, or two have one name.
+    """
+    end = time.monotonic() + deadline_s
+    while len(addresses := sorted(grid.get_node_ids())) < least:
+        grid.require_running()
+        if time.monotonic() > end:
+            raise MissingAnswerError(
+                f"{len(addresses)} of {least} nodes are connected after {deadline_s:g} s; start "
+                "the others"
+            )
+        time.sleep(POLL_S)
+    if not addresses:
+        raise MissingAnswerError("no node is connected; start the SuperNodes")
+    keys = _keys(grid)
+    content = RecordDict(
+        {"header": ConfigRecord({"sent": list(sent), "classes": int(with_classes)})}
+    )
+    messages = [Message(content, one, ENROL, ttl=deadline_s) for one in addresses]
+    found: dict[str, OwnNode] = {}
+    missing = set(addresses)
+    for reply in grid.exchange(messages, deadline_s):
+        address = reply.metadata.src_node_id
+        missing.discard(address)
+        if reply.has_error() and reply.error.code == CLIENT_RAISED:
+            raise FederationError(
+                f"the node with Flower's id {address} does not answer query.enrol; let its "
+                "client_app call unlearnable(app, ...), and give every node the same app"
+            )
+        raise_failure(f"the node with Flower's id {address}", reply)
+        node = _node(address, reply.content.config_records["header"], keys.get(address, ""))
+        if node.name in refused or node.enrolment.left:
+            continue
+        if node.name in found:
+            raise FederationError(
+                f"two nodes call themselves node {node.name}; give each SuperNode a partition-id "
+                "of its own, or none"
+            )
+        found[node.name] = node
+    if missing:
+        raise MissingAnswerError(
+            f"{listed('node', map(str, sorted(missing)))} (Flower's ids) did not answer within "
+            f"{deadline_s:g} s; see the logs of these SuperNodes"
+        )
+    return [found[name] for name in in_order(found)]
+
+
+def _node(address: int, header: ConfigRecord, key: str) -> OwnNode:
+    return OwnNode(
+        name=str(header["name"]),
+        address=address,
+        enrolment=enrolment_in(header),
+        kept=bool(header["kept"]),
+        durable=bool(header["durable"]),
+        augmented=bool(header["augmented"]),
+        held_out=bool(header["held-out"]),
+        batch_size=int(config_number(header, "batch-size")) or None,
+        classes=int(config_number(header, "classes")),
+        key=key,
+    )
+
+
+def _keys(grid: Grid) -> dict[int, str]:
+    """Return the sha256 of the public key of each node that has one, by Flower's node id."""
+    keys = {}
+    for info in grid.get_nodes():
+        public = getattr(info, "public_key", b"")
+        if public:
+            keys[info.node_id] = hashlib.sha256(public).hexdigest()
+    return keys
+
+
+def numbered(nodes: list[OwnNode], known: Names | None = None) -> Mapping[int, OwnNode]:
+    """Number nodes: by their place among the names that are known, or in their own order.
+
+    Args:
+        nodes: In the order of their names.
+        known: All names that the federation has had; None where it is new.
+
+    Returns:
+        The nodes by number.
+    """
+    if known is None:
+        return dict(enumerate(nodes))
+    return {known.place(node.name): node for node in nodes}

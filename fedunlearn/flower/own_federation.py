@@ -1,0 +1,230 @@
+"""The federation of a user's own app, opened for removals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedunlearn.carried import CarriedState
+from fedunlearn.errors import ForgetSetError
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid
+from fedunlearn.flower.model_arrays import ModelArrays
+from fedunlearn.flower.own_enrolment import OwnNode, enrol_own, numbered
+from fedunlearn.flower.removed_examples import exclude, record_tombstones
+from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
+from fedunlearn.flower.strategy_trainer import StrategyTrainer
+from fedunlearn.names import Name, Names, listed
+from fedunlearn.progress import Silent
+from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.travelling import what_travels
+
+
+@dataclass
+class OwnFederation:
+    """The nodes of a user's app.
+
+    Attributes:
+        federation: As methods see it.
+        names: Of the nodes, by number.
+        enrolled: The nodes by number, as they enrolled.
+        trainer: Runs the user's own training.
+        grid: Carries messages.
+        deadline_s: Of a round.
+    """
+
+    federation: Federation
+    names: Names
+    enrolled: Mapping[int, OwnNode]
+    trainer: StrategyTrainer
+    grid: MeteredGrid
+    deadline_s: float
+
+    @property
+    def addresses(self) -> dict[int, int]:
+        """Flower's node id of each node, by its number."""
+        return {number: node.address for number, node in self.enrolled.items()}
+
+    @property
+    def kept(self) -> dict[str, bool]:
+        """By the name of each node that stays, whether its training uses ``kept``."""
+        return {self.names[n]: self.enrolled[n].kept for n in self.federation.nodes}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The most common size of the nodes' batches; None where no node says."""
+        sizes = [node.batch_size for node in self.enrolled.values() if node.batch_size]
+        return max(set(sizes), key=lambda size: (sizes.count(size), -size)) if sizes else None
+
+    def number(self, name: Name, key: str) -> int:
+        """Return the number of an enrolled node.
+
+        Raises:
+            UnknownNameError: No such node is enrolled.
+        """
+        return self.names.number(name, key)
+
+    def records(self, places: Mapping[int, Iterable[int]]) -> ForgetSet:
+        """Return the rule that names records.
+
+        Args:
+            places: By the number of a node, places of examples in its data.
+
+        Returns:
+            The rule.
+
+        Raises:
+            ForgetSetError: A place that a node's data do not have.
+        """
+        chosen = {node: list(some) for node, some in places.items()}
+        for node, some in chosen.items():
+            size = self.enrolled[node].enrolment.records or self.federation.examples[node]
+            wrong = [one for one in some if type(one) is not int or not 0 <= one < size]
+            if not some or wrong:
+                what = f"{wrong[0]!r}" if wrong else "nothing"
+                raise ForgetSetError(
+                    f"forget: records of node {self.names[node]}: {what} is named; its places are "
+                    f"whole numbers from 0 to {size - 1}"
+                )
+        return ForgetSet.of_records(chosen)
+
+    def remarks(self) -> list[str]:
+        """Return what is to be known of the nodes."""
+        staying = [(self.names[n], self.enrolled[n]) for n in self.federation.nodes]
+        found = []
+        if without := [name for name, node in staying if not node.kept]:
+            found.append(
+                f"{listed('node', without)}: train() has not used forgetting.kept(context, "
+                "dataset), so that it may train on what was removed; let it train on what kept "
+                "returns"
+            )
+        if not all(node.durable for _, node in staying):
+            found.append(
+                "the nodes remember what was removed until this run ends; name a folder as "
+                "records in their node config to have it remembered for good"
+            )
+        if any(node.augmented for _, node in staying):
+            found.append("data are augmented at random: derivatives are of one fixed draw")
+        return found
+
+    def record_tombstones(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
+        """Have every node that may hold some of it never use again what was removed: one round."""
+        self.federation.close()
+        nodes = [n for n in self.federation.nodes if not forget.named or n in forget.named]
+        return record_tombstones(
+            self.grid, self.addresses, deletion, forget, nodes, deadline_s=self.deadline_s
+        )
+
+    def exclude(self, forget: ForgetSet) -> None:
+        """Have nodes leave a forget set out of their training until it is removed: one round."""
+        self.federation.close()
+        here = self.federation.nodes
+        exclude(self.grid, self.addresses, forget, here, deadline_s=self.deadline_s)
+
+    def exclude_nothing(self) -> None:
+        """Have nodes leave nothing out any more that was not removed."""
+        self.exclude(ForgetSet.of_nodes())
+
+    def advance(
+        self, left: Collection[int], carried: CarriedState, state: Mapping[str, Tensor]
+    ) -> None:
+        """Take the new model's state, and leave out the nodes that have left.
+
+        Args:
+            left: The nodes that have left.
+            carried: What of the state nodes are sent with questions.
+            state: All of it, for training.
+        """
+        self.federation = replace(self.federation.without(left), state=carried)
+        self.trainer.state = dict(state)
+
+
+def open_own_federation(
+    grid: Grid,
+    form: ModelArrays,
+    trained: ArrayRecord,
+    *,
+    strategy: Callable[[], Strategy] | None,
+    train_config: ConfigRecord | None,
+    least: int,
+    deadline_s: float,
+    sessions: SessionSettings | None = None,
+    known: Names | None = None,
+    refused: Collection[str] = (),
+    with_classes: bool = False,
+) -> OwnFederation:
+    """Enrol the nodes of a user's app: one round.
+
+    Args:
+        grid: Flower's.
+        form: How an ArrayRecord holds the model.
+        trained: The model, as training left it.
+        strategy: Makes the user's strategy; None where it is not known.
+        train_config: What training sends beside the arrays.
+        least: How many nodes must be connected.
+        deadline_s: Seconds for every round.
+        sessions: How rounds go over gRPC streams; None for Flower's messages.
+        known: The names of all nodes there have been; None where there is no record of them.
+        refused: Names of nodes that have left.
+        with_classes: Whether nodes say how many classes their labels have.
+
+    Returns:
+        The federation.
+    """
+    meters = MeterStack()
+    metered = MeteredGrid(grid, meters)
+    nodes = enrol_own(
+        metered,
+        sent=list(form.state(trained)),
+        least=least,
+        deadline_s=deadline_s,
+        refused=refused,
+        with_classes=with_classes,
+    )
+    names = known or Names("node", tuple(node.name for node in nodes))
+    enrolled = numbered(nodes, known)
+    addresses = {number: node.address for number, node in enrolled.items()}
+    tensors = form.tensors(trained)
+    networks = {number: node.enrolment.network for number, node in enrolled.items()}
+    travelling = what_travels(form.model, tensors, networks)
+    session = SessionOrMessages(metered, addresses, sessions) if sessions else None
+
+    def leave_out(forget: ForgetSet) -> None:
+        own.exclude(forget)
+
+    trainer = StrategyTrainer(
+        metered,
+        addresses,
+        form,
+        form.state(trained),
+        strategy,
+        leave_out,
+        train_config=train_config,
+        deadline_s=deadline_s,
+    )
+    federation = Federation(
+        examples={number: node.enrolment.examples for number, node in enrolled.items()},
+        transport=session or MessageTransport(metered, addresses),
+        trainer=trainer,
+        meters=meters,
+        progress=Silent(),
+        layout=form.layout,
+        state=travelling.state,
+        deadline_s=deadline_s,
+        enrolments={n: replace(node.enrolment, node=n) for n, node in enrolled.items()},
+        send_tombstones=partial(record_tombstones, metered, addresses, deadline_s=deadline_s),
+        close=session.close if session else _nothing,
+    )
+    own = OwnFederation(federation, names, enrolled, trainer, metered, deadline_s)
+    return own
+
+
+def _nothing() -> None:
+    """Close what was never open."""

@@ -1,0 +1,187 @@
+"""Requests that are removed in a user's own app: what runs inside of its federation."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedunlearn.errors import InputError, VerificationError
+from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.files import write_whole
+from fedunlearn.flower.own_apps import Known, OpenOwn
+from fedunlearn.flower.own_federation import OwnFederation
+from fedunlearn.flower.taking_over import TakeOver
+from fedunlearn.names import Names
+from fedunlearn.networks import build_model
+from fedunlearn.operator.app_folder import AppFolder
+from fedunlearn.operator.model_store import KeptModels
+from fedunlearn.operator.site import Site
+from fedunlearn.operator.worker_loop import MODELS, NAMES, WorkPlace, work_in
+from fedunlearn.service.state import ServiceState
+from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.worker import Worked
+
+KEYS = "node-keys.json"
+WORKER = "flower"
+
+
+class _NamesFile(BaseModel):
+    """What the state folder knows of names."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    nodes: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass
+class AppRemovals:
+    """Removes what is due in a user's app.
+
+    Attributes:
+        app: The app.
+        state: The state folder and its store.
+        idle_s: End when nothing has been due for so long; None waits for ever.
+        report: Takes what became of every job.
+        stop: Set from outside to end after the job at hand.
+    """
+
+    app: AppFolder
+    state: ServiceState
+    idle_s: float | None = 0.0
+    report: Callable[[Worked], None] = lambda worked: None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def take_over(self, config: Mapping[str, object]) -> TakeOver:
+        """Return what registers a model that was just trained, and removes what is due.
+
+        Args:
+            config: The run config.
+        """
+        del config
+        return lambda own, trained: self._work(own, trained)
+
+    def run(self, opened: OpenOwn, config: Mapping[str, object]) -> None:
+        """Open the federation at the current model and remove what is due.
+
+        Args:
+            opened: Opens it.
+            config: The run config.
+        """
+        del config
+        names = self._known_names()
+        assert names is not None  # a model is registered together with the names
+        place = self._place()
+        refused = place.refused
+        forgetting = self.app.forgetting()
+        known = Known(names.nodes, refused, len(names.nodes) - len(refused))
+        own = opened(forgetting.model, self._current(), known, self.app.strategy())
+        try:
+            self._work(own, None)
+        finally:
+            own.federation.close()
+
+    def _work(self, own: OwnFederation, trained: TrainedModel | None) -> None:
+        """Remove what is due in an open federation."""
+        self._require_durable(own)
+        self._require_keys(own)
+        known = self._known_names()
+        classes = max((node.classes for node in own.enrolled.values()), default=0)
+        labels = Names.numbered("class", classes) if known is None else known.labels
+        settings = self.app.settings
+        site = Site(
+            nodes=own.names,
+            labels=labels,
+            model=lambda: build_model(self.app.forgetting().model).eval(),
+            name=settings.method,
+            method=self.app.method(),
+            recovery_rounds=settings.recovery_rounds,
+            uses_kept=own.kept,
+        )
+        work_in(site, own.federation, self._place(), trained)
+
+    def _place(self) -> WorkPlace:
+        return WorkPlace(
+            folder=self.state.folder,
+            store=self.state.store,
+            issuer=self.state.issuer,
+            name=WORKER,
+            idle_s=self.idle_s,
+            stop=self.stop,
+            tell=self.report,
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Whether the state folder has a model."""
+        return self.state.store.current() is not None
+
+    def _current(self) -> TrainedModel:
+        current = self.state.store.current()
+        assert current is not None  # looked at before
+        models = ModelFolder(self.state.folder / MODELS)
+        model = build_model(self.app.forgetting().model).eval()
+        training = self.state.folder / "training"
+        return KeptModels(models, training, model, self.app.method()).load(current.sha256)
+
+    def _known_names(self) -> Site | None:
+        """Return the names that were registered with the first model; None before."""
+        try:
+            text = (self.state.folder / NAMES).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            found = _NamesFile.model_validate_json(text)
+        except ValidationError:
+            raise VerificationError(
+                f"{self.state.folder / NAMES}: holds no names of nodes and classes; restore it"
+            ) from None
+        return Site(
+            nodes=Names("node", found.nodes),
+            labels=Names("class", found.classes),
+            model=self.app.forgetting().model,
+            name=self.app.settings.method,
+            method=self.app.method(),
+        )
+
+    def _require_durable(self, own: OwnFederation) -> None:
+        without = [node.name for node in own.enrolled.values() if not node.durable]
+        if without:
+            raise InputError(
+                f"node {', '.join(without)}: has no folder for its commitments and tombstones, so "
+                "that no request about its records can be kept; name one as records in its node "
+                "config (--node-config 'records=\"/var/lib/...\"')"
+            )
+
+    def _require_keys(self, own: OwnFederation) -> None:
+        """Know nodes by their SuperNodes' public keys, where they have some.
+
+        Raises:
+            VerificationError: A node enrols under another key than before.
+        """
+        path = self.state.folder / KEYS
+        known: dict[str, str] = {}
+        with suppress(FileNotFoundError):
+            known = json.loads(path.read_bytes())
+        for node in own.enrolled.values():
+            if not node.key:
+                continue
+            before = known.setdefault(node.name, node.key)
+            if before != node.key:
+                raise VerificationError(
+                    f"node {node.name} enrols with another SuperNode key than it was registered "
+                    f"with ({node.key[:12]} instead of {before[:12]}); if its key was replaced, "
+                    f"change it in {path}"
+                )
+            others = [name for name, key in known.items() if key == node.key and name != node.name]
+            if others:
+                raise VerificationError(
+                    f"node {node.name} enrols with the SuperNode key of node {others[0]}; give "
+                    "every SuperNode a key of its own"
+                )
+        write_whole(path, json.dumps(known, indent=1, ensure_ascii=False) + "\n")

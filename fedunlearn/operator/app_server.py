@@ -1,0 +1,57 @@
+"""The ServerApps that ``fedunlearn work --app`` runs by ``flwr run`` in the place of the user's.
+
+Flower imports them by name; the run config says where the state folder is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedunlearn.errors import FedunlearnError
+from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.files import write_whole
+from fedunlearn.flower.own_apps import OpenOwn, removal_app, training_app
+from fedunlearn.flower.own_federation import OwnFederation
+from fedunlearn.flower.taking_over import TakeOver
+from fedunlearn.operator.app_folder import APP, OUT, STATE, AppFolder
+from fedunlearn.operator.app_removals import AppRemovals
+from fedunlearn.service.state import open_state
+
+FAILURE = "failure.txt"
+
+
+def _reported(config: Mapping[str, object], act: Callable[[], None]) -> None:
+    """Leave a failure as one line in a file, for the worker that started the run."""
+    try:
+        act()
+    except FedunlearnError as error:
+        write_whole(Path(str(config[OUT])) / FAILURE, f"{' '.join(str(error).split())}\n")
+        raise
+
+
+def _app(config: Mapping[str, object]) -> AppFolder:
+    return AppFolder.read(Path(str(config[APP])))
+
+
+def _take_over(config: Mapping[str, object]) -> TakeOver:
+    def taken(own: OwnFederation, trained: TrainedModel) -> None:
+        def act() -> None:
+            with open_state(Path(str(config[STATE])), create=False) as state:
+                AppRemovals(_app(config), state).take_over(config)(own, trained)
+
+        _reported(config, act)
+
+    return taken
+
+
+def _remove(opened: OpenOwn, config: Mapping[str, object]) -> None:
+    def act() -> None:
+        with open_state(Path(str(config[STATE])), create=False) as state:
+            AppRemovals(_app(config), state).run(opened, config)
+
+    _reported(config, act)
+
+
+removal = removal_app(_remove)
+training = training_app(lambda config: _app(config).server_app(), _take_over)
