@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,31 @@ from fedunlearn.cli.serve import database_option, state_option
 from fedunlearn.errors import FedunlearnError
 
 if TYPE_CHECKING:
+    from fedunlearn.scenario.loading import LoadedScenario
+    from fedunlearn.service.state import ServiceState
     from fedunlearn.worker.worker import Worked
 
 
 @click.command()
-@click.argument("scenario", type=click.Path(path_type=Path), metavar="SCENARIO.toml")
+@click.argument(
+    "scenario", type=click.Path(path_type=Path), metavar="[SCENARIO.toml]", required=False
+)
+@click.option(
+    "--app",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Work in the Flower app of this folder instead of a scenario.",
+)
+@click.option(
+    "--connection",
+    metavar="NAME",
+    help="With --app: run it by 'flwr run' on this SuperLink connection, not in the simulation.",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=2),
+    help="With --app, in the simulation: how many nodes train the first model (10).",
+)
 @state_option
 @database_option
 @overrides_option
@@ -40,7 +60,10 @@ if TYPE_CHECKING:
 )
 @click.option("--name", help="Of this worker, in events; left out, the machine's.")
 def work(
-    scenario: Path,
+    scenario: Path | None,
+    app: Path | None,
+    connection: str | None,
+    nodes: int | None,
     state: Path,
     database: str | None,
     overrides: tuple[str, ...],
@@ -48,20 +71,17 @@ def work(
     once: bool,
     name: str | None,
 ) -> None:
-    """Remove what is due: one line for each job.
+    """Remove what is due in a scenario's simulation or, with --app, in a Flower app.
 
-    Trains the scenario's model first, where the state folder has none. The scenario's first method
-    removes. Gates and retention: worker.toml in the state folder.
+    Prints one line for each job. Trains the model first, where the state folder has none. The
+    scenario's first method removes, or the one that [tool.fedunlearn] of the app's pyproject.toml
+    names. Gates and retention: worker.toml in the state folder.
     """
-    from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.lab.simulated_work import work_simulated
-    from fedunlearn.operator.worker_loop import WorkPlace
     from fedunlearn.requests.deletion import State
-    from fedunlearn.scenario.loading import load_scenario
     from fedunlearn.service.state import open_state
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    loaded = load_scenario(scenario, overrides)
+    run = _runner(scenario, app, connection, nodes, overrides, transport, once, name)
     left: set[str] = set()
 
     def tell(worked: Worked) -> None:
@@ -71,20 +91,83 @@ def work(
         line = f"{', '.join(worked.deletions)}: {worked.state}"
         click.echo(f"{line}: {worked.reason}" if worked.reason else line)
 
-    with open_state(state, database) as opened, _stopping() as stop, terminal_progress() as bars:
-        place = WorkPlace(
-            folder=state,
-            store=opened.store,
-            issuer=opened.issuer,
-            name=name or socket.gethostname(),
-            idle_s=0.0 if once else None,
-            stop=stop,
-            tell=tell,
-        )
-        work_simulated(loaded, place, transport=transport, progress=bars)
+    with open_state(state, database) as opened, _stopping() as stop:
+        run(opened, stop, tell)
         left.update(one.id for one in opened.store.list(states=(State.RUNNING,), limit=1000))
     if once:
         _require_none(left)
+
+
+Run = Callable[["ServiceState", threading.Event, Callable[["Worked"], None]], None]
+
+
+def _runner(
+    scenario: Path | None,
+    app: Path | None,
+    connection: str | None,
+    nodes: int | None,
+    overrides: tuple[str, ...],
+    transport: Transport,
+    once: bool,
+    name: str | None,
+) -> Run:
+    """Return what works in a scenario or in an app, with everything read that can be.
+
+    Raises:
+        UsageError: Both or neither are named, or an option belongs to the other.
+    """
+    if (scenario is None) == (app is None):
+        raise click.UsageError("name a scenario, or a Flower app by --app DIR")
+    if app is not None:
+        if overrides:
+            raise click.UsageError("--set belongs to a scenario; an app has its own run config")
+        return _in_app(app, connection, nodes, once)
+    if connection is not None or nodes is not None:
+        raise click.UsageError("--connection and --nodes belong to --app")
+    assert scenario is not None  # for the type checker
+    from fedunlearn.scenario.loading import load_scenario
+
+    return _in_scenario(load_scenario(scenario, overrides), transport, once, name)
+
+
+def _in_app(folder: Path, connection: str | None, nodes: int | None, once: bool) -> Run:
+    from fedunlearn.operator.app_folder import AppFolder
+
+    app = AppFolder.read(folder.resolve())
+    app.method()  # an unknown method or setting is said before anything starts
+
+    def run(state: ServiceState, stop: threading.Event, report: Callable[[Worked], None]) -> None:
+        from fedunlearn.operator.app_removals import AppRemovals
+        from fedunlearn.operator.app_worker import AppWorker
+
+        worker = AppWorker(AppRemovals(app, state, report=report, stop=stop), once)
+        if connection is None:
+            worker.simulated(nodes)
+        else:
+            worker.deployed(connection)
+
+    return run
+
+
+def _in_scenario(loaded: LoadedScenario, transport: Transport, once: bool, name: str | None) -> Run:
+    def run(state: ServiceState, stop: threading.Event, report: Callable[[Worked], None]) -> None:
+        from fedunlearn.cli.progress import terminal_progress
+        from fedunlearn.lab.simulated_work import work_simulated
+        from fedunlearn.operator.worker_loop import WorkPlace
+
+        with terminal_progress() as bars:
+            place = WorkPlace(
+                folder=state.folder,
+                store=state.store,
+                issuer=state.issuer,
+                name=name or socket.gethostname(),
+                idle_s=0.0 if once else None,
+                stop=stop,
+                tell=report,
+            )
+            work_simulated(loaded, place, transport=transport, progress=bars)
+
+    return run
 
 
 def _require_none(left: Collection[str]) -> None:

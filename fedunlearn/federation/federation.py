@@ -182,6 +182,7 @@ class Federation:
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
         state: Tensors of the model beside its trainable weights that nodes load before they
             answer, by their names in ``state_dict``; see ``what_travels``.
+        batch_size: In which nodes estimate running statistics, as training had it.
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
             nothing.
@@ -198,6 +199,7 @@ class Federation:
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
     state: Mapping[str, Tensor] = field(default_factory=CarriedState)
+    batch_size: int = 32
     deadline_s: float = 600.0
     journal: Journal | None = None
     on_fault: OnFault = OnFault.ABORT
@@ -305,6 +307,7 @@ class Federation:
             deadline_s=self.deadline_s,
             journal=self.journal.job() if self.journal else None,
             state=self.state,
+            batch_size=self.batch_size,
         )
 
     def fit(

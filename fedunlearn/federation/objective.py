@@ -126,6 +126,7 @@ class FederatedObjective:
         deadline_s: float,
         journal: JobJournal | None = None,
         state: Mapping[str, Tensor] | None = None,
+        batch_size: int = 32,
     ) -> None:
         """Open a job; nothing is asked yet.
 
@@ -140,6 +141,7 @@ class FederatedObjective:
             journal: Keeps the sums of finished rounds, and has those of a run that was killed.
             state: Tensors of the model beside its trainable weights that nodes load, by their
                 names in ``state_dict``.
+            batch_size: In which running statistics are estimated.
         """
         self.job = uuid.uuid4().hex
         self.cohort = Cohort(nodes)
@@ -151,6 +153,7 @@ class FederatedObjective:
         self._deadline_s = deadline_s
         self._journal = journal
         self.state = CarriedState.of(state or {})
+        self.batch_size = batch_size
         self.rounds = 0
 
     def gradients(self, weights: Tensor) -> Gradients:
@@ -228,6 +231,14 @@ class FederatedObjective:
             )
             for part, of_part in sums.items()
         }
+
+    def renew_statistics(self, weights: Tensor) -> None:
+        """Answer from now on at running statistics that belong to weights (d,): one round.
+
+        Between the initial and the trained weights the trained statistics fit neither. None is
+        asked where the state holds no running statistics.
+        """
+        self.state = CarriedState(self.statistics(weights, self.batch_size, seed=0))
 
     def statistics(self, weights: Tensor, batch_size: int, seed: int) -> dict[str, Tensor]:
         """Estimate anew on what stays what normalisation layers have as running statistics.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -80,6 +80,22 @@ class LocalResult:
 OnRound = Callable[[int, Tensor], None]
 # Number of the round, weights (d,) before it, and each node's result.
 OnLocal = Callable[[int, Tensor, Mapping[int, LocalResult]], None]
+
+
+@runtime_checkable
+class GivesState(Protocol):
+    """A trainer whose nodes train all of a model's state, not its weights alone."""
+
+    def state_of(self, weights: Tensor) -> Mapping[str, Tensor] | None:
+        """Return buffers and frozen parameters that belong to weights which it has just returned.
+
+        Args:
+            weights: Shape (d,).
+
+        Returns:
+            By their names in ``state_dict``; None for other weights.
+        """
+        ...
 
 
 class Trainer(Protocol):

@@ -26,6 +26,8 @@ from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.travelling import what_travels
 
+BATCH = 32
+
 
 @dataclass
 class OwnFederation:
@@ -56,12 +58,6 @@ class OwnFederation:
     def kept(self) -> dict[str, bool]:
         """By the name of each node that stays, whether its training uses ``kept``."""
         return {self.names[n]: self.enrolled[n].kept for n in self.federation.nodes}
-
-    @property
-    def batch_size(self) -> int | None:
-        """The most common size of the nodes' batches; None where no node says."""
-        sizes = [node.batch_size for node in self.enrolled.values() if node.batch_size]
-        return max(set(sizes), key=lambda size: (sizes.count(size), -size)) if sizes else None
 
     def number(self, name: Name, key: str) -> int:
         """Return the number of an enrolled node.
@@ -217,6 +213,7 @@ def open_own_federation(
         progress=Silent(),
         layout=form.layout,
         state=travelling.state,
+        batch_size=_batch_size(nodes) or BATCH,
         deadline_s=deadline_s,
         enrolments={n: replace(node.enrolment, node=n) for n, node in enrolled.items()},
         send_tombstones=partial(record_tombstones, metered, addresses, deadline_s=deadline_s),
@@ -224,6 +221,12 @@ def open_own_federation(
     )
     own = OwnFederation(federation, names, enrolled, trainer, metered, deadline_s)
     return own
+
+
+def _batch_size(nodes: Iterable[OwnNode]) -> int | None:
+    """Return the most common size of the nodes' batches; None where no node says."""
+    sizes = [node.batch_size for node in nodes if node.batch_size]
+    return max(set(sizes), key=lambda size: (sizes.count(size), -size)) if sizes else None
 
 
 def _nothing() -> None:

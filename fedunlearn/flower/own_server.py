@@ -11,10 +11,11 @@ Example::
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,12 +44,15 @@ from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.recovery import recover
 from fedunlearn.unlearning.registry import make_method
 from fedunlearn.unlearning.retrain import Retrain
+from fedunlearn.unlearning.rewind import Rewind
 
 log = logging.getLogger("flwr")
 
 DEADLINE_S = 600.0
 AUTO = "auto"
-BATCH = 32
+# Of the way that training went, and of its rounds: what ``auto`` keeps, and what it trains anew.
+KEPT_SHARE = 0.3
+TRAINED_SHARE = 1 / 3
 
 
 @contextmanager
@@ -130,18 +134,26 @@ def unlearning(
     except BaseException:
         own.federation.close()
         raise
-    known = _Known(training is not None, start is not None, rounds > 0 or training is not None)
+    known = _Known(
+        settings=training is not None,
+        initial=start is not None,
+        rounds=rounds > 0 or training is not None,
+        strategy=strategy is not None,
+    )
     try:
         yield Removal(own, form, model_now, form.state(trained), known)
     finally:
         own.federation.close()
 
 
+@dataclass(frozen=True)
 class _Known:
     """What the user told of training."""
 
-    def __init__(self, settings: bool, initial: bool, rounds: bool) -> None:
-        self.settings, self.initial, self.rounds = settings, initial, rounds
+    settings: bool
+    initial: bool
+    rounds: bool
+    strategy: bool
 
     def assumed(self, method: str) -> list[str]:
         """Return what was assumed in the place of what is not known."""
@@ -213,7 +225,10 @@ class Removal:
             records: By node, the places of examples in the data that ``data`` of ``unlearnable``
                 returns for training.
             on: For classes: the nodes it is about; left out, all.
-            method: A method's name, or a method with its settings; ``auto`` is cubic-newton.
+            method: A method's name, or a method with its settings. ``auto``: where a remembering
+                strategy was given, part of the way back towards the initial weights and then a
+                third of the rounds of training on what stays (rewind); else one cubic-regularized
+                Newton step (cubic-newton).
             recovery_rounds: Rounds of the user's own training on what stays, after the method.
 
         Returns:
@@ -309,12 +324,12 @@ class Removal:
         self, federation: Federation, weights: Tensor, forget: ForgetSet
     ) -> tuple[ArrayRecord, dict[str, Tensor], str]:
         """Return the new model with buffers that hold nothing of what left."""
-        latest = self._own.trainer.latest
-        if latest is not None and latest[0] is weights:  # the nodes' own training gave all of it
-            self._own.trainer.latest = None
-            return latest[1], self._form.state(latest[1]), "by the nodes' own training"
+        state_of = self._own.trainer.state_of(weights)
+        if state_of is not None:  # the nodes' own training gave all of it
+            state = dict(state_of)
+            return self._form.record(weights, state), state, "by the nodes' own training"
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
-        found = objective.statistics(weights, batch_size=self._own.batch_size or BATCH, seed=0)
+        found = objective.statistics(weights, federation.batch_size, seed=0)
         state = self._state | found
         statistics = "estimated anew on what stays" if running_statistics(found) else "none"
         return self._form.record(weights, state), state, statistics
@@ -343,7 +358,7 @@ class Removal:
         if isinstance(method, UnlearningMethod):
             chosen = method
         elif isinstance(method, str):
-            chosen = make_method(CubicNewton.name if method == AUTO else method, {})
+            chosen = self._auto() if method == AUTO else make_method(method, {})
             fields = type(chosen.settings).model_fields
             if "linearise_at" in fields and not self._known.initial:
                 at_trained = chosen.settings.model_copy(update={"linearise_at": 1.0})
@@ -364,6 +379,20 @@ class Removal:
                 "strategy=RememberingStrategy(...)) or training=TrainingSettings(rounds=...)"
             )
         return chosen
+
+    def _auto(self) -> UnlearningMethod[Any]:
+        """Return the method that is expected to come closest to a retrained model.
+
+        Where the app's own training can be run: rewind, whose rounds bring back what stays alone.
+        Models that were trained with momentum, adaptive rates and normalisation fit what leaves so
+        well that its gradient at the trained weights is small, and one step from there is not
+        enough. Without the strategy or the initial weights: one cubic-regularized Newton step.
+        """
+        known = self._known
+        if known.strategy and known.initial and known.rounds:
+            rounds = max(1, math.ceil(TRAINED_SHARE * self._trained.settings.rounds))
+            return Rewind(share=KEPT_SHARE, rounds=rounds)
+        return CubicNewton()
 
     def _forget_set(
         self,

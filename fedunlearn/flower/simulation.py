@@ -59,7 +59,7 @@ def simulate(
     client_app, model = make_client_app(task, records), build_model(task.model)
     layout, network = ParameterLayout.of(model), NetworkDigest.of(model)
     if transport == "inline":
-        with _quiet_flower():
+        with quiet_flower():
             grid = InlineGrid(client_app, nodes)
             with open_federation(
                 grid, staying, progress=listener, layout=layout, network=network, refused=refused
@@ -113,7 +113,7 @@ def _on_engine(
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    with _quiet_flower(), ended_on_failure(), _sigterm_as_it_was():
+    with quiet_flower(), ended_on_failure(), sigterm_as_it_was():
         from flwr.simulation import run_simulation
 
         try:
@@ -140,7 +140,7 @@ def _on_engine(
 
 
 @contextmanager
-def _sigterm_as_it_was() -> Iterator[None]:
+def sigterm_as_it_was() -> Iterator[None]:
     """Leave SIGTERM to whoever waits for it: Ray, when it starts, takes it to exit at once.
 
     Ray has no setting for it; without a handler of ours its own is right, which ends its processes.
@@ -159,7 +159,7 @@ def _sigterm_as_it_was() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_flower() -> Iterator[None]:
+def quiet_flower() -> Iterator[None]:
     """Keep Flower's own narration off the screen.
 
     Its errors too: a node's failure reaches the caller as an exception, and Flower would print

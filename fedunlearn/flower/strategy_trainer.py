@@ -163,8 +163,14 @@ class StrategyTrainer:
             names = {at: number for number, at in self._addresses.items()}
             self.remarks.append(f"node {names.get(address, address)} failed in {times} messages")
         weights = self._arrays.weights(latest)
-        self.latest = (weights, latest)
+        self.latest = (weights, latest) if plan.rounds else None
         return weights
+
+    def state_of(self, weights: Tensor) -> Mapping[str, Tensor] | None:
+        """See GivesState."""
+        if self.latest is None or self.latest[0] is not weights:
+            return None
+        return self._arrays.state(self.latest[1])
 
 
 def _lower(strategy: object, staying: int) -> list[str]:

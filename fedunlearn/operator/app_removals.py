@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +24,7 @@ from fedunlearn.operator.model_store import KeptModels
 from fedunlearn.operator.site import Site
 from fedunlearn.operator.worker_loop import MODELS, NAMES, WorkPlace, work_in
 from fedunlearn.service.state import ServiceState
+from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.worker import Worked
 
@@ -94,16 +96,26 @@ class AppRemovals:
         classes = max((node.classes for node in own.enrolled.values()), default=0)
         labels = Names.numbered("class", classes) if known is None else known.labels
         settings = self.app.settings
+        method = self._method(trained or self._current())
         site = Site(
             nodes=own.names,
             labels=labels,
             model=lambda: build_model(self.app.forgetting().model).eval(),
             name=settings.method,
-            method=self.app.method(),
+            method=method,
             recovery_rounds=settings.recovery_rounds,
             uses_kept=own.kept,
+            carried=frozenset(own.federation.state),
         )
         work_in(site, own.federation, self._place(), trained)
+
+    def _method(self, trained: TrainedModel) -> UnlearningMethod[Any]:
+        """Return the app's method, which takes its step at the trained weights where it must."""
+        method = self.app.method()
+        if trained.initial is None and "linearise_at" in type(method.settings).model_fields:
+            changed = method.settings.model_copy(update={"linearise_at": 1.0})
+            return type(method)(changed)
+        return method
 
     def _place(self) -> WorkPlace:
         return WorkPlace(
@@ -120,6 +132,12 @@ class AppRemovals:
     def trained(self) -> bool:
         """Whether the state folder has a model."""
         return self.state.store.current() is not None
+
+    @property
+    def node_count(self) -> int | None:
+        """How many nodes there were when the first model was registered; None before."""
+        known = self._known_names()
+        return None if known is None else len(known.nodes)
 
     def _current(self) -> TrainedModel:
         current = self.state.store.current()

@@ -28,6 +28,7 @@ from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.worker.models import ModelFolder
 
 INITIAL = "initial.safetensors"
+NO_INITIAL = "initial.unknown"
 SETTINGS = "settings.json"
 RECORDING = "recording"
 NETWORK = "network"
@@ -184,8 +185,11 @@ class KeptModels:
             sha256 of its file.
         """
         self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with replacing(self._training / INITIAL) as file:
-            file.write(model_file(self._model, trained.start))
+        if trained.initial is None:
+            write_whole(self._training / NO_INITIAL, "")
+        else:
+            with replacing(self._training / INITIAL) as file:
+                file.write(model_file(self._model, trained.initial))
         write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
         sha256 = self._models.put(model_file(self._model, trained.weights, trained.state))
         self.keep(trained, self._models.beside(sha256))
@@ -226,7 +230,9 @@ class KeptModels:
         """
         content = self._models.read(sha256)
         weights, state = read_model(self._model, content), read_state(content)
-        initial = read_model(self._model, self._of_training(INITIAL))
+        initial = None
+        if not (self._training / NO_INITIAL).exists():
+            initial = read_model(self._model, self._of_training(INITIAL))
         try:
             settings = TrainingSettings.model_validate_json(self._of_training(SETTINGS))
         except ValidationError:

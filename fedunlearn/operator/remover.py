@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, JobError, StoppedError, VerificationError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.training import GivesState
 from fedunlearn.networks import NetworkDigest, build_model, running_statistics
 from fedunlearn.operator.model_store import KeptModels
 from fedunlearn.operator.naming import by_name, errors_by_name
@@ -27,6 +29,8 @@ from fedunlearn.unlearning.retrain import Retrain
 from fedunlearn.vectors import norm
 from fedunlearn.worker.models import ModelFolder
 from fedunlearn.worker.removal import RemovalJob, Removed
+
+ANEW, BY_TRAINING = "estimated anew on what stays", "by the nodes' own training on what stays"
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +132,8 @@ class FederationRemover:
         federation = self._federation.without(self._gone())
         federation = replace(federation, journal=Journal(self._jobs / job.id))
         trained = self.kept.load(job.base)
-        federation = replace(federation, state=trained.state)
         site = self._site
+        federation = replace(federation, state=self._carried(trained.state))
         forget = site.rule_of(job.scopes.values()).following(
             site.rule_of([scope]) for scope in job.before
         )
@@ -147,15 +151,13 @@ class FederationRemover:
                 federation = replace(federation.without(missing), journal=journal)
             weights = recover(federation, trained, forget, unlearned.weights, rounds, name=name)
             require_finite(weights, name)
-            state = self._statistics(federation, forget, trained, weights)
+            state, statistics = self._statistics(federation, forget, trained, weights)
             spent = meter.stopped()
         reached(Stage.VERIFYING)
         after = replace(trained, weights=weights, recorded={}, state=state)
         if unlearned.trained is not None and weights is unlearned.weights:
             after = replace(unlearned.trained, state=state)
         settings: dict[str, Any] = method.settings.model_dump(mode="json", by_alias=True)
-        if running_statistics(state):
-            settings["statistics"] = "estimated anew on what stays"
         return Removed(
             model=self.kept.content(weights, state),
             method=method.name,
@@ -170,17 +172,33 @@ class FederationRemover:
             measures=self._measures(federation, forget, trained, after),
             keep=lambda folder: self.kept.keep(after, folder, job.base),
             network=self._network,
+            statistics=statistics,
+            uses_kept=site.uses_kept,
         )
+
+    def _carried(self, state: Mapping[str, Tensor]) -> CarriedState:
+        """Return what of a model's state nodes are sent with questions."""
+        carried = self._site.carried
+        return CarriedState({n: t for n, t in state.items() if carried is None or n in carried})
 
     def _statistics(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, weights: Tensor
-    ) -> Mapping[str, Tensor]:
-        """Estimate anew what normalisation layers saw of what left: one round, where there are."""
-        if not running_statistics(trained.state):
-            return trained.state
+    ) -> tuple[Mapping[str, Tensor], str]:
+        """Estimate anew what normalisation layers saw of what left: one round, where there are.
+
+        Returns:
+            The new state, and how its running statistics came about; empty where there are none.
+        """
+        trainer = federation.trainer
+        given = trainer.state_of(weights) if isinstance(trainer, GivesState) else None
+        if given is not None:
+            return CarriedState(given), BY_TRAINING if running_statistics(given) else ""
+        if not running_statistics(federation.state):
+            return trained.state, ""
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
-        size = max(2, trained.settings.batch_size)
-        return objective.statistics(weights, size, trained.settings.seed)
+        size = max(2, federation.batch_size)
+        found = objective.statistics(weights, size, trained.settings.seed)
+        return CarriedState({**trained.state, **found}), ANEW
 
     def _measures(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, new: TrainedModel
@@ -189,8 +207,8 @@ class FederationRemover:
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         change = new.weights - trained.weights
         before, after = objective.evaluate(trained.weights, change[None])[Part.RETAIN]
-        if running_statistics(trained.state):
-            federation = replace(federation, state=new.state)
+        if running_statistics(federation.state):
+            federation = replace(federation, state=self._carried(new.state))
             objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
             (after,) = objective.evaluate(new.weights, change[None][:0])[Part.RETAIN]
         measures = {"relative_update": norm(change) / max(norm(trained.weights), 1e-12)}

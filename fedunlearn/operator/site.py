@@ -31,6 +31,8 @@ class Site:
         recovery_rounds: Of ordinary training on what stays, after each removal.
         uses_kept: By the name of each node of a user's app, whether its training leaves out what
             was removed (``kept``); None where nodes do so by themselves.
+        carried: Names in ``state_dict`` of what nodes are sent beside the weights; None for all
+            that a model file holds.
         train: Trains the first model; None where it must be there already.
     """
 
@@ -41,6 +43,7 @@ class Site:
     method: UnlearningMethod[Any]
     recovery_rounds: int = 0
     uses_kept: Mapping[str, bool] | None = None
+    carried: frozenset[str] | None = None
     train: TrainFirst | None = field(default=None, compare=False)
 
     def as_document(self) -> dict[str, list[str]]:

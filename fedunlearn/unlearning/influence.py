@@ -122,6 +122,8 @@ def open_influence(
 ) -> Influence:
     """Ask for the gradients that the objective needs: one round, or two for ``departing``.
 
+    Where the model has running statistics, ``departing`` has them estimated at u in a round more.
+
     Args:
         trained: The model, with what was recorded.
         federation: The nodes; for ``recorded`` and ``retained`` those that leave need not be there.
@@ -145,7 +147,10 @@ def open_influence(
             forget, weight_decay=decay, without=forget.leavers - forget.nodes
         )
         told_at_end = objective.gradients(trained.weights)
-        told = told_at_end if linearise_at == 1.0 else objective.gradients(point)
+        told = told_at_end
+        if linearise_at != 1.0:
+            objective.renew_statistics(point)
+            told = objective.gradients(point)
         slope = told.departing
         examples = told.retained + told.forgotten
         whole = told_at_end.whole

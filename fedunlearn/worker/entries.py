@@ -55,6 +55,8 @@ def removal_entry(
         "claim": removed.claim,
         "code": {"fedunlearn": version},
         **({"network": removed.network} if removed.network else {}),
+        **({"statistics": removed.statistics} if removed.statistics else {}),
+        **({} if removed.uses_kept is None else {"kept": dict(removed.uses_kept)}),
         "cohort": {"nodes": list(removed.nodes), "missing": list(removed.missing)},
         "removed_together": together,
         "rounds": removed.rounds,

@@ -50,6 +50,9 @@ class Removed:
         keep: Writes what the next removal starts from into a folder, durably.
         network: sha256 over layers, frozen parameters and buffers, hexadecimal; empty where the
             remover does not know.
+        statistics: How running statistics of the new model came about; empty where it has none.
+        uses_kept: By node, whether the app's own training leaves out what was removed; None where
+            nodes do so by themselves.
     """
 
     model: bytes
@@ -65,6 +68,8 @@ class Removed:
     measures: Mapping[str, float]
     keep: Callable[[Path], None] = field(compare=False)
     network: str = ""
+    statistics: str = ""
+    uses_kept: Mapping[str, bool] | None = None
 
 
 class Remover(Protocol):
