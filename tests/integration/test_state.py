@@ -422,7 +422,7 @@ def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path:
         renewed.load(new)
         after = task.loss(new(inputs), targets)
     assert removed.measures["retain_loss_rise"] == pytest.approx(float(after - before))
-    assert removed.settings["statistics"] == "estimated anew on what stays"
+    assert removed.statistics == "estimated anew on what stays"
 
     removed.keep(models.beside(models.put(removed.model)))
     again = remover.remove(replace(job, id="two"), lambda stage: None)
