@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedunlearn.errors import ModelDiffersError
@@ -32,21 +32,30 @@ class Enrolment:
 
 
 def require_same_network(
-    enrolments: Mapping[int, Enrolment], own: NetworkDigest | None = None
+    enrolments: Mapping[int, Enrolment],
+    own: NetworkDigest | None = None,
+    *,
+    sent: Collection[str] = (),
 ) -> NetworkDigest | None:
     """Refuse nodes that compute on other networks than the rest, or than the server.
 
     Args:
         enrolments: What every node says of itself, by its number.
         own: The server's network; without one, the one that most nodes have is right.
+        sent: Names in ``state_dict`` of tensors that the server has trained values of, which are
+            not compared here; see ``what_travels``.
 
     Returns:
-        The network; None where nobody says.
+        The network, without what is sent; None where nobody says.
 
     Raises:
         ModelDiffersError: Naming the nodes and the first part that differs.
     """
-    said = {n: one.network for n, one in sorted(enrolments.items()) if one.network and not one.left}
+    said = {
+        node: one.network.without(sent)
+        for node, one in sorted(enrolments.items())
+        if one.network and not one.left
+    }
     if own is None:
         if not said:
             return None
@@ -55,7 +64,7 @@ def require_same_network(
         own = next(network for network in said.values() if network.digest == most)
         against = "most nodes"
     else:
-        against = "the server"
+        own, against = own.without(sent), "the server"
     differs = {
         node: difference
         for node, network in said.items()

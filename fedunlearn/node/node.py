@@ -364,6 +364,7 @@ class TaskNode:
 
     def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
         """Answer what normalisation layers see of batches of a part's examples."""
+        self._curvature = None  # its graphs hold the buffers that are written to
         places = batches(indices, ask.batch_size, [ask.seed, self.number])
         # A batch of one has no variance: where a node has but one example, it counts as two.
         inputs = (

@@ -60,9 +60,10 @@ def model_file(
             )
         fixed[name] = tensor.to(fixed[name].dtype)
     named = {**ParameterLayout.of(model).unflatten(weights), **fixed}
-    metadata = {NETWORK: NetworkDigest.of(model).digest.hex()}
-    if state:
-        metadata[STATE] = json.dumps(sorted(state))
+    network = NetworkDigest.of(model).digest.hex()
+    metadata = {NETWORK: network}
+    if state:  # in one entry: safetensors writes several in an order that changes
+        metadata = {STATE: json.dumps({NETWORK: network, STATE: sorted(state)})}
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
         metadata=metadata,
@@ -85,8 +86,9 @@ def read_state(content: bytes) -> CarriedState:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-        return CarriedState({name: tensors[name] for name in json.loads(metadata.get(STATE, "[]"))})
-    except (SafetensorError, KeyError, ValueError) as error:
+        names = json.loads(metadata[STATE])[STATE] if STATE in metadata else ()
+        return CarriedState({name: tensors[name] for name in names})
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise VerificationError(
             "the model file cannot be read; restore it from a backup"
         ) from error

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fedunlearn.errors import TaskError
 from fedunlearn.networks import MEAN, VAR, running_statistics
-from fedunlearn.parameters import ParameterLayout, seeded
+from fedunlearn.parameters import ParameterLayout, load, seeded
 from fedunlearn.trees import Tree, map_tensors
 
 
@@ -51,8 +50,8 @@ def statistics(
 ) -> Tensor:
     """Return sums over batches of their size times what normalisation layers see of them.
 
-    A layer whose running statistics are not in the state is left as the model has it. Buffers and
-    weights of the model stay as they are.
+    A layer whose running statistics are not in the state is left as the model has it. The model's
+    buffers are as before when this returns; its weights are the given ones.
 
     Args:
         model: In the mode in which it is differentiated.
@@ -69,17 +68,19 @@ def statistics(
         TaskError: The model has other layers there, or none.
     """
     layers = {name: _layer(model, name.rstrip(".")) for name in running_statistics(state)}
-    layout = ParameterLayout.of(model)
-    parts = layout.unflatten(weights.detach().to(layout.device))
+    device = ParameterLayout.of(model).device
+    load(model, weights)
     total: dict[str, Tensor] = {}
     with torch.no_grad(), _training(model, layers.values()), seeded(seed):
         for count, batch in inputs:
-            fresh = _fresh(model, layers)
-            there = map_tensors(lambda one: one.to(layout.device), batch)
-            functional_call(model, {**parts, **fresh}, (there,))
-            for name in layers:
+            for layer in layers.values():
+                layer.running_mean.zero_()  # type: ignore[union-attr]  # _layer saw to it
+                layer.running_var.zero_()  # type: ignore[union-attr]
+                layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
+            model(map_tensors(lambda one: one.to(device), batch))
+            for name, layer in layers.items():
                 for kind in (MEAN, VAR):
-                    seen = fresh[name + kind].double().cpu() * count
+                    seen = layer.get_buffer(kind).double().cpu() * count
                     total[name + kind] = total.get(name + kind, 0.0) + seen
     return torch.cat([total[name + kind] for name in layers for kind in (MEAN, VAR)])
 
@@ -112,20 +113,20 @@ def _layer(model: nn.Module, name: str) -> _NormBase:
     return layer
 
 
-def _fresh(model: nn.Module, layers: Mapping[str, _NormBase]) -> dict[str, Tensor]:
-    """Return copies of a model's buffers, which a forward pass writes to; those of layers 0."""
-    copies = {name: b.clone() for name, b in model.named_buffers(remove_duplicate=False)}
-    for name in layers:
-        for kind in (MEAN, VAR, "num_batches_tracked"):
-            copies[name + kind] = torch.zeros_like(copies[name + kind])
-    return copies
-
-
 @contextmanager
 def _training(model: nn.Module, layers: Iterable[_NormBase]) -> Iterator[None]:
-    """Put a model in training mode but for normalisation layers that are not asked for."""
+    """Put a model in training mode but for normalisation layers that are not asked for.
+
+    Args:
+        model: Its modes and buffers are put back.
+        layers: Those that are asked for.
+
+    Yields:
+        Nothing.
+    """
     asked = set(layers)
     modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     momenta = {layer: layer.momentum for layer in asked}
     try:
         model.train()
@@ -141,3 +142,5 @@ def _training(model: nn.Module, layers: Iterable[_NormBase]) -> Iterator[None]:
             module.training = training
         for layer, momentum in momenta.items():
             layer.momentum = momentum
+        for buffer, before in buffers:
+            buffer.copy_(before)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from fedunlearn import CubicNewton, TrainedModel
+from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, JobError, ModelDiffersError, TaskError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.transport.session import SessionTransport
+from fedunlearn.names import Names
 from fedunlearn.node.node import TaskNode
+from fedunlearn.operator.model_store import read_model, read_state
+from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.site import Site
 from fedunlearn.parameters import flatten, load
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
-from tests.federations import TRANSPORTS, Reach
-from tests.removals import Untrained
+from fedunlearn.travelling import what_travels
+from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.removal import RemovalJob
+from tests.federations import TRANSPORTS, InTurn, Reach, join
+from tests.removals import SETTINGS, Untrained
 
 NODES = 3
 STAYS = ForgetSet.of_nodes(2)
@@ -253,8 +265,6 @@ def test_a_node_that_was_given_a_state_enrols_as_it_was_built() -> None:
 
 
 def shuffled(inputs: Tensor, size: int, seed: int, node: int) -> list[Tensor]:
-    import numpy as np
-
     order = np.random.default_rng([seed, node]).permutation(len(inputs))
     return list(inputs[torch.from_numpy(order)].split(size))
 
@@ -341,11 +351,14 @@ def test_estimating_leaves_the_node_as_it_was(transport: str) -> None:
     weights, state = flatten(model), state_of(model)
     objective = objective_of(TRANSPORTS[transport](task, NODES), state)
     before = objective.gradients(weights).retain
+    rows = torch.eye(len(weights)).double()[:3]
+    product = objective.products(weights, rows, Curvature.GGN)
     with objective._meters.measure() as meter:
         new = objective.statistics(weights, 4, seed=1)
     assert meter.rounds == 1
     assert meter.example_gradients == pytest.approx(0.6 * objective.retained)
     assert torch.equal(objective.gradients(weights).retain, before)
+    assert torch.equal(objective.products(weights, rows, Curvature.GGN), product)
     renewed = objective_of(TRANSPORTS[transport](task, NODES), new)
     assert not torch.equal(renewed.gradients(weights).retain, before)
 
@@ -378,3 +391,117 @@ def test_layers_that_torch_does_not_know_are_named() -> None:
     objective = objective_of(TRANSPORTS["inline"](task, 1), state_of(task.model()), STAYS)
     with pytest.raises(TaskError, match="node 0: model: layer '0' is OwnNorm, whose running"):
         objective.statistics(flatten(task.model()), 4, seed=1)
+
+
+def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path: Path) -> None:
+    task = Images()
+    model = trained(task)
+    weights, state = flatten(model), state_of(model)
+    reach = TRANSPORTS["inline"](task, NODES)
+    examples = {node: len(task.data(node)[1]) for node in range(NODES)}
+    federation = Federation(examples, reach.transport, Untrained(), reach.meters)
+    method = CubicNewton(products=4, linearise_at=1.0)
+    nodes, labels = Names.numbered("node", NODES), Names.numbered("class", 3)
+    site = Site(nodes, labels, task.model, "cubic-newton", method)
+    models = ModelFolder(tmp_path / "models")
+    remover = FederationRemover(site, federation, models, tmp_path, lambda: ())
+    sha256 = remover.kept.keep_first(TrainedModel(weights, weights, SETTINGS, state=state))
+    assert remover.kept.load(sha256).state == CarriedState(state)
+
+    job = RemovalJob("one", {"request": Scope(ScopeKind.NODE, nodes=("2",))}, sha256)
+    removed = remover.remove(job, lambda stage: None)
+    new = task.model()
+    load(new, read_model(task.model(), removed.model))
+    CarriedState(state).load(new)
+    with torch.no_grad():
+        inputs, targets = pooled(task, (0, 1))
+        before = task.loss(model(inputs), targets)
+        objective = objective_of(reach, state)
+        renewed = CarriedState(objective.statistics(flatten(new), 32, SETTINGS.seed))
+        assert read_state(removed.model) == renewed != CarriedState(state)
+        renewed.load(new)
+        after = task.loss(new(inputs), targets)
+    assert removed.measures["retain_loss_rise"] == pytest.approx(float(after - before))
+    assert removed.statistics == "estimated anew on what stays"
+
+    removed.keep(models.beside(models.put(removed.model)))
+    again = remover.remove(replace(job, id="two"), lambda stage: None)
+    assert again.model == removed.model
+
+
+def test_who_joins_a_session_again_is_sent_the_state_again() -> None:
+    task = Images()
+    model = trained(task)
+    reach = TRANSPORTS["session"](task, NODES)
+    assert isinstance(reach.transport, SessionTransport)
+    server = reach.transport.server
+    threads: list[threading.Thread] = []
+
+    def again(node: int) -> None:
+        threads.append(join(server.invite(node), InTurn(TaskNode(task, node))))
+
+    reach = replace(reach, transport=SessionTransport(server, reach.meters, again=again))
+    objective = objective_of(reach, state_of(model))
+    before = objective.gradients(flatten(model)).retain
+    server.link(1).close()
+    assert torch.equal(objective.gradients(flatten(model)).retain, before)
+    server.close()
+    (thread,) = threads
+    thread.join(30.0)
+
+
+class Instances(Images):
+    """InstanceNorm that tracks statistics, and a BatchNorm that is called twice."""
+
+    def layers(self) -> nn.Module:
+        norm = nn.BatchNorm2d(1)
+        tracked = nn.InstanceNorm2d(1, track_running_stats=True)
+        return nn.Sequential(tracked, norm, nn.Tanh(), norm, nn.Flatten(), nn.Linear(16, 3))
+
+
+def test_layers_that_are_shared_or_track_instances_are_estimated_as_torch_does() -> None:
+    task = Instances(size=12)
+    model = trained(task)
+    weights, state = flatten(model), state_of(model)
+    objective = objective_of(TRANSPORTS["inline"](task, 1), state, ForgetSet.of_nodes())
+    found = objective.statistics(weights, 6, seed=3)
+    update_bn(shuffled(task.data(0)[0], 6, 3, 0), model)
+    for kind in ("running_mean", "running_var"):
+        torch.testing.assert_close(found[f"1.{kind}"], model.state_dict()[f"1.{kind}"])
+    inputs = task.data(0)[0]
+    torch.testing.assert_close(found["0.running_mean"], inputs.mean()[None])
+    torch.testing.assert_close(found["0.running_var"], inputs.flatten(1).var(1).mean()[None])
+
+
+class Drawn(Images):
+    """Random features in a buffer that is drawn when the model is built."""
+
+    def layers(self) -> nn.Module:
+        return Features()
+
+
+class Features(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.randn(16, 5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(torch.cos(inputs.flatten(1) @ self.features))
+        return outputs
+
+
+def test_a_drawn_buffer_is_allowed_where_its_trained_value_is_sent() -> None:
+    task = Drawn()
+    with pytest.raises(ModelDiffersError, match="buffer 'features' is drawn anew"):
+        TaskNode(task, 0).enrol()
+    nodes = {number: TaskNode(task, number, sent={"features"}) for number in range(NODES)}
+    said = {number: node.enrol().network for number, node in nodes.items()}
+    torch.manual_seed(17)
+    model = trained(task)
+    travelling = what_travels(task.model(), model.state_dict(), said)
+    assert set(travelling.state) == {"features"}
+    reach = TRANSPORTS["inline"](task, NODES)
+    reach.transport.nodes = nodes  # type: ignore[attr-defined]
+    found = objective_of(reach, dict(travelling.state)).gradients(travelling.weights)
+    torch.testing.assert_close(found.retain, own_gradient(task, model, (0, 1)))

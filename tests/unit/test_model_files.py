@@ -82,6 +82,7 @@ def test_trained_values_of_other_tensors_are_written_and_read_back() -> None:
     content = model_file(model, weights, state)
     assert torch.equal(read_model(_Parts(), content), weights)
     assert read_state(content) == state
+    assert {model_file(_Parts(), weights, state) for _ in range(20)} == {content}
     found = safetensors.torch.load(content)
     plain = _Parts()
     plain.load_state_dict(found, strict=False)  # as a user does, with nothing of ours

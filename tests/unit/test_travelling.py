@@ -156,6 +156,14 @@ def test_a_buffer_that_is_drawn_may_be_where_the_server_sends_it() -> None:
     require_one_network(make, model, sent={"features"})
 
 
+def test_nodes_may_enrol_with_other_values_of_what_is_sent() -> None:
+    said = {0: Enrolment(0, 5, network=NetworkDigest.of(Parts(level=2.0)))}
+    own = NetworkDigest.of(Parts())
+    with pytest.raises(ModelDiffersError, match=r"frozen parameter 'backbone\.weight' differs"):
+        require_same_network(said, own, sent={"backbone.bias"})
+    require_same_network(said, own, sent={"backbone.weight"})
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_of_adapters_only_they_travel(dtype: torch.dtype) -> None:
     peft = pytest.importorskip("peft")
@@ -232,3 +240,15 @@ def test_a_state_of_another_model_is_refused_before_any_of_it_is_loaded(
     with pytest.raises(ModelDiffersError, match=says):
         CarriedState({"scale": torch.tensor(9.0), **tensors}).load(model)
     assert float(model.scale) == 1.0
+
+
+def test_what_flower_averaged_is_taken_as_it_comes() -> None:
+    """FedAvg makes floats of counters."""
+    from flwr.app import ArrayRecord
+
+    state = trained_state(Parts())
+    floats = {name: value.float() for name, value in state.items()}
+    found = what_travels(
+        Parts(), ArrayRecord(floats).to_torch_state_dict(), nodes(Parts(), Parts())
+    )
+    assert found.state == what_travels(Parts(), state, nodes(Parts(), Parts())).state

@@ -192,6 +192,7 @@ def enrol(
     deadline_s: float,
     refused: Collection[int] = (),
     network: NetworkDigest | None = None,
+    sent: Collection[str] = (),
 ) -> dict[int, tuple[int, Enrolment]]:
     """Learn every node's number, address and number of examples: one round, if all are there.
 
@@ -201,6 +202,8 @@ def enrol(
         deadline_s: Seconds to wait for nodes and for their answers.
         refused: Numbers of nodes that have left; whatever they answer counts for nothing.
         network: The server's, where it has one: nodes must have the same.
+        sent: Names in ``state_dict`` of tensors in which nodes may differ, since the server has
+            their trained values.
 
     Returns:
         For each node's number: its Flower node id, and what it says of itself.
@@ -242,7 +245,7 @@ def enrol(
             f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s"
             f"{f': {here}' if found else ''}; start the others"
         )
-    require_same_network({number: one for number, (_, one) in found.items()}, network)
+    require_same_network({number: one for number, (_, one) in found.items()}, network, sent=sent)
     return found
 
 
