@@ -135,6 +135,19 @@ class NodeMemory:
 _NONE = torch.empty(0, dtype=torch.int64)
 
 
+def name_of(context: Context) -> str:
+    """Return what the federation calls a node.
+
+    Args:
+        context: Of the node.
+
+    Returns:
+        ``name`` of its node config, else its ``partition-id``, else Flower's node id.
+    """
+    config = context.node_config
+    return str(config.get("name") or config.get("partition-id", context.node_id))
+
+
 def folder_of(context: Context, name: str) -> Path | None:
     """Return a node's folder for records.
 

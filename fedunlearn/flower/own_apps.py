@@ -20,6 +20,7 @@ from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
+from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.flower.taking_over import TakenOver, TakeOver, taking_over
 from fedunlearn.names import Names
 from fedunlearn.networks import build_model
@@ -36,11 +37,13 @@ class Known:
         names: Of all nodes there have been.
         refused: Names of those that have left.
         least: How many nodes must be connected.
+        sessions: How rounds go over gRPC streams; None for Flower's messages.
     """
 
     names: Names
     refused: Collection[str]
     least: int
+    sessions: SessionSettings | None = None
 
 
 class OpenOwn(Protocol):
@@ -129,6 +132,7 @@ def removal_app(run: Callable[[OpenOwn, Mapping[str, object]], None]) -> ServerA
                 deadline_s=DEADLINE_S,
                 known=known.names,
                 refused=known.refused,
+                sessions=known.sessions,
                 with_classes=True,
             )
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from fedunlearn.errors import InputError
 from fedunlearn.federation.transport.messages import reply_to_question, reply_with_failure
-from fedunlearn.flower.node_memory import NodeMemory, folder_of
+from fedunlearn.flower.node_memory import NodeMemory, folder_of, name_of
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.own_enrolment import number_in, reply_to_own_enrol
 from fedunlearn.flower.removed_examples import confirm, reply_to_remove, rule_in
@@ -210,8 +210,7 @@ class Forgetting:
     def _memory(self, context: Context) -> NodeMemory:
         if self._records is not None:
             return NodeMemory(context, Path(self._records(context)))
-        name = context.node_config.get("partition-id", context.node_id)
-        return NodeMemory(context, folder_of(context, str(name)))
+        return NodeMemory(context, folder_of(context, name_of(context)))
 
     def _node(
         self, context: Context, number: int, settings: NodeSettings, memory: NodeMemory

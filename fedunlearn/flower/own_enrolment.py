@@ -20,7 +20,7 @@ from fedunlearn.federation.transport.messages import (
     enrolment_record,
     raise_failure,
 )
-from fedunlearn.flower.node_memory import NodeMemory
+from fedunlearn.flower.node_memory import NodeMemory, name_of
 from fedunlearn.flower.removed_examples import RULE
 from fedunlearn.names import Names, in_order, listed
 from fedunlearn.node.enrolment import Enrolment
@@ -35,7 +35,7 @@ class OwnNode:
     """A node of a user's app, as it enrolled.
 
     Attributes:
-        name: What the federation calls it: its ``partition-id``, or its Flower node id.
+        name: What the federation calls it; see ``name_of``.
         address: Its Flower node id.
         enrolment: What it says of itself.
         kept: Whether its training has asked what may still be trained on (``kept``).
@@ -74,7 +74,7 @@ def reply_to_own_enrol(
     sent = asked.get("sent")
     node.expect(map(str, sent) if isinstance(sent, list) else ())
     header = enrolment_record(node.enrol())
-    header["name"] = str(context.node_config.get("partition-id", context.node_id))
+    header["name"] = name_of(context)
     header["kept"] = int(memory.kept)
     header["durable"] = int(memory.durable)
     header["augmented"] = int(not memory.left and node.examples.augmented)
@@ -143,8 +143,8 @@ def enrol_own(
             continue
         if node.name in found:
             raise FederationError(
-                f"two nodes call themselves node {node.name}; give each SuperNode a partition-id "
-                "of its own, or none"
+                f"two nodes call themselves node {node.name}; give each SuperNode a name or "
+                "partition-id of its own in its node config"
             )
         found[node.name] = node
     if missing:

@@ -219,8 +219,8 @@ class Removal:
         Exactly one of nodes, classes and records says what leaves.
 
         Args:
-            nodes: Nodes that leave as a whole: their ``partition-id``, or Flower's node ids where
-                they have none (``removal.nodes`` lists the names).
+            nodes: Nodes that leave as a whole: ``name`` or ``partition-id`` of their node config,
+                or Flower's node ids where they have neither (``removal.nodes`` lists the names).
             classes: Labels that leave, everywhere or on some nodes (``on``).
             records: By node, the places of examples in the data that ``data`` of ``unlearnable``
                 returns for training.

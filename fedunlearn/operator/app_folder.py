@@ -14,7 +14,9 @@ import tomli_w
 from pydantic import ConfigDict, Field, ValidationError
 
 from fedunlearn.errors import InputError, ScenarioError
+from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower.own_client import Forgetting
+from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.scenario.settings import Settings
 from fedunlearn.toml import read_toml
@@ -27,6 +29,20 @@ PYPROJECT = "pyproject.toml"
 STATE, APP, OUT = "fedunlearn-state", "fedunlearn-app", "fedunlearn-out"
 
 
+class SessionPlace(Settings):
+    """The table ``[tool.fedunlearn.session]``: the endpoint of a removal's gRPC session.
+
+    Attributes:
+        listen: IP address of the interface that the SuperLink's machine listens on.
+        port: 0 for any that is free.
+        reach: Host name or address that nodes connect to; left out, ``listen``.
+    """
+
+    listen: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    reach: str | None = None
+
+
 class AppSettings(Settings):
     """The table ``[tool.fedunlearn]`` of an app's pyproject.toml.
 
@@ -35,6 +51,7 @@ class AppSettings(Settings):
         recovery_rounds: Of the app's own training on what stays, after each removal.
         strategy: ``module:function`` that makes the app's strategy, for methods that train.
         nodes: How many nodes the simulation has; left out, as many as enrolled first, or 10.
+        session: Where nodes of a deployment connect to for the rounds of a removal.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -43,6 +60,7 @@ class AppSettings(Settings):
     recovery_rounds: Annotated[int, Field(ge=0)] = 0
     strategy: str | None = None
     nodes: Annotated[int, Field(gt=1)] | None = None
+    session: SessionPlace = SessionPlace()
 
 
 @dataclass(frozen=True)
@@ -159,6 +177,11 @@ class AppFolder:
     def server_app(self) -> Any:
         """Return the app's ServerApp."""
         return self.load(self.server)
+
+    def sessions(self) -> SessionSettings:
+        """Return how the rounds of a removal go over gRPC streams."""
+        place = self.settings.session
+        return SessionSettings(Endpoint(place.listen, place.port, place.reach))
 
     def strategy(self) -> Callable[[], object] | None:
         """Return what makes the app's strategy; None where the settings name nothing."""

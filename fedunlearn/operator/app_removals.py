@@ -51,6 +51,7 @@ class AppRemovals:
         idle_s: End when nothing has been due for so long; None waits for ever.
         report: Takes what became of every job.
         stop: Set from outside to end after the job at hand.
+        deployed: Whether nodes are other machines', so that rounds go over gRPC streams.
     """
 
     app: AppFolder
@@ -58,6 +59,7 @@ class AppRemovals:
     idle_s: float | None = 0.0
     report: Callable[[Worked], None] = lambda worked: None
     stop: threading.Event = field(default_factory=threading.Event)
+    deployed: bool = False
 
     def take_over(self, config: Mapping[str, object]) -> TakeOver:
         """Return what registers a model that was just trained, and removes what is due.
@@ -81,7 +83,8 @@ class AppRemovals:
         place = self._place()
         refused = place.refused
         forgetting = self.app.forgetting()
-        known = Known(names.nodes, refused, len(names.nodes) - len(refused))
+        sessions = self.app.sessions() if self.deployed else None
+        known = Known(names.nodes, refused, len(names.nodes) - len(refused), sessions)
         own = opened(forgetting.model, self._current(), known, self.app.strategy())
         try:
             self._work(own, None)

@@ -38,7 +38,7 @@ def _take_over(config: Mapping[str, object]) -> TakeOver:
     def taken(own: OwnFederation, trained: TrainedModel) -> None:
         def act() -> None:
             with open_state(Path(str(config[STATE])), create=False) as state:
-                AppRemovals(_app(config), state).take_over(config)(own, trained)
+                AppRemovals(_app(config), state, deployed=True).take_over(config)(own, trained)
 
         _reported(config, act)
 
@@ -48,7 +48,7 @@ def _take_over(config: Mapping[str, object]) -> TakeOver:
 def _remove(opened: OpenOwn, config: Mapping[str, object]) -> None:
     def act() -> None:
         with open_state(Path(str(config[STATE])), create=False) as state:
-            AppRemovals(_app(config), state).run(opened, config)
+            AppRemovals(_app(config), state, deployed=True).run(opened, config)
 
     _reported(config, act)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -130,6 +131,10 @@ class MeteredGrid(Grid):
     @override
     def get_node_ids(self) -> Iterable[int]:
         return self._grid.get_node_ids()
+
+    @override
+    def get_nodes(self) -> Iterable[Any]:
+        return self._grid.get_nodes()
 
     @override
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""An app whose nodes each read a file of their own."""
