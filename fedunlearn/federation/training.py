@@ -97,6 +97,11 @@ class GivesState(Protocol):
         """
         ...
 
+    @property
+    def from_initial(self) -> bool:
+        """Whether the last training began at the initial weights and state: a retraining."""
+        ...
+
 
 class Trainer(Protocol):
     """Runs federated averaging."""

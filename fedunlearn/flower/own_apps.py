@@ -126,6 +126,9 @@ def removal_app(run: Callable[[OpenOwn, Mapping[str, object]], None]) -> ServerA
                 grid,
                 form,
                 form.record(trained.weights, trained.state),
+                initial=(
+                    None if trained.initial is None else form.record(trained.initial, trained.state)
+                ),
                 strategy=None if strategy is None else _checked(strategy),
                 train_config=None,
                 least=known.least,

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedunlearn.carried import CarriedState
-from fedunlearn.errors import ForgetSetError
+from fedunlearn.errors import ForgetSetError, UnknownNameError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid
@@ -40,6 +40,7 @@ class OwnFederation:
         trainer: Runs the user's own training.
         grid: Carries messages.
         deadline_s: Of a round.
+        participants: Flower's node ids of those that training asked; None where nobody knows.
     """
 
     federation: Federation
@@ -48,6 +49,7 @@ class OwnFederation:
     trainer: StrategyTrainer
     grid: MeteredGrid
     deadline_s: float
+    participants: frozenset[int] | None = None
 
     @property
     def addresses(self) -> dict[int, int]:
@@ -65,7 +67,13 @@ class OwnFederation:
         Raises:
             UnknownNameError: No such node is enrolled.
         """
-        return self.names.number(name, key)
+        found = self.names.number(name, key)
+        if found not in self.federation.examples:
+            raise UnknownNameError(
+                f"{key}: node {self.names[found]} has left, or is not connected; enrolled are "
+                f"{listed('node', (self.names[n] for n in self.federation.nodes))}"
+            )
+        return found
 
     def records(self, places: Mapping[int, Iterable[int]]) -> ForgetSet:
         """Return the rule that names records.
@@ -95,9 +103,15 @@ class OwnFederation:
         """Return what is to be known of the nodes."""
         staying = [(self.names[n], self.enrolled[n]) for n in self.federation.nodes]
         found = []
-        if without := [name for name, node in staying if not node.kept]:
+        asked = self.participants
+        without = [
+            name
+            for name, node in staying
+            if not node.kept and (asked is None or node.address in asked)
+        ]
+        if without:
             found.append(
-                f"{listed('node', without)}: train() has not used forgetting.kept(context, "
+                f"{listed('node', without)}: train() has not called forgetting.kept(context, "
                 "dataset), so that it may train on what was removed; let it train on what kept "
                 "returns"
             )
@@ -147,6 +161,7 @@ def open_own_federation(
     form: ModelArrays,
     trained: ArrayRecord,
     *,
+    initial: ArrayRecord | None,
     strategy: Callable[[], Strategy] | None,
     train_config: ConfigRecord | None,
     least: int,
@@ -162,6 +177,7 @@ def open_own_federation(
         grid: Flower's.
         form: How an ArrayRecord holds the model.
         trained: The model, as training left it.
+        initial: The model where training began; None where it is not known.
         strategy: Makes the user's strategy; None where it is not known.
         train_config: What training sends beside the arrays.
         least: How many nodes must be connected.
@@ -200,6 +216,7 @@ def open_own_federation(
         addresses,
         form,
         form.state(trained),
+        None if initial is None else (form.weights(initial), form.state(initial)),
         strategy,
         leave_out,
         train_config=train_config,

@@ -114,13 +114,16 @@ def unlearning(
     require_finite(weights, "trained")
     start = None
     if initial is not None:
-        start = ModelArrays.of(form.model, initial, "initial").weights(initial)
+        begun = ModelArrays.of(form.model, initial, "initial")
+        start = begun.weights(initial)
+        initial = form.record(start, {**form.state(trained), **begun.state(initial)})
     rounds = remembering.rounds if remembering is not None else 0
     settings = training or TrainingSettings(weight_decay=0.0, rounds=max(1, rounds))
     own = open_own_federation(
         grid,
         form,
         trained,
+        initial=initial,
         strategy=strategy.anew if isinstance(strategy, RememberingStrategy) else strategy,
         train_config=train_config,
         least=num_nodes or 1,
@@ -128,6 +131,8 @@ def unlearning(
         sessions=sessions,
         with_classes=handing_over(),
     )
+    if remembering is not None and remembering.participants:
+        own.participants = frozenset().union(*remembering.participants.values())
     model_now = TrainedModel(weights, start, settings, state=CarriedState(form.state(trained)))
     try:
         hand_over(own, model_now)
@@ -324,13 +329,16 @@ class Removal:
         self, federation: Federation, weights: Tensor, forget: ForgetSet
     ) -> tuple[ArrayRecord, dict[str, Tensor], str]:
         """Return the new model with buffers that hold nothing of what left."""
-        state_of = self._own.trainer.state_of(weights)
-        if state_of is not None:  # the nodes' own training gave all of it
-            state = dict(state_of)
-            return self._form.record(weights, state), state, "by the nodes' own training"
+        trainer = self._own.trainer
+        trained = trainer.state_of(weights)
+        before = self._state if trained is None else dict(trained)
+        if trained is not None and trainer.from_initial:
+            return self._form.record(weights, before), before, "by the nodes' own training"
+        carried = CarriedState({name: before[name] for name in federation.state})
+        federation = replace(federation, state=carried)
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         found = objective.statistics(weights, federation.batch_size, seed=0)
-        state = self._state | found
+        state = before | found
         statistics = "estimated anew on what stays" if running_statistics(found) else "none"
         return self._form.record(weights, state), state, statistics
 

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -63,6 +64,8 @@ class StrategyTrainer:
 
     Attributes:
         state: Buffers and frozen parameters that training starts from.
+        initial: Weights, buffers and frozen parameters where the user's training began.
+        from_initial: Whether the last training began there: a retraining.
         latest: The weights (d,) and arrays after the last training; None before any.
         remarks: What went other than in the user's own training.
     """
@@ -73,6 +76,7 @@ class StrategyTrainer:
         addresses: Mapping[int, int],
         arrays: ModelArrays,
         state: Mapping[str, Tensor],
+        initial: tuple[Tensor, Mapping[str, Tensor]] | None,
         strategy: Callable[[], Strategy] | None,
         exclude: Callable[[ForgetSet], None],
         *,
@@ -86,6 +90,7 @@ class StrategyTrainer:
             addresses: Flower node id of each node.
             arrays: How an ArrayRecord holds the model.
             state: Its buffers and frozen parameters, as training left them.
+            initial: Weights (d,), buffers and frozen parameters where training began, if known.
             strategy: Makes the user's strategy as it was before training; None where there is none.
             exclude: Has nodes leave a forget set out of their training.
             train_config: What training sends beside the arrays.
@@ -95,6 +100,8 @@ class StrategyTrainer:
         self._addresses = addresses
         self._arrays = arrays
         self.state = dict(state)
+        self.initial = initial
+        self.from_initial = False
         self._strategy = strategy
         self._exclude = exclude
         self._config = train_config
@@ -136,7 +143,9 @@ class StrategyTrainer:
             self.remarks.append(
                 f"the strategy's {', '.join(lowered)} lowered to the {staying} nodes that stay"
             )
-        latest = self._arrays.record(start, self.state)
+        self.from_initial = self.initial is not None and torch.equal(start, self.initial[0])
+        state = self.initial[1] if self.initial is not None and self.from_initial else self.state
+        latest = self._arrays.record(start, {**self.state, **state})
 
         def after_round(server_round: int, arrays: ArrayRecord) -> None:
             nonlocal latest

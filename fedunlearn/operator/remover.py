@@ -191,14 +191,16 @@ class FederationRemover:
         """
         trainer = federation.trainer
         given = trainer.state_of(weights) if isinstance(trainer, GivesState) else None
-        if given is not None:
-            return CarriedState(given), BY_TRAINING if running_statistics(given) else ""
+        state = trained.state if given is None else CarriedState(given)
         if not running_statistics(federation.state):
-            return trained.state, ""
+            return state, ""
+        if given is not None and isinstance(trainer, GivesState) and trainer.from_initial:
+            return state, BY_TRAINING
+        federation = replace(federation, state=self._carried(state))
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         size = max(2, federation.batch_size)
         found = objective.statistics(weights, size, trained.settings.seed)
-        return CarriedState({**trained.state, **found}), ANEW
+        return CarriedState({**state, **found}), ANEW
 
     def _measures(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, new: TrainedModel
