@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedunlearn.federation.objective import Evaluation
+from fedunlearn.federation.evaluation import Evaluation
 from fedunlearn.names import listed
 
 

@@ -14,7 +14,7 @@ forgetting = unlearnable(
     app,
     model=Net,
     loss=binary_cross_entropy_with_logits,
-    data=lambda context: load_data(context.node_config["data"]),
+    data=load_data,
 )
 
 
@@ -22,7 +22,7 @@ forgetting = unlearnable(
 def train(message: Message, context: Context) -> Message:
     model = Net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    dataset, _ = load_data(context.node_config["data"])
+    dataset, _ = load_data(context)
     loader = DataLoader(
         forgetting.kept(context, dataset),
         batch_size=context.run_config["batch-size"],

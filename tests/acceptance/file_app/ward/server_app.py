@@ -26,7 +26,7 @@ def main(grid: Grid, context: Context) -> None:
         model=Net,
         trained=result.arrays,
         strategy=strategy,
-        sessions=SessionSettings(),
+        sessions=SessionSettings() if context.run_config["folder"] == "" else None,
         num_nodes=3,
     ) as removal:
         removal.forget(nodes=removal.nodes[:1])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from flwr.app import Context
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -21,9 +22,12 @@ class Net(nn.Module):
         return self.layers(features)
 
 
-def load_data(path: str) -> tuple[TensorDataset, TensorDataset]:
+def load_data(context: Context) -> tuple[TensorDataset, TensorDataset]:
     """Read a node's own file: training and held-out examples."""
-    table = torch.tensor(np.loadtxt(Path(path), delimiter=","), dtype=torch.float32)
+    path = context.node_config.get("data")
+    if path is None:  # in a simulation all files are in one folder
+        path = f"{context.run_config['folder']}/{context.node_config['partition-id']}.csv"
+    table = torch.tensor(np.loadtxt(Path(str(path)), delimiter=","), dtype=torch.float32)
     inputs, targets = table[:, :-1], table[:, -1:]
     cut = len(table) * 4 // 5
     return TensorDataset(inputs[:cut], targets[:cut]), TensorDataset(inputs[cut:], targets[cut:])
