@@ -14,16 +14,17 @@ from fedunlearn.errors import EmptyNodeError, FederationError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
-from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
+from fedunlearn.flower.messages import MessageTransport, enrol
+from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.session_client import attend
 from fedunlearn.questions.invitation import Invitation
 from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.risk.task import Examples, Loss, Task
+from tests.inline_grid import InlineGrid
 
 
 class TinyTask:

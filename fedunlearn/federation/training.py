@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.wire import encode_forget_set
 from fedunlearn.risk.local_rules import LocalRule
 from fedunlearn.risk.local_training import ORDINARY
 from fedunlearn.scenario.settings import TrainingSettings
@@ -62,6 +64,33 @@ class TrainingPlan:
             return node not in self.without.leavers
         named = self.without.named
         return node in named if named else node not in self.without.leavers
+
+
+def values_of_round(plan: TrainingPlan, number: int) -> dict[str, int | float | str | bytes]:
+    """Return what nodes are sent in a round of training beside the weights.
+
+    Args:
+        plan: What to do.
+        number: Of the round, counted from 1.
+
+    Returns:
+        Values by name.
+    """
+    settings = plan.settings
+    values: dict[str, int | float | str | bytes] = {
+        "epochs": plan.epochs,
+        "batch-size": settings.batch_size,
+        "learning-rate": plan.rate(number),
+        "weight-decay": settings.weight_decay,
+        "seed": plan.seed,
+        "round": number,
+        "part": str(plan.part),
+        "rule": plan.rule.name,
+        "rule-settings": json.dumps(asdict(plan.rule)),
+    }
+    if plan.without is not None:
+        values["without"] = encode_forget_set(plan.without).SerializeToString()
+    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import cloudpickle
@@ -12,13 +12,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedunlearn.errors import TaskError
-from fedunlearn.federation.transport.messages import (
-    reply_to_enrol,
-    reply_to_question,
-    reply_with_failure,
-)
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.removed_examples import reply_to_remove
+from fedunlearn.flower.replies import reply_to_enrol, reply_to_question, reply_with_failure
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.training import reply_to_train
 from fedunlearn.node.node import TaskNode
@@ -82,6 +78,35 @@ class TaskCarrier:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
         return _NODES[key]
+
+
+class NodesOfProcess(Mapping[int, TaskNode]):
+    """Nodes 0 to n - 1 of a task in this process, each made when it is first looked up."""
+
+    def __init__(self, carrier: TaskCarrier, number: int) -> None:
+        """Take the task.
+
+        Args:
+            carrier: Holds it; a node computes on a copy of its own, as in another process.
+            number: How many nodes.
+        """
+        self._carrier = carrier
+        self._number = number
+
+    def __getitem__(self, node: int) -> TaskNode:
+        """Return a node; see ``TaskCarrier.node``."""
+        if node not in range(self._number):
+            raise KeyError(node)
+        config = {"partition-id": node, "num-partitions": self._number}
+        return self._carrier.node(NodeSettings.of(config))
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the nodes' numbers, ascending."""
+        return iter(range(self._number))
+
+    def __len__(self) -> int:
+        """Return how many nodes there are."""
+        return self._number
 
 
 def make_client_app(task: Task, records: Path | None = None) -> ClientApp:

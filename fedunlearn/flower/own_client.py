@@ -24,11 +24,11 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from fedunlearn.errors import InputError
-from fedunlearn.federation.transport.messages import reply_to_question, reply_with_failure
 from fedunlearn.flower.node_memory import NodeMemory, folder_of, name_of
 from fedunlearn.flower.node_settings import NodeSettings
 from fedunlearn.flower.own_enrolment import number_in, reply_to_own_enrol
 from fedunlearn.flower.removed_examples import confirm, reply_to_remove, rule_in
+from fedunlearn.flower.replies import reply_to_question, reply_with_failure
 from fedunlearn.flower.sessions import reply_to_session
 from fedunlearn.flower.subsets import size_of, without_examples
 from fedunlearn.node.node import MEMORY, TaskNode

@@ -11,16 +11,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedunlearn.errors import FederationError, MissingAnswerError
-from fedunlearn.federation.transport.messages import (
-    ENROL,
-    POLL_S,
-    MeteredGrid,
-    config_number,
-    enrolment_in,
-    enrolment_record,
-    raise_failure,
-)
+from fedunlearn.flower.messages import ENROL, raise_failure
+from fedunlearn.flower.metered_grid import POLL_S, MeteredGrid
 from fedunlearn.flower.node_memory import NodeMemory, name_of
+from fedunlearn.flower.records import config_number, enrolment_in, enrolment_record
 from fedunlearn.flower.removed_examples import RULE
 from fedunlearn.names import Names, in_order, listed
 from fedunlearn.node.enrolment import Enrolment

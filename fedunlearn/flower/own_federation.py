@@ -15,7 +15,8 @@ from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, UnknownNameError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid
+from fedunlearn.flower.messages import MessageTransport
+from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_enrolment import OwnNode, enrol_own, numbered
 from fedunlearn.flower.removed_examples import exclude, record_tombstones

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedunlearn.errors import MissingAnswerError
-from fedunlearn.federation.transport.messages import MeteredGrid, config_number, raise_failure
+from fedunlearn.flower.messages import raise_failure
+from fedunlearn.flower.metered_grid import MeteredGrid
+from fedunlearn.flower.records import config_number
 from fedunlearn.node.node import TaskNode
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.wire import decode_forget_set, encode_forget_set

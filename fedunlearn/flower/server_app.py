@@ -12,7 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.journal import Journal
-from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
+from fedunlearn.flower.messages import MessageTransport, enrol
+from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.flower.removed_examples import record_tombstones
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.training import FedAvgTrainer

@@ -17,15 +17,11 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedunlearn.errors import FederationError, StoppedError, UnreachableError
-from fedunlearn.federation.transport.messages import (
-    POLL_S,
-    MessageTransport,
-    MeteredGrid,
-    config_number,
-    raise_failure,
-)
 from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import Endpoint, SessionServer
+from fedunlearn.flower.messages import MessageTransport, raise_failure
+from fedunlearn.flower.metered_grid import POLL_S, MeteredGrid
+from fedunlearn.flower.records import config_number
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.session_client import attend
 from fedunlearn.questions.invitation import Invitation

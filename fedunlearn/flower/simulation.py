@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,16 @@ from flwr.serverapp import ServerApp
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation
-from fedunlearn.flower.client_app import make_client_app
+from fedunlearn.federation.inline_federation import open_inline
+from fedunlearn.flower.client_app import NodesOfProcess, TaskCarrier, make_client_app
 from fedunlearn.flower.descendants import ended_on_failure
-from fedunlearn.flower.inline_grid import InlineGrid
-from fedunlearn.flower.server_app import make_server_app, open_federation
+from fedunlearn.flower.server_app import make_server_app
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.risk.task import Task
+
+RAY_ENDS_S = 30.0
 
 T = TypeVar("T")
 TransportName = Literal["inline", "flower"]
@@ -55,17 +58,16 @@ def simulate(
         What ``body`` returned.
     """
     listener = progress or Silent()
-    staying = nodes - len(set(refused) & set(range(nodes)))
-    client_app, model = make_client_app(task, records), build_model(task.model)
+    model = build_model(task.model)
     layout, network = ParameterLayout.of(model), NetworkDigest.of(model)
     if transport == "inline":
-        with quiet_flower():
-            grid = InlineGrid(client_app, nodes)
-            with open_federation(
-                grid, staying, progress=listener, layout=layout, network=network, refused=refused
-            ) as federation:
-                return body(federation)
+        here = NodesOfProcess(TaskCarrier(task, records), nodes)
+        with open_inline(
+            here, progress=listener, layout=layout, network=network, refused=refused
+        ) as federation:
+            return body(federation)
     stop = threading.Event()
+    staying = nodes - len(set(refused) & set(range(nodes)))
 
     def server_app(body: Callable[[Federation], None]) -> ServerApp:
         return make_server_app(
@@ -78,7 +80,7 @@ def simulate(
             refused=refused,
         )
 
-    return _on_engine(client_app, server_app, nodes, body, listener, stop)
+    return _on_engine(make_client_app(task, records), server_app, nodes, body, listener, stop)
 
 
 def _on_engine(
@@ -141,21 +143,61 @@ def _on_engine(
 
 @contextmanager
 def sigterm_as_it_was() -> Iterator[None]:
-    """Leave SIGTERM to whoever waits for it: Ray, when it starts, takes it to exit at once.
+    """Leave SIGTERM to the handler that this process has: Ray takes it to exit at once.
 
-    Ray has no setting for it; without a handler of ours its own is right, which ends its processes.
+    Ray sets its own where it starts in the main thread; here it starts in another, before Flower
+    would start it. Without a handler of ours its own is right, which ends its processes.
+
+    Raises:
+        FederationError: Ray does not start.
     """
-    import ray._private.utils as of_ray
-
-    if not callable(signal.getsignal(signal.SIGTERM)):
+    ours = callable(signal.getsignal(signal.SIGTERM))
+    if not ours or threading.current_thread() is not threading.main_thread():
         yield
         return
-    theirs = of_ray.set_sigterm_handler
-    of_ray.set_sigterm_handler = lambda handler: None
+    started, over = threading.Event(), threading.Event()
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            _start_ray()
+        except Exception as error:
+            failure.append(error)
+        started.set()
+        # Ray's processes end with the thread that started them: PR_SET_PDEATHSIG of prctl(2).
+        over.wait()
+        _stop_ray()
+
+    thread = threading.Thread(target=run, name="ray", daemon=True)
+    thread.start()
     try:
+        started.wait()
+        if failure:
+            raise FederationError(f"Flower's simulation failed: {failure[0]}") from failure[0]
         yield
     finally:
-        of_ray.set_sigterm_handler = theirs
+        over.set()
+        thread.join(RAY_ENDS_S)
+
+
+def _start_ray() -> None:
+    """Start Ray as Flower does; its processes find what this one can import."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _stop_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
 
 
 @contextmanager

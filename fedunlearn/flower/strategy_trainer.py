@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from fedunlearn.errors import FederationError, InputError
 from fedunlearn.federation.training import OnLocal, OnRound, TrainingPlan
-from fedunlearn.federation.transport.messages import MeteredGrid
+from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_training import ORDINARY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -13,17 +12,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
-from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, TrainingPlan
-from fedunlearn.federation.transport.messages import (
-    MeteredGrid,
-    config_number,
-    raise_failure,
-    tensors_from_record,
-    tensors_to_record,
+from fedunlearn.federation.training import (
+    LocalResult,
+    OnLocal,
+    OnRound,
+    TrainingPlan,
+    values_of_round,
 )
+from fedunlearn.flower.messages import raise_failure
+from fedunlearn.flower.metered_grid import MeteredGrid
+from fedunlearn.flower.records import config_number, tensors_from_record, tensors_to_record
 from fedunlearn.node.node import TaskNode
 from fedunlearn.questions.forget import Part
-from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
+from fedunlearn.questions.wire import decode_forget_set
 from fedunlearn.risk.local_rules import RULES, LocalPlan, LocalRule
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
@@ -60,23 +61,8 @@ class PinnedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         number = self.plan.first_round + server_round - 1
-        settings = self.plan.settings
-        config = ConfigRecord(
-            {
-                "epochs": self.plan.epochs,
-                "batch-size": settings.batch_size,
-                "learning-rate": self.plan.rate(number),
-                "weight-decay": settings.weight_decay,
-                "seed": self.plan.seed,
-                "round": number,
-                "part": str(self.plan.part),
-                "rule": self.plan.rule.name,
-                "rule-settings": json.dumps(asdict(self.plan.rule)),
-            }
-        )
+        config = ConfigRecord(dict(values_of_round(self.plan, number)))
         self.before = arrays
-        if self.plan.without is not None:
-            config["without"] = encode_forget_set(self.plan.without).SerializeToString()
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         if self.plan.reference is not None:
             record[REFERENCE] = tensors_to_record({REFERENCE: self.plan.reference})

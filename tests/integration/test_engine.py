@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,32 @@ def test_what_the_body_raises_comes_through_the_engine() -> None:
 
     with pytest.raises(ForgetSetError, match="as it was"):
         simulate(TinyTask(), 2, body, transport="flower")
+
+
+def test_sigterm_stays_with_the_handler_of_the_process() -> None:
+    """While Ray starts, and once it runs: a worker ends after the job at hand."""
+    seen: list[float] = []
+
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def body(federation: Federation) -> int:
+        while_starting = len(seen)
+        terminate()
+        deadline = time.monotonic() + 10.0
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return while_starting
+
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(time.monotonic()))
+    early = threading.Timer(0.3, terminate)
+    early.start()
+    try:
+        while_starting = simulate(TinyTask(), 2, body, transport="flower")
+    finally:
+        early.join()
+        signal.signal(signal.SIGTERM, before)
+    assert (while_starting, len(seen)) == (1, 2)
 
 
 @pytest.mark.parametrize("kind", ["node", "samples", "class"])

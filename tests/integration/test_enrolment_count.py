@@ -9,12 +9,12 @@ from flwr.app import Context, RecordDict
 
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
 from tests.federations import TinyTask
+from tests.inline_grid import InlineGrid
 
 
 @pytest.mark.parametrize(("there", "said"), [(0, "0 of 5"), (1, "1 of 5"), (4, "4 of 5")])

@@ -17,7 +17,6 @@ from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower import sessions
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.sessions import SESSION, SessionOrMessages, SessionSettings
 from fedunlearn.parameters import initial_weights
@@ -27,6 +26,7 @@ from fedunlearn.risk.task import Task
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import BrokenTask, TinyTask
+from tests.inline_grid import InlineGrid
 
 NODES = 3
 FORGET = ForgetSet.of_nodes(1)

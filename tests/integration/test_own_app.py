@@ -25,7 +25,7 @@ import fedunlearn
 import fedunlearn.flower
 from fedunlearn import errors
 from fedunlearn.flower import RememberingStrategy, unlearning
-from fedunlearn.flower.inline_grid import InlineGrid
+from tests.inline_grid import InlineGrid
 from tests.own_app import EACH, NODES, Net, OwnApp, Rows, initial, trained_by
 
 CONTEXT = Context(1, 0, {}, RecordDict(), {})

@@ -15,7 +15,6 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import initial_weights
@@ -25,6 +24,7 @@ from fedunlearn.questions.question import Answer, Question
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import TinyTask
+from tests.inline_grid import InlineGrid
 
 NODES = 3
 FORGET = ForgetSet.of_nodes(1)

@@ -15,7 +15,6 @@ from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load
@@ -27,6 +26,7 @@ from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from fedunlearn.unlearning.rewind import Rewind, RewindSettings
 from tests.federations import TinyTask
+from tests.inline_grid import InlineGrid
 from tests.removals import pooled
 
 NODES, LEAVER = 4, 3

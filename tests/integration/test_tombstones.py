@@ -16,7 +16,6 @@ from fedunlearn.commitments import Commitments
 from fedunlearn.errors import FederationError, MissingAnswerError, NodeLeftError, TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.node.node import TaskNode
@@ -31,6 +30,7 @@ from fedunlearn.risk.task import Examples
 from fedunlearn.scenario.settings import TrainingSettings
 from fedunlearn.unlearning.registry import make_method
 from tests.federations import TinyTask
+from tests.inline_grid import InlineGrid
 
 SETTINGS = TrainingSettings(rounds=3, local_epochs=1, batch_size=4, learning_rate=0.05)
 GONE = (0, 3, 10)

@@ -13,7 +13,6 @@ from fedunlearn.errors import ForgetSetError, MissingAnswerError, NonFiniteError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
-from fedunlearn.flower.inline_grid import InlineGrid
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.progress import Silent
@@ -22,6 +21,7 @@ from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.scenario.settings import TrainingSettings
 from tests.federations import BrokenTask, TinyTask, weights_of
+from tests.inline_grid import InlineGrid
 
 NODES = 4
 SETTINGS = TrainingSettings(rounds=3, local_epochs=2, batch_size=8, learning_rate=0.1)

@@ -25,9 +25,9 @@ from fedunlearn.errors import (
 )
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.transport.messages import MeteredGrid, enrol
 from fedunlearn.flower.client_app import app_of
-from fedunlearn.flower.inline_grid import InlineGrid
+from fedunlearn.flower.messages import enrol
+from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.node.enrolment import Enrolment, require_same_network
 from fedunlearn.node.node import TaskNode
@@ -38,6 +38,7 @@ from fedunlearn.risk.task import Examples, Loss
 from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.rewind import Rewind
 from tests.federations import BrokenTask, TinyTask
+from tests.inline_grid import InlineGrid
 from tests.unsound_models import Keeper
 
 NODES = 3

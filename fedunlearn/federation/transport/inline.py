@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.transport.base import node_failure
+from fedunlearn.federation.transport.payload import tensors_bytes, values_bytes
 from fedunlearn.node.node import safe_message
 from fedunlearn.questions.question import Answer, Node, Question
+from fedunlearn.questions.wire import encode_answer, encode_question
 
 
 class InlineTransport:
-    """Calls each node in turn. Counts the bytes that the tensors would take."""
+    """Calls each node in turn; counts the bytes that messages would take."""
 
     def __init__(self, nodes: Mapping[int, Node], meters: MeterStack | None = None) -> None:
         """Take the nodes by their numbers."""
@@ -24,8 +26,8 @@ class InlineTransport:
         """See Transport."""
         del deadline_s  # a call returns or raises
         self.meters.count_round()
+        sent = _question_bytes(question) if nodes else 0
         for number in nodes:
-            sent = question.point.nbytes + question.vectors.nbytes + question.carried.nbytes
             self.meters.count_bytes(down=sent)
             yield self._answer(question, number)  # not held while the next node is asked
 
@@ -34,5 +36,15 @@ class InlineTransport:
             answer = self.nodes[number].answer(question)
         except Exception as error:
             raise node_failure(number, type(error).__name__, safe_message(error)) from error
-        self.meters.count_bytes(up=sum(values.nbytes for values in answer.values.values()))
+        header = {"answer": encode_answer(answer)}
+        values = {str(part): tensor for part, tensor in answer.values.items()}
+        self.meters.count_bytes(up=values_bytes(header) + tensors_bytes(values))
         return answer
+
+
+def _question_bytes(question: Question) -> int:
+    header: dict[str, bytes | int] = {"question": encode_question(question), "number": 0}
+    tensors = {"point": question.point}
+    if len(question.vectors):
+        tensors["vectors"] = question.vectors
+    return values_bytes(header) + tensors_bytes(tensors) + tensors_bytes(question.carried)

@@ -9,8 +9,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.transport.messages import MessageTransport, MeteredGrid, enrol
 from fedunlearn.flower.client_app import app_of
+from fedunlearn.flower.messages import MessageTransport, enrol
+from fedunlearn.flower.metered_grid import MeteredGrid
 from tests.benchmarks.echo import Echo, timed_round
 
 client = app_of(lambda context, settings: Echo(settings.number))  # type: ignore[arg-type,return-value]

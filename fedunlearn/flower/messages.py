@@ -1,0 +1,176 @@
+"""Rounds as Flower messages, over any of Flower's grids.
+
+Message types: ``query.enrol`` (who are you, how much do you hold) and ``query.ask`` (a question).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedunlearn.errors import (
+    BadAnswerError,
+    FederationError,
+    MissingAnswerError,
+    NodeFailedError,
+)
+from fedunlearn.federation.transport.base import node_failure
+from fedunlearn.flower.metered_grid import POLL_S, MeteredGrid
+from fedunlearn.flower.records import (
+    config_number,
+    enrolment_in,
+    header_bytes,
+    tensors_from_record,
+    tensors_to_record,
+)
+from fedunlearn.names import listed
+from fedunlearn.networks import NetworkDigest
+from fedunlearn.node.enrolment import Enrolment, require_same_network
+from fedunlearn.questions.forget import Part
+from fedunlearn.questions.question import Answer, Question
+from fedunlearn.questions.wire import decode_answer, encode_question
+
+ENROL = "query.enrol"
+ASK = "query.ask"
+WAITING = 0.75  # of the time for enrolment: until then all nodes should be there
+
+
+class MessageTransport:
+    """Asks questions as Flower messages of type ``query.ask``."""
+
+    def __init__(self, grid: MeteredGrid, addresses: Mapping[int, int]) -> None:
+        """Take a grid and the Flower node id of each node."""
+        self.grid = grid
+        self.addresses = addresses
+        self._numbers = {address: number for number, address in addresses.items()}
+
+    def ask(
+        self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+    ) -> Iterator[Answer]:
+        """See Transport."""
+        header = encode_question(question)
+        tensors = tensors_to_record(
+            {"point": question.point, "vectors": question.vectors}
+            if len(question.vectors)
+            else {"point": question.point}
+        )
+        state = tensors_to_record(question.carried) if question.carried else None
+
+        def to(node: int) -> Message:
+            # Nodes of a user's app know their number from here alone.
+            named = ConfigRecord({"question": header, "number": node})
+            content = RecordDict({"header": named, "tensors": tensors})
+            if state is not None:
+                content["state"] = state
+            return Message(content, self.addresses[node], ASK, ttl=deadline_s)
+
+        messages = [to(node) for node in nodes]
+        for reply in self.grid.exchange(messages, deadline_s):
+            number = self._numbers[reply.metadata.src_node_id]
+            raise_failure(f"node {number}", reply)
+            try:
+                header = header_bytes(reply, "answer")
+                values = tensors_from_record(reply.content.array_records["tensors"])
+            except (KeyError, ValueError):
+                raise BadAnswerError(f"node {number} answered with other records") from None
+            if not set(values) <= set(Part):
+                raise BadAnswerError(f"node {number} answered for parts that do not exist")
+            yield decode_answer(
+                number, header, {Part(name): tensor for name, tensor in values.items()}
+            )
+
+
+def enrol(
+    grid: MeteredGrid,
+    expected: int,
+    *,
+    deadline_s: float,
+    refused: Collection[int] = (),
+    network: NetworkDigest | None = None,
+    sent: Collection[str] = (),
+) -> dict[int, tuple[int, Enrolment]]:
+    """Learn every node's number, address and number of examples: one round, if all are there.
+
+    Args:
+        grid: The grid.
+        expected: How many nodes must answer, besides those refused.
+        deadline_s: Seconds to wait for nodes and for their answers.
+        refused: Numbers of nodes that have left; whatever they answer counts for nothing.
+        network: The server's, where it has one: nodes must have the same.
+        sent: Names in ``state_dict`` of tensors in which nodes may differ, since the server has
+            their trained values.
+
+    Returns:
+        For each node's number: its Flower node id, and what it says of itself.
+
+    Raises:
+        MissingAnswerError: Fewer nodes are there, or answer, than expected.
+        FederationError: Two nodes claim one number.
+        ModelDiffersError: Nodes compute on different networks.
+    """
+    start = time.monotonic()
+    end = start + deadline_s
+    asked: set[int] = set()
+    found: dict[int, tuple[int, Enrolment]] = {}
+    while len(found) < expected:
+        # Those that are there when part of the time is up are asked, so that it is known who is.
+        until = end if asked else start + WAITING * deadline_s
+        addresses = [one for one in grid.get_node_ids() if one not in asked]
+        while len(addresses) < expected - len(found) and time.monotonic() < until:
+            grid.require_running()
+            time.sleep(POLL_S)
+            addresses = [one for one in grid.get_node_ids() if one not in asked]
+        if not addresses and time.monotonic() >= until:
+            break
+        asked.update(addresses)
+        messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
+        for reply in grid.exchange(messages, max(0.0, end - time.monotonic())):
+            address = reply.metadata.src_node_id
+            if _number_of(reply) in refused:
+                continue
+            raise_failure(f"the node at address {address}", reply)
+            enrolment = enrolment_in(reply.content.config_records["header"])
+            number = enrolment.node
+            if number in found:
+                raise FederationError(f"two nodes call themselves node {number}; number them apart")
+            found[number] = (address, enrolment)
+    if len(found) < expected:
+        here = listed("node", map(str, sorted(found)))
+        raise MissingAnswerError(
+            f"{len(found)} of {expected} nodes enrolled within {deadline_s:g} s"
+            f"{f': {here}' if found else ''}; start the others"
+        )
+    require_same_network({number: one for number, (_, one) in found.items()}, network, sent=sent)
+    return found
+
+
+def _number_of(reply: Message) -> int | None:
+    """Return the number that a node gives in its answer, also where it reports a failure."""
+    if reply.has_error():
+        return None
+    for name in ("header", "failure"):
+        if name in reply.content.config_records:
+            return int(config_number(reply.content.config_records[name], "node"))
+    return None
+
+
+def raise_failure(who: str, reply: Message) -> None:
+    """Raise what a reply reports.
+
+    Args:
+        who: The sender, as far as the server knows; a failure record names its node itself.
+        reply: Any reply.
+
+    Raises:
+        NodeFailedError: Flower or the node reports a failure; the node's own class where that
+            blames the input.
+    """
+    if reply.has_error():
+        raise NodeFailedError(f"{who}: Flower reports error {reply.error.code}; see the node's log")
+    if "failure" in reply.content:
+        failure = reply.content.config_records["failure"]
+        number = int(config_number(failure, "node"))
+        error = node_failure(number, str(failure["kind"]), str(failure["message"]))
+        raise error

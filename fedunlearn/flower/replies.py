@@ -1,0 +1,50 @@
+"""What a node answers to Flower messages.
+
+A client never lets an exception out, since Flower would carry its text to the server: it answers
+with a record named ``failure`` instead.
+"""
+
+from __future__ import annotations
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedunlearn.flower.records import (
+    enrolment_record,
+    header_bytes,
+    tensors_from_record,
+    tensors_to_record,
+)
+from fedunlearn.node.node import TaskNode, safe_message
+from fedunlearn.questions.wire import decode_question, encode_answer
+
+
+def reply_to_enrol(message: Message, node: TaskNode) -> Message:
+    """Answer ``query.enrol`` on a node."""
+    return Message(RecordDict({"header": enrolment_record(node.enrol())}), reply_to=message)
+
+
+def reply_to_question(message: Message, node: TaskNode) -> Message:
+    """Answer ``query.ask`` on a node."""
+    tensors = tensors_from_record(message.content.array_records["tensors"])
+    point = tensors["point"]
+    vectors = tensors.get("vectors", point.new_empty(0, len(point)))
+    header = header_bytes(message, "question")
+    state = {}
+    if "state" in message.content.array_records:
+        state = tensors_from_record(message.content.array_records["state"])
+    answer = node.answer(decode_question(header, point, vectors, state))
+    content = RecordDict(
+        {
+            "header": ConfigRecord({"answer": encode_answer(answer)}),
+            "tensors": tensors_to_record(answer.values),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def reply_with_failure(message: Message, number: int, error: Exception) -> Message:
+    """Answer any message with what of an error may leave the node."""
+    failure = ConfigRecord(
+        {"node": number, "kind": type(error).__name__, "message": safe_message(error)}
+    )
+    return Message(RecordDict({"failure": failure}), reply_to=message)
