@@ -172,5 +172,8 @@ def raise_failure(who: str, reply: Message) -> None:
     if "failure" in reply.content:
         failure = reply.content.config_records["failure"]
         number = int(config_number(failure, "node"))
-        error = node_failure(number, str(failure["kind"]), str(failure["message"]))
+        kind, message = str(failure["kind"]), str(failure["message"])
+        name = str(failure.get("name", ""))
+        called = None if number >= 0 else f"node {name}" if name else who
+        error = node_failure(number, kind, message, called)
         raise error

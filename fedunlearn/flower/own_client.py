@@ -205,7 +205,7 @@ class Forgetting:
             node = self._node(context, number, settings, memory)
             return _answer(action, message, node, memory, context, settings)
         except Exception as error:
-            return reply_with_failure(message, number, error)
+            return reply_with_failure(message, number, error, name_of(context))
 
     def _memory(self, context: Context) -> NodeMemory:
         if self._records is not None:

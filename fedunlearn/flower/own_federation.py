@@ -105,6 +105,12 @@ class OwnFederation:
         staying = [(self.names[n], self.enrolled[n]) for n in self.federation.nodes]
         found = []
         asked = self.participants
+        here = {node.address for node in self.enrolled.values()}
+        if away := sorted((asked or frozenset()) - here):
+            found.append(
+                f"{len(away)} of the nodes that trained are not connected (Flower's ids "
+                f"{', '.join(map(str, away))}): the removal was computed without them"
+            )
         without = [
             name
             for name, node in staying

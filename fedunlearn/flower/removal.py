@@ -20,6 +20,7 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation
 from fedunlearn.flower.removal_result import Outcome, RemovalResult
+from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.names import Name
 from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import require_finite
@@ -134,10 +135,15 @@ class Removal:
             InputError: The method cannot be used here.
             FederationError: A round could not be completed; the model stays what it was.
         """
-        forget = self._forget_set(nodes, classes, records, on).following(self._before)
-        chosen = self._method(method)
         if recovery_rounds < 0:
             raise InputError("forget: recovery_rounds must be 0 or more")
+        forget = self._forget_set(nodes, classes, records, on).following(self._before)
+        with errors_by_name(self._own.names):
+            return self._forget(forget, self._method(method), recovery_rounds)
+
+    def _forget(
+        self, forget: ForgetSet, chosen: UnlearningMethod[Any], recovery_rounds: int
+    ) -> ArrayRecord:
         deletion = uuid.uuid4().hex
         own = self._own
         federation = own.federation
@@ -174,7 +180,7 @@ class Removal:
                 forget=forget.described(own.names),
                 method=chosen.name,
                 settings=chosen.settings.model_dump(mode="json", by_alias=True),
-                status=unlearned.status,
+                status=by_name(unlearned.status, own.names),
                 claim=unlearned.claim.value,
                 nodes=self.nodes,
                 missing=tuple(own.names[node] for node in missing),
@@ -190,7 +196,7 @@ class Removal:
                 remarks=(
                     *self._known.assumed(chosen.name),
                     *own.remarks(),
-                    *dict.fromkeys(own.trainer.remarks),
+                    *(by_name(one, own.names) for one in dict.fromkeys(own.trainer.remarks)),
                 ),
                 details=dict(unlearned.details),
             )

@@ -42,9 +42,21 @@ def reply_to_question(message: Message, node: TaskNode) -> Message:
     return Message(content, reply_to=message)
 
 
-def reply_with_failure(message: Message, number: int, error: Exception) -> Message:
-    """Answer any message with what of an error may leave the node."""
+def reply_with_failure(message: Message, number: int, error: Exception, name: str = "") -> Message:
+    """Answer any message with what of an error may leave the node.
+
+    Args:
+        message: That cannot be answered.
+        number: Of the node; -1 where it has none yet.
+        error: Why.
+        name: Of a node without a number.
+
+    Returns:
+        The reply.
+    """
     failure = ConfigRecord(
         {"node": number, "kind": type(error).__name__, "message": safe_message(error)}
     )
+    if name:
+        failure["name"] = name
     return Message(RecordDict({"failure": failure}), reply_to=message)

@@ -18,8 +18,8 @@ from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.lab.deletion_requests import Asking, asking
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.runner import Outcome, Ran, document, run_in
+from fedunlearn.named_errors import errors_by_name
 from fedunlearn.operator.model_store import require_keepable
-from fedunlearn.operator.naming import errors_by_name
 from fedunlearn.operator.worker_loop import NODES
 from fedunlearn.progress import Progress
 from fedunlearn.requests.deletion import State

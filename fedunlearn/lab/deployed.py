@@ -15,8 +15,8 @@ from fedunlearn.flower.sessions import SessionOrMessages
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.runner import Ran, document, run_in
 from fedunlearn.lab.site import site_of
+from fedunlearn.named_errors import errors_by_name
 from fedunlearn.networks import build_model
-from fedunlearn.operator.naming import errors_by_name
 from fedunlearn.operator.worker_loop import WorkPlace, work_in
 from fedunlearn.reporting.report import render_report
 from fedunlearn.reporting.results import to_json

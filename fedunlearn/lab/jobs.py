@@ -29,7 +29,7 @@ from fedunlearn.lab.removal import (
 )
 from fedunlearn.lab.runner import document
 from fedunlearn.lab.store import Store, model_key, removals_key
-from fedunlearn.operator.naming import errors_by_name
+from fedunlearn.named_errors import errors_by_name
 from fedunlearn.parameters import initial_weights
 from fedunlearn.scenario.loading import LoadedScenario
 

@@ -18,8 +18,8 @@ from fedunlearn.lab.evidence import gather_evidence
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.predicting import outputs_of
 from fedunlearn.lab.removal import Removal, Replica, Retrained
+from fedunlearn.named_errors import by_name
 from fedunlearn.networks import build_model
-from fedunlearn.operator.naming import by_name
 from fedunlearn.questions.forget import ForgetSet, Kind
 from fedunlearn.reporting.evidence import Evidence
 from fedunlearn.risk.objective import EmpiricalRisk

@@ -25,7 +25,7 @@ from fedunlearn.lab.removal import (
     retrain,
     train,
 )
-from fedunlearn.operator.naming import errors_by_name
+from fedunlearn.named_errors import errors_by_name
 from fedunlearn.progress import Progress
 from fedunlearn.reporting.evidence import Evidence
 from fedunlearn.scenario.loading import LoadedScenario

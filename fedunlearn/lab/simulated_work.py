@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.site import site_of
-from fedunlearn.operator.naming import errors_by_name
+from fedunlearn.named_errors import errors_by_name
 from fedunlearn.operator.worker_loop import NODES, WorkPlace, work_in
 from fedunlearn.progress import Progress
 from fedunlearn.scenario.loading import LoadedScenario

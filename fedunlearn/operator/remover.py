@@ -16,9 +16,9 @@ from fedunlearn.errors import FederationError, JobError, StoppedError, Verificat
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.training import GivesState
+from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.networks import NetworkDigest, build_model, running_statistics
 from fedunlearn.operator.model_store import KeptModels
-from fedunlearn.operator.naming import by_name, errors_by_name
 from fedunlearn.operator.site import Site
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Part

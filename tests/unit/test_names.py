@@ -18,8 +18,8 @@ from fedunlearn.errors import (
 )
 from fedunlearn.lab.forgetting import resolve_requests
 from fedunlearn.lab.runner import run_scenario
+from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.names import Names, as_decimal, in_order
-from fedunlearn.operator.naming import by_name, errors_by_name
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario

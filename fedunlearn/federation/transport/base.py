@@ -32,20 +32,23 @@ class Transport(Protocol):
         ...
 
 
-def node_failure(node: int, kind: str, message: str) -> errors.FedunlearnError:
+def node_failure(
+    node: int, kind: str, message: str, who: str | None = None
+) -> errors.FedunlearnError:
     """Make the server's exception from what a node reported.
 
     Args:
         node: Who failed.
         kind: Class name of the node's exception.
         message: What the node said; nothing of its data.
+        who: What the node is called, where it has no number yet.
 
     Returns:
         The same class where it is one of ours that blames the input, else NodeFailedError.
     """
     known = getattr(errors, kind, errors.NodeFailedError)
-    said = f"node {node}: {message}"
+    said = f"{who or f'node {node}'}: {message}"
     if issubclass(known, errors.InputError | errors.NonFiniteError):
         error: errors.FedunlearnError = known(said)
         return error
-    return errors.NodeFailedError(said, nodes=(node,))
+    return errors.NodeFailedError(said, nodes=() if node < 0 else (node,))
