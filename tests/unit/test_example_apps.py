@@ -42,7 +42,7 @@ def files(app: Path) -> list[Path]:
 
 
 def test_there_are_apps_to_copy() -> None:
-    assert {"images"} <= set(NAMES)
+    assert {"hospitals", "images", "text"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("file", SIDES)
@@ -89,7 +89,9 @@ def test_metadata_are_as_the_hub_asks(app: Path) -> None:
         module, _, name = flower["components"][part].partition(":")
         assert f"\n{name} = " in (app / f"{module.replace('.', '/')}.py").read_text()
     for key, value in flower["config"].items():
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", key) and isinstance(value, str | int | float)
+        assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", key) and isinstance(
+            value, str | int | float
+        )
     assert (app / package(app) / "task.py").exists()
     sizes = [one.stat().st_size for one in files(app)]
     assert len(sizes) <= MOST_FILES and max(sizes) <= MOST_BYTES
