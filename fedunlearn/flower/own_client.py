@@ -136,8 +136,9 @@ class Forgetting:
             TaskError: The data are not those of ``unlearnable``.
         """
         memory = self._memory(context)
-        memory.note_kept()
-        stays = memory.stays(size_of(dataset))
+        examples = size_of(dataset)
+        memory.note_kept(examples)
+        stays = memory.stays(examples)
         if bool(stays.all()):
             return dataset
         remaining: D = without_examples(dataset, stays)
