@@ -112,7 +112,7 @@ def test_an_app_that_forgets_prints_what_became_of_it(flower: Flower, name: str)
 @pytest.mark.parametrize("name", sorted(FEW))
 def test_the_plain_app_runs(flower: Flower, name: str) -> None:
     printed = flower.run(EXAMPLES / name / "plain", FEW[name])
-    assert "Aggregated MetricRecord" in printed and "removed" not in printed
+    assert "Aggregated MetricRecord" in printed and "what stays" not in printed
 
 
 def test_the_run_config_says_what_leaves(flower: Flower) -> None:

@@ -390,3 +390,37 @@ def test_subsets_are_data_like_any_other() -> None:
         return found
 
     assert remove(client(data=subset, uses=of_subset)).removed == {"1": 2}
+
+
+def test_a_legacy_app_whose_workflow_trained() -> None:
+    """A client_fn with the mod; the workflow's arrays have no names and state no shape."""
+    from flwr.client import NumPyClient
+    from flwr.common import ndarrays_to_parameters
+    from flwr.server import LegacyContext, ServerConfig
+    from flwr.server.strategy import FedAvg as LegacyFedAvg
+    from flwr.server.workflow import DefaultWorkflow
+
+    forgetting = unlearnable(None, model=Net, loss=cross_entropy, data=load_data)
+
+    class Client(NumPyClient):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def fit(self, parameters: Any, config: Any) -> tuple[Any, int, dict[str, Any]]:
+            return [one * 1.01 for one in parameters], self.size, {}
+
+    def client_fn(context: Context) -> Any:
+        return Client(len(forgetting.kept(context, load_data(context)[0]))).to_client()
+
+    grid = InlineGrid(ClientApp(client_fn=client_fn, mods=[forgetting.mod]), NODES)
+    arrays = [one.numpy() for one in Net().state_dict().values()]
+    strategy = LegacyFedAvg(
+        fraction_evaluate=0.0, initial_parameters=ndarrays_to_parameters(arrays)
+    )
+    context = LegacyContext(CONTEXT, config=ServerConfig(num_rounds=1), strategy=strategy)
+    DefaultWorkflow()(grid, context)
+    trained = context.state.array_records["parameters"]
+    with unlearning(grid, context, model=Net, trained=trained) as removal:
+        removal.forget(nodes=[2])
+        assert removal.result.removed == {"2": EXAMPLES}
+        assert all(removal.result.kept.values())

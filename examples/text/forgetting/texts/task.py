@@ -62,13 +62,13 @@ def build_model(context: Context) -> PeftModel:
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
-        model.base_model.model.classifier.register_forward_pre_hook(in_float32)
+        model.base_model.model.classifier.register_forward_pre_hook(as_the_head)
     return model
 
 
-def in_float32(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+def as_the_head(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """Let the head, which trains in float32, take what the base returns."""
-    return (inputs[0].float(),)
+    return (inputs[0].to(head.modules_to_save["default"].weight.dtype),)
 
 
 def arrays_of(model: PeftModel) -> dict[str, torch.Tensor]:
