@@ -52,7 +52,7 @@ class ModelArrays:
         names = _names(model, list(arrays), what)
         state = model.state_dict()
         for key, name in names.items():
-            found, wanted = tuple(arrays[key].shape), tuple(state[name].shape)
+            found, wanted = _shape(arrays[key]), tuple(state[name].shape)
             if found != wanted:
                 raise InputError(
                     f"{what}: {key!r} has shape {found}, the model's {name!r} {wanted}; give "
@@ -104,6 +104,13 @@ class ModelArrays:
         own = self.model.state_dict()
         named.update({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
         return ArrayRecord({key: _array(named[name]) for key, name in self.names.items()})
+
+
+def _shape(array: Array) -> tuple[int, ...]:
+    """Return an array's shape, which those of Flower's legacy workflows do not state."""
+    if not array.dtype:
+        return tuple(array.numpy().shape)
+    return tuple(array.shape)
 
 
 def _names(model: nn.Module, keys: list[str], what: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from fedunlearn.node.run_records import RunRecords
 STATE = "fedunlearn"  # of a context's records
 TOMBSTONES, EXCLUDED, EXAMPLES, KEPT = "tombstones", "excluded", "examples", "kept"
 KEPT_FILE = "kept"
+MOST_SIZES = 4  # of data that are remembered to have been given to kept
 FOLDERS = "FEDUNLEARN_RECORDS"  # environment: a folder that holds one for each node
 
 
@@ -60,13 +61,30 @@ class NodeMemory:
             return True
         return self._folder is not None and (self._folder / KEPT_FILE).exists()
 
-    def note_kept(self) -> None:
-        """Note that the app's own code asks what may still be trained on."""
-        if self.kept:
+    def note_kept(self, examples: int) -> None:
+        """Note that the app's own code asks what may still be trained on.
+
+        Args:
+            examples: How many it has given to be looked through.
+        """
+        before = self._sizes_kept()
+        if examples in before:
             return
-        self._put(KEPT, 1)
-        if self._folder is not None:
+        if not self.kept and self._folder is not None:
             write_whole(self._folder / KEPT_FILE, "")
+        self._put(KEPT, [*before, examples][-MOST_SIZES:])
+
+    def require_same_data(self, examples: int) -> None:
+        """Require that ``kept`` was given data of the size that ``data`` returns.
+
+        Args:
+            examples: How many the data of ``unlearnable`` hold.
+
+        Raises:
+            TaskError: It was given others, in which places name other records.
+        """
+        for given in self._sizes_kept():
+            _require_same(given, examples)
 
     def exclude(self, places: Tensor | None, examples: int) -> None:
         """Leave examples out of training until they are removed, or until that is given up.
@@ -99,11 +117,8 @@ class NodeMemory:
         excluded = self._excluded()
         known = self._state.get(EXAMPLES)
         any_gone = tombstones.any_removed or len(excluded) > 0
-        if any_gone and isinstance(known, int) and known != examples:
-            raise TaskError(
-                f"kept: the dataset has {examples} examples, the data of unlearnable(...) have "
-                f"{known}; give both the same data, so that a place names the same record"
-            )
+        if any_gone and isinstance(known, int):
+            _require_same(examples, known)
         stays = tombstones.stays(examples)
         stays[excluded] = False
         if any_gone and not bool(stays.any()):
@@ -119,7 +134,11 @@ class NodeMemory:
     def _state(self) -> ConfigRecord:
         return self._context.state.config_records.get(STATE, ConfigRecord())
 
-    def _put(self, key: str, value: int | bytes) -> None:
+    def _sizes_kept(self) -> list[int]:
+        value = self._state.get(KEPT, [])
+        return [int(one) for one in value] if isinstance(value, list) else []
+
+    def _put(self, key: str, value: int | bytes | list[int]) -> None:
         record = ConfigRecord(dict(self._state))
         record[key] = value
         self._context.state[STATE] = record
@@ -130,6 +149,14 @@ class NodeMemory:
 
     def _write(self, text: bytes) -> None:
         self._put(TOMBSTONES, text)
+
+
+def _require_same(given: int, known: int) -> None:
+    if given != known:
+        raise TaskError(
+            f"kept: the dataset has {given} examples, the data of unlearnable(...) have {known} to "
+            "train on; give both the same data, so that a place names the same record"
+        )
 
 
 _NONE = torch.empty(0, dtype=torch.int64)

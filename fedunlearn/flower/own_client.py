@@ -13,13 +13,16 @@ Example::
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
+from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from torch import nn
 
@@ -47,7 +50,7 @@ QUERIES = ("enrol", "ask", "remove", "exclude", "session")
 def unlearnable(
     app: ClientApp | None,
     *,
-    model: Callable[[], nn.Module],
+    model: Callable[..., nn.Module],
     loss: OwnLoss | None,
     data: Callable[[Context], object],
     label: str | None = None,
@@ -62,8 +65,9 @@ def unlearnable(
     Args:
         app: A ClientApp of the Message API. A legacy app takes a mod instead: ``forgetting =
             unlearnable(None, ...)``, then ``ClientApp(client_fn, mods=[forgetting.mod])``.
-        model: Builds the model, as ``Net`` or ``lambda: Net(classes=10)`` do. Derivatives are taken
-            in eval mode, at the weights and buffers that the server sends.
+        model: Builds the model, as ``Net`` or ``lambda: Net(classes=10)`` do, or ``lambda context:
+            get_model(context.run_config["model-name"])`` where the run config says which.
+            Derivatives are taken in eval mode, at the weights and buffers that the server sends.
         loss: Maps outputs and targets, or outputs and the batch where its second parameter is
             called ``batch``, to the mean loss over the examples. None for the loss that the model
             returns itself (HuggingFace).
@@ -101,7 +105,7 @@ class Forgetting:
 
     def __init__(
         self,
-        model: Callable[[], nn.Module],
+        model: Callable[..., nn.Module],
         loss: OwnLoss | None,
         data: Callable[[Context], object],
         label: str | None,
@@ -133,8 +137,9 @@ class Forgetting:
             TaskError: The data are not those of ``unlearnable``.
         """
         memory = self._memory(context)
-        memory.note_kept()
-        stays = memory.stays(size_of(dataset))
+        examples = size_of(dataset)
+        memory.note_kept(examples)
+        stays = memory.stays(examples)
         if bool(stays.all()):
             return dataset
         remaining: D = without_examples(dataset, stays)
@@ -207,6 +212,24 @@ class Forgetting:
         except Exception as error:
             return reply_with_failure(message, number, error, name_of(context))
 
+    def model_in(self, context: Context) -> Callable[[], nn.Module]:
+        """Return what builds the model in a run.
+
+        Args:
+            context: Whose run config a model's function may read.
+        """
+        if _takes_context(self.model):
+            return partial(self.model, context)
+        return self.model
+
+    def model_with(self, config: UserConfig) -> Callable[[], nn.Module]:
+        """Return what builds the model on the server, where there is no message.
+
+        Args:
+            config: The run config.
+        """
+        return self.model_in(Context(0, 0, {}, RecordDict(), config))
+
     def _memory(self, context: Context) -> NodeMemory:
         if self._records is not None:
             return NodeMemory(context, Path(self._records(context)))
@@ -219,7 +242,7 @@ class Forgetting:
         key = hash((context.run_id, context.node_id))
         if key not in self._nodes:
             task = OwnTask(
-                self.model,
+                self.model_in(context),
                 self._loss,
                 lambda: self._data(context),
                 label=self._label,
@@ -234,6 +257,17 @@ class Forgetting:
         node.number = number
         node.use_records(memory.records)
         return node
+
+
+def _takes_context(model: Callable[..., nn.Module]) -> bool:
+    """Return whether a function that builds a model needs one argument."""
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return len(needed) == 1
 
 
 def _answer(

@@ -69,6 +69,8 @@ def reply_to_own_enrol(
     node.expect(map(str, sent) if isinstance(sent, list) else ())
     header = enrolment_record(node.enrol())
     header["name"] = name_of(context)
+    if not memory.left:
+        memory.require_same_data(len(node.examples))
     header["kept"] = int(memory.kept)
     header["durable"] = int(memory.durable)
     header["augmented"] = int(not memory.left and node.examples.augmented)

@@ -19,7 +19,8 @@ def enrolment_record(enrolment: Enrolment) -> ConfigRecord:
     header = ConfigRecord({"node": enrolment.node, "examples": enrolment.examples})
     if enrolment.root is not None:
         header["root"] = enrolment.root
-    if enrolment.root is not None or enrolment.left:
+    removed_before = enrolment.records > enrolment.examples
+    if enrolment.root is not None or enrolment.left or removed_before:
         header["records"] = enrolment.records
         header["left"] = int(enrolment.left)
     if enrolment.network is not None:

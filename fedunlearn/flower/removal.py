@@ -39,6 +39,11 @@ AUTO = "auto"
 # Of the way that training went, and of its rounds: what ``auto`` keeps, and what it trains anew.
 KEPT_SHARE = 0.3
 TRAINED_SHARE = 1 / 3
+# Rounds that ``auto`` adds at a time where what stays is not nearly as good as before, in nats or in
+# share of the examples, and how many of training's rounds it trains at most.
+SHORT_ACCURACY, SHORT_LOSS = 0.015, 0.05
+ADDED_SHARE, MOST_SHARE = 1 / 6, 2 / 3
+BY_TRAINING = "by the nodes' own training"
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,9 @@ class Removal:
             on: For classes: the nodes it is about; left out, all.
             method: A method's name, or a method with its settings. ``auto``: where a remembering
                 strategy was given, part of the way back towards the initial weights and then a
-                third of the rounds of training on what stays (rewind); else one cubic-regularized
-                Newton step (cubic-newton).
+                third of the rounds of training on what stays, or up to two thirds where accuracy
+                on what stays takes more (rewind); else one cubic-regularized Newton step
+                (cubic-newton).
             recovery_rounds: Rounds of the user's own training on what stays, after the method.
 
         Returns:
@@ -139,10 +145,10 @@ class Removal:
             raise InputError("forget: recovery_rounds must be 0 or more")
         forget = self._forget_set(nodes, classes, records, on).following(self._before)
         with errors_by_name(self._own.names):
-            return self._forget(forget, self._method(method), recovery_rounds)
+            return self._forget(forget, self._method(method), recovery_rounds, method == AUTO)
 
     def _forget(
-        self, forget: ForgetSet, chosen: UnlearningMethod[Any], recovery_rounds: int
+        self, forget: ForgetSet, chosen: UnlearningMethod[Any], recovery_rounds: int, auto: bool
     ) -> ArrayRecord:
         deletion = uuid.uuid4().hex
         own = self._own
@@ -167,11 +173,23 @@ class Removal:
                 carried = CarriedState({name: state[name] for name in federation.state})
                 changed = replace(federation, state=carried)
                 after = self._evaluate(changed, weights, forget)
+                while auto and (more := self._more_rounds(chosen, recovery_rounds, before, after)):
+                    recovery_rounds += more
+                    own.trainer.state = state
+                    weights = recover(
+                        changed, self._trained, forget, weights, more, name=chosen.name
+                    )
+                    require_finite(weights, chosen.name)
+                    arrays, state, statistics = self._new_model(changed, weights, forget, state)
+                    carried = CarriedState({name: state[name] for name in federation.state})
+                    changed = replace(federation, state=carried)
+                    after = self._evaluate(changed, weights, forget)
                 recorded = own.record_tombstones(deletion, forget)
                 excluded = False
                 spent = meter.stopped()
         finally:
             if excluded:
+                own.trainer.state = dict(self._state)
                 with suppress(FederationError):  # the first failure is the one to be reported
                     own.exclude_nothing()
         missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
@@ -220,15 +238,39 @@ class Removal:
         self._before.append(replace(forget, after=()))
         self._own.advance(forget.nodes, carried, state)
 
+    def _more_rounds(
+        self, chosen: UnlearningMethod[Any], spent: int, before: Outcome, after: Outcome
+    ) -> int:
+        """Return how many rounds of training to add, by how well the model does on what stays.
+
+        A strategy may take smaller steps than it did when training began. Rounds are added until
+        what stays is nearly as good as before, or training has cost most of a retraining.
+        """
+        if not isinstance(chosen, Rewind) or before.retain is None or after.retain is None:
+            return 0
+        pair = before.retain.accuracy, after.retain.accuracy
+        if pair[0] is not None and pair[1] is not None:
+            short = pair[0] - pair[1] > SHORT_ACCURACY
+        else:
+            short = after.retain.loss - before.retain.loss > SHORT_LOSS
+        rounds = self._trained.settings.rounds
+        left = math.floor(MOST_SHARE * rounds) - (chosen.settings.rounds or 0) - spent
+        return max(0, min(left, math.ceil(ADDED_SHARE * rounds))) if short else 0
+
     def _new_model(
-        self, federation: Federation, weights: Tensor, forget: ForgetSet
+        self,
+        federation: Federation,
+        weights: Tensor,
+        forget: ForgetSet,
+        state: Mapping[str, Tensor] | None = None,
     ) -> tuple[ArrayRecord, dict[str, Tensor], str]:
         """Return the new model with buffers that hold nothing of what left."""
         trainer = self._own.trainer
         trained = trainer.state_of(weights)
-        before = self._state if trained is None else dict(trained)
+        before = dict(trained) if trained is not None else dict(state or self._state)
         if trained is not None and trainer.from_initial:
-            return self._form.record(weights, before), before, "by the nodes' own training"
+            statistics = BY_TRAINING if running_statistics(before) else "none"
+            return self._form.record(weights, before), before, statistics
         carried = CarriedState({name: before[name] for name in federation.state})
         federation = replace(federation, state=carried)
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)

@@ -71,7 +71,7 @@ class RemovalResult:
 
     def __str__(self) -> str:
         """Say in a few lines what was done and how the model does."""
-        removed = sum(self.removed.values())
+        removed = self.before.forget.examples if self.before.forget is not None else 0
         lines = [
             f"removed {self.forget} ({removed} examples) by {self.method}: {self.status}",
             f"  {self.rounds} rounds with {listed('node', self.nodes)}; {self.claim}",

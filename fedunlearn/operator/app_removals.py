@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from fedunlearn.errors import InputError, VerificationError
 from fedunlearn.federation.federation import TrainedModel
@@ -82,10 +83,9 @@ class AppRemovals:
         assert names is not None  # a model is registered together with the names
         place = self._place()
         refused = place.refused
-        forgetting = self.app.forgetting()
         sessions = self.app.sessions() if self.deployed else None
         known = Known(names.nodes, refused, len(names.nodes) - len(refused), sessions)
-        own = opened(forgetting.model, self._current(), known, self.app.strategy())
+        own = opened(self._make_model(), self._current(), known, self.app.strategy())
         try:
             self._work(own, None)
         finally:
@@ -104,7 +104,7 @@ class AppRemovals:
         site = Site(
             nodes=own.names,
             labels=labels,
-            model=lambda: build_model(self.app.forgetting().model).eval(),
+            model=lambda: build_model(self._make_model()).eval(),
             name=settings.method,
             method=method,
             recovery_rounds=settings.recovery_rounds,
@@ -120,6 +120,10 @@ class AppRemovals:
             changed = method.settings.model_copy(update={"linearise_at": 1.0})
             return type(method)(changed)
         return method
+
+    def _make_model(self) -> Callable[[], nn.Module]:
+        """Return what builds the app's model."""
+        return self.app.forgetting().model_with(dict(self.app.config))
 
     def _place(self) -> WorkPlace:
         return WorkPlace(
@@ -147,7 +151,7 @@ class AppRemovals:
         current = self.state.store.current()
         assert current is not None  # looked at before
         models = ModelFolder(self.state.folder / MODELS)
-        model = build_model(self.app.forgetting().model).eval()
+        model = build_model(self._make_model()).eval()
         training = self.state.folder / "training"
         return KeptModels(models, training, model, self.app.method()).load(current.sha256)
 
@@ -166,7 +170,7 @@ class AppRemovals:
         return Site(
             nodes=Names("node", found.nodes),
             labels=Names("class", found.classes),
-            model=self.app.forgetting().model,
+            model=self._make_model(),
             name=self.app.settings.method,
             method=self.app.method(),
         )

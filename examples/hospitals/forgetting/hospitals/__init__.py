@@ -1,0 +1,1 @@
+"""Heart disease at several hospitals, federated."""

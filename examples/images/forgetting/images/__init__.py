@@ -1,0 +1,1 @@
+"""Images by a convolutional network, federated."""

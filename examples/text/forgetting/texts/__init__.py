@@ -1,0 +1,1 @@
+"""Texts by a transformer with LoRA, federated."""
