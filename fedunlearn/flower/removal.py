@@ -39,8 +39,8 @@ AUTO = "auto"
 # Of the way that training went, and of its rounds: what ``auto`` keeps, and what it trains anew.
 KEPT_SHARE = 0.3
 TRAINED_SHARE = 1 / 3
-# Rounds that ``auto`` adds at a time where what stays is not nearly as good as before (in nats, or in
-# share of the examples), and how many of the rounds of training it trains at most.
+# Rounds that ``auto`` adds at a time where what stays is not nearly as good as before (in nats, or
+# in share of the examples), and how many of the rounds of training it trains at most.
 SHORT_ACCURACY, SHORT_LOSS = 0.015, 0.05
 ADDED_SHARE, MOST_SHARE = 1 / 6, 2 / 3
 BY_TRAINING = "by the nodes' own training"

@@ -92,8 +92,7 @@ def measure(config: Mapping[str, Any], seed: int, note: Callable[[dict[str, Any]
     for case, (request, leaving) in cases.items():
         outputs = {"trained": predictions(task, given["trained"], images)}
         spent: dict[str, tuple[int, float]] = {"trained": (int(run["num-server-rounds"]), seconds)}
-        third = -(-int(run["num-server-rounds"]) // 3)
-        made = {"fine-tune": FineTune(rounds=third), "rewind": Rewind(share=0.6, rounds=third)}
+        trained_rounds = -(-int(run["num-server-rounds"]) // 3)
         for method in ("retrain", *METHODS):
             for one in contexts.values():
                 one.state = RecordDict()
@@ -102,8 +101,15 @@ def measure(config: Mapping[str, Any], seed: int, note: Callable[[dict[str, Any]
             torch.manual_seed(seed + 100)
             begun = time.perf_counter()
             with unlearning(grid, context, **given) as removal:
-                chosen = made.get(method, method)
-                arrays = removal.forget(**request, method=chosen)
+                # Others train for as many rounds as auto did, which comes before them.
+                made = {
+                    "fine-tune": FineTune(rounds=trained_rounds),
+                    "rewind": Rewind(share=0.6, rounds=trained_rounds),
+                }
+                arrays = removal.forget(**request, method=made.get(method, method))
+            if method == "auto":
+                found = removal.result
+                trained_rounds = found.settings["rounds"] + found.recovery_rounds
             spent[method] = (removal.result.rounds, time.perf_counter() - begun)
             outputs[method] = predictions(task, arrays, images)
         for method, logits in outputs.items():
@@ -118,6 +124,7 @@ def measure(config: Mapping[str, Any], seed: int, note: Callable[[dict[str, Any]
                     "retain": 100 * right[~leaving].double().mean().item(),
                     "forget-js": js_divergence(logits[leaving], aim[leaving]),
                     "retain-js": js_divergence(logits[~leaving], aim[~leaving]),
+                    "trained-rounds": trained_rounds,
                     "rounds": spent[method][0],
                     "seconds": spent[method][1],
                 }
