@@ -15,7 +15,14 @@ SPREAD = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 FUZZ_SECONDS ?= 3600
 FUZZ_TESTS ?= tests/property tests/unit
 
-.PHONY: install demo test check fuzz lint bench deployment protos clean
+# A second environment for the newest Flower, what it wants newer than constraints.txt has, and the
+# tests that run in it.
+NEWEST := .venv-newest
+NEWER := flwr|certifi|uv
+FLOWER_TESTS := $(addprefix tests/,integration/test_engine.py integration/test_flower_sessions.py \
+	integration/test_training.py integration/test_transports.py acceptance/test_work.py)
+
+.PHONY: install demo test test-newest check fuzz lint bench deployment protos clean
 
 install: $(STAMP)
 
@@ -43,6 +50,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The tests that Flower runs in, with the newest Flower that pyproject.toml allows; not part of CI.
+test-newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	grep -vE '^($(NEWER))==' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		-c $(NEWEST)/constraints.txt -e '.[dev]' 'flwr[simulation]'
+	$(NEWEST)/bin/python -m pytest $(SPREAD) $(FLOWER_TESTS)
 
 bench: install $(PEERS)
 	$(BIN)/python -m tests.benchmarks.run --out bench.json

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -16,35 +16,20 @@ from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import SessionServer
-from fedunlearn.flower.client_app import make_client_app
+from fedunlearn.flower.client_app import app_of
 from fedunlearn.flower.messages import MessageTransport, enrol
 from fedunlearn.flower.metered_grid import MeteredGrid
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.session_client import attend
 from fedunlearn.questions.invitation import Invitation
 from fedunlearn.questions.question import Answer, Node, Question
-from fedunlearn.risk.task import Examples, Loss, Task
+from fedunlearn.risk.task import Examples, Task
+from fedunlearn.testing import Points
 from tests.inline_grid import InlineGrid
 
 
-class TinyTask:
-    """Three classes of points in the plane, spread unevenly over nodes."""
-
-    loss: Loss = nn.CrossEntropyLoss()
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        self.dtype = dtype
-
-    def model(self) -> nn.Module:
-        layers = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
-        return layers.to(self.dtype)
-
-    def data(self, node: int) -> Examples:
-        generator = torch.Generator().manual_seed(node)
-        targets = torch.randint(0, 3, (12 + 5 * node,), generator=generator)
-        centres = torch.tensor([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]])
-        inputs = centres[targets] + torch.randn(len(targets), 2, generator=generator)
-        return inputs.to(self.dtype), targets
+class TinyTask(Points):
+    """Points that can be tested on."""
 
     def test_data(self) -> Examples:
         return self.data(50)
@@ -96,11 +81,18 @@ def by_call(task: Task, nodes: int) -> Reach:
     return Reach(InlineTransport(made, meters), meters, tuple(range(nodes)))
 
 
+def over_messages(nodes: Mapping[int, TaskNode], meters: MeterStack) -> MessageTransport:
+    """Reach nodes by Flower messages on a grid in this process."""
+    app = app_of(lambda context, settings: nodes[settings.number])
+    grid = MeteredGrid(InlineGrid(app, len(nodes)), meters)
+    enrolled = enrol(grid, len(nodes), deadline_s=30.0)
+    return MessageTransport(grid, {number: address for number, (address, _) in enrolled.items()})
+
+
 def by_messages(task: Task, nodes: int) -> Reach:
     meters = MeterStack()
-    grid = MeteredGrid(InlineGrid(make_client_app(task), nodes), meters)
-    addresses = {n: address for n, (address, _) in enrol(grid, nodes, deadline_s=30.0).items()}
-    return Reach(MessageTransport(grid, addresses), meters, tuple(range(nodes)))
+    made = {number: TaskNode(task, number) for number in range(nodes)}
+    return Reach(over_messages(made, meters), meters, tuple(range(nodes)))
 
 
 _OPEN: list[Callable[[], None]] = []
@@ -137,20 +129,28 @@ def join(invitation: Invitation, node: Node) -> threading.Thread:
     return thread
 
 
-def by_session(task: Task, nodes: int) -> Reach:
-    meters = MeterStack()
-    server = SessionServer(range(nodes))
-    threads = [join(server.invite(n), InTurn(TaskNode(task, n))) for n in range(nodes)]
-
-    def close() -> None:
+@contextmanager
+def over_session(nodes: Mapping[int, Node], meters: MeterStack) -> Iterator[SessionTransport]:
+    """Reach nodes over a session; each is a thread until the context ends."""
+    server = SessionServer(nodes)
+    threads = [join(server.invite(number), node) for number, node in nodes.items()]
+    try:
+        assert server.wait(30.0) == ()
+        yield SessionTransport(server, meters)
+    finally:
         server.close()
         for thread in threads:
             thread.join(30.0)
             assert not thread.is_alive()
 
-    _OPEN.append(close)
-    assert server.wait(30.0) == ()
-    return Reach(SessionTransport(server, meters), meters, tuple(range(nodes)))
+
+def by_session(task: Task, nodes: int) -> Reach:
+    meters = MeterStack()
+    opened = ExitStack()
+    made = {number: InTurn(TaskNode(task, number)) for number in range(nodes)}
+    _OPEN.append(opened.close)
+    transport = opened.enter_context(over_session(made, meters))
+    return Reach(transport, meters, tuple(range(nodes)))
 
 
 TRANSPORTS = {"inline": by_call, "messages": by_messages, "session": by_session}

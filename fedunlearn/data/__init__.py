@@ -1,1 +1,1 @@
-"""Data sets, partitions, models: what a scenario can name."""
+"""Data sets and partitions that a scenario can name."""

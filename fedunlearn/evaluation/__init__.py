@@ -1,1 +1,1 @@
-"""Metrics, tables, plots and the report."""
+"""Metrics, attacks and what retrained models tell: numbers only."""

@@ -33,7 +33,7 @@ from fedunlearn.operator.worker_loop import (
     register_names,
     work_in,
 )
-from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.forget import ForgetSet, OfClasses, Part
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import export_ledger
@@ -232,10 +232,10 @@ def asking(
 def _scopes(forget: ForgetSet, split: Split, nodes: Path) -> list[tuple[str, pb.Scope]]:
     """Return who asks for what, so that all of it together is a forget set."""
     named = split.node_names
-    if forget.kind is Kind.NODE:
+    if forget.of_whole_nodes:
         names = [named[node] for node in sorted(forget.nodes)]
         return [(_owner(name), node_scope([name])) for name in names]
-    if forget.kind is Kind.CLASS:
+    if isinstance(forget, OfClasses):
         labels = (split.labels[label] for label in forget.labels)
         return [(OPERATOR, class_scope(labels, (named[node] for node in forget.on)))]
     scopes = []

@@ -20,7 +20,7 @@ from fedunlearn.lab.predicting import outputs_of
 from fedunlearn.lab.removal import Removal, Replica, Retrained
 from fedunlearn.named_errors import by_name
 from fedunlearn.networks import build_model
-from fedunlearn.questions.forget import ForgetSet, Kind
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.reporting.evidence import Evidence
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples
@@ -160,13 +160,7 @@ class _Request:
 
     def _described(self) -> dict[str, Any]:
         forget, parts, split = self._forget, self._parts, self._task.split
-        described: dict[str, Any] = {"kind": forget.kind.value}
-        match forget.kind:
-            case Kind.SAMPLES:
-                described |= {"fraction": forget.fraction, "seed": forget.seed}
-            case Kind.CLASS:
-                labels = [split.labels[label] for label in sorted(forget.labels)]
-                described["class"] = labels[0] if len(labels) == 1 else labels
+        described = {"kind": forget.kind, **forget.figures(split.labels)}
         if forget.named:
             described["nodes"] = [split.node_names[node] for node in sorted(forget.named)]
         return described | {

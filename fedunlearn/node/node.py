@@ -24,7 +24,7 @@ from fedunlearn.node.checks import read_examples, require_same_reads, require_us
 from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.node.tombstones import Tombstones
 from fedunlearn.parameters import require_finite
-from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import (
     Evaluations,
     Gradient,
@@ -214,7 +214,7 @@ class TaskNode:
             )
         self._curvature = None
         places = self.places_of(forget)
-        if forget.kind is Kind.NODE:
+        if forget.of_whole_nodes:
             if self.number in forget.nodes:
                 self.records.tombstones.leave(deletion)
         else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedunlearn.carried import CarriedState
 from fedunlearn.errors import BadAnswerError, ForgetSetError
-from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.forget import ForgetSet, Part, read_forget_set
 from fedunlearn.questions.kinds import read_kind
 from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.rpc.v1 import session_pb2 as pb
@@ -26,22 +26,7 @@ def encode_forget_set(forget: ForgetSet) -> pb.ForgetSet:
     """
     message = pb.ForgetSet(after=[encode_forget_set(earlier) for earlier in forget.after])
     try:
-        match forget.kind:
-            case Kind.NODE:
-                message.nodes.SetInParent()
-                message.nodes.nodes.extend(sorted(forget.nodes))
-            case Kind.SAMPLES:
-                message.samples.fraction = forget.fraction
-                message.samples.seed = forget.seed
-                message.samples.on_nodes.extend(sorted(forget.on))
-            case Kind.CLASS:
-                message.labels.SetInParent()
-                message.labels.labels.extend(sorted(forget.labels))
-                message.labels.on_nodes.extend(sorted(forget.on))
-            case Kind.RECORDS:
-                message.records.SetInParent()
-                for node, places in forget.records:
-                    message.records.of_nodes.add(node=node, places=places)
+        forget.write(message)
     except ValueError as error:
         raise ForgetSetError(
             f"forget: {forget} cannot be sent to nodes; labels, nodes and seeds are whole numbers "
@@ -59,18 +44,7 @@ def decode_forget_set(message: pb.ForgetSet) -> ForgetSet:
     Raises:
         ValueError: The message names no kind.
     """
-    match message.WhichOneof("kind"):
-        case "nodes":
-            forget = ForgetSet.of_nodes(*message.nodes.nodes)
-        case "samples":
-            of = message.samples
-            forget = ForgetSet.of_samples(of.fraction, of.seed, on=of.on_nodes)
-        case "labels":
-            forget = ForgetSet.of_class(*message.labels.labels, on=message.labels.on_nodes)
-        case "records":
-            forget = ForgetSet.of_records({of.node: of.places for of in message.records.of_nodes})
-        case _:
-            raise ValueError("forget set of an unknown kind")
+    forget = read_forget_set(message)
     return forget.following(decode_forget_set(earlier) for earlier in message.after)
 
 

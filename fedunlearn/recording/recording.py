@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
-from fedunlearn.questions.forget import ForgetSet, Kind
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.subspace_summary import Summary, Vector
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.reduced import ReducedProblem
@@ -75,11 +75,10 @@ class Recording:
         Raises:
             ForgetSetError: None of the groups belongs to it.
         """
-        if not self.groups or forget.kind in (Kind.SAMPLES, Kind.RECORDS):
+        takes = {group: forget.takes_group(group.node, group.label) for group in self.groups}
+        if not takes or None in takes.values():
             return None
-        if forget.kind is Kind.CLASS and not self._labelled(forget.on):
-            return None
-        found = {group: s for group, s in self.groups.items() if _belongs(group, forget)}
+        found = {group: summary for group, summary in self.groups.items() if takes[group]}
         if not any(summary.examples for summary in found.values()):
             raise ForgetSetError(f"forget: no node has any example of {forget}")
         if unknown := forget.nodes - {group.node for group in found}:
@@ -88,14 +87,6 @@ class Recording:
                 "never recorded; leave it out"
             )
         return found
-
-    def _labelled(self, on: frozenset[int]) -> bool:
-        """Return whether all groups of these nodes are labels; no nodes: of all nodes.
-
-        One with targets that are no labels has a single group, which may hold some of any class.
-        """
-        asked = (group for group in self.groups if not on or group.node in on)
-        return self.by_label and all(group.label is not None for group in asked)
 
     def without(self, leaving: Mapping[Group, Summary], forget: ForgetSet) -> Recording:
         """Return what is kept once some examples have left; their summaries are not.
@@ -143,9 +134,3 @@ class Recording:
         gradient = (self.stays.gradient + self.left) / self.stays.examples
         ratio = self.examples / self.stays.examples
         return gradient + ratio * self.weight_decay * self.point
-
-
-def _belongs(group: Group, forget: ForgetSet) -> bool:
-    if forget.kind is Kind.NODE:
-        return group.node in forget.nodes
-    return group.label in forget.labels and (not forget.on or group.node in forget.on)

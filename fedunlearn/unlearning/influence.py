@@ -31,7 +31,7 @@ from torch import Tensor
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.objective import FederatedObjective
-from fedunlearn.questions.forget import ForgetSet, Kind
+from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.unlearning.undone import Undone, measure_undone
 from fedunlearn.vectors import dot
@@ -208,5 +208,5 @@ def require_forgotten(
         ForgetSetError: Nobody has any of it.
     """
     known = objective.forgotten if examples is None else examples - objective.retained
-    if (forget.kind is not Kind.NODE or examples is not None) and known <= 0:
+    if (not forget.of_whole_nodes or examples is not None) and known <= 0:
         raise ForgetSetError(f"forget: no node has any example of {forget}")

@@ -16,7 +16,7 @@ from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.progress import Silent
-from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.scenario.settings import TrainingSettings
@@ -94,7 +94,7 @@ def test_who_leaves_is_sent_nothing() -> None:
         Watching(make_client_app(task), NODES), NODES, progress=Silent(), deadline_s=10.0
     )
     plan = PLANS["without a node"]
-    assert plan.without is not None and plan.without.kind is Kind.NODE
+    assert plan.without is not None and plan.without.of_whole_nodes
     federation.train(weights_of(task), plan, label="")
     assert {node for kind, node in asked if kind == "train"} == {1, 3, 4}  # address = number + 1
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import fedunlearn.evaluation
+import fedunlearn.reporting
 from fedunlearn.reporting.deletions import view
 
-STYLE = Path(fedunlearn.evaluation.__file__).with_name("templates") / "style.css.j2"
+STYLE = Path(fedunlearn.reporting.__file__).with_name("templates") / "style.css.j2"
 
 
 def deletion(**changes: Any) -> dict[str, Any]:

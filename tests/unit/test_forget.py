@@ -16,7 +16,7 @@ from fedunlearn.data.sources import Split, load_split
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.lab.forgetting import resolve_requests, split_parts
 from fedunlearn.names import Names
-from fedunlearn.questions.forget import ForgetSet, Kind, Part
+from fedunlearn.questions.forget import ForgetSet, OfClasses, OfDraw, Part
 from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.scenario.data import DataSettings
@@ -109,7 +109,7 @@ def test_only_those_who_are_named_may_hold_some(rule: ForgetSet, node: int, seed
     here = rule.select(Part.FORGET, node, targets)
     if rule.named and node not in rule.named:
         assert len(here) == 0
-    elif rule.kind is not Kind.NODE:
+    elif isinstance(rule, OfDraw | OfClasses):
         everywhere = replace(rule, on=frozenset()).select(Part.FORGET, node, targets)
         assert torch.equal(here, everywhere)
 
