@@ -133,12 +133,12 @@ class EmpiricalRisk:
         """
         weights = weights.to(self.layout.device)
         total = torch.zeros(4, dtype=torch.float64)
-        labels = self.examples.labels
         with torch.no_grad(), twice_differentiable(self.model):
             for chunk in self._chunks():
                 outputs = chunk.network(weights)
                 targets = chunk.targets
-                if not isinstance(targets, Tensor) and labels is not None:
+                # Labels may take a pass over the data: only where targets are none themselves.
+                if not isinstance(targets, Tensor) and (labels := self.examples.labels) is not None:
                     targets = labels[chunk.places].to(outputs.device)
                 right, compared = classified(outputs, targets)
                 sums = [float(chunk.loss(outputs)), right, compared, len(chunk.places)]
