@@ -10,13 +10,13 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from torch import nn
+from torch import Tensor, nn
 
 from fedunlearn.carried import CarriedState
 from fedunlearn.errors import InputError
@@ -27,7 +27,7 @@ from fedunlearn.flower.remembering import RememberingStrategy
 from fedunlearn.flower.removal import Known, Removal
 from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.flower.taking_over import hand_over, handing_over
-from fedunlearn.networks import build_model
+from fedunlearn.networks import VAR, build_model, running_statistics
 from fedunlearn.parameters import require_finite
 from fedunlearn.scenario.settings import TrainingSettings
 
@@ -91,6 +91,7 @@ def unlearning(
     form = ModelArrays.of(build_model(model).eval(), trained, "trained")
     weights = form.weights(trained)
     require_finite(weights, "trained")
+    _require_variances(form.state(trained))
     start = None
     if initial is not None:
         begun = ModelArrays.of(form.model, initial, "initial")
@@ -128,3 +129,19 @@ def unlearning(
         yield Removal(own, form, model_now, form.state(trained), known)
     finally:
         own.federation.close()
+
+
+def _require_variances(state: Mapping[str, Tensor]) -> None:
+    """Refuse running variances that are none.
+
+    Raises:
+        InputError: Some are negative or not finite; how that comes about, and what to do.
+    """
+    for layer in running_statistics(state):
+        variances = state[layer + VAR]
+        if not bool((variances >= 0).all()):
+            raise InputError(
+                f"trained: {layer + VAR!r} holds variances that are negative or not finite, as "
+                "strategies with moments (FedAdam, FedYogi) make them; let the strategy average "
+                "running statistics as FedAvg does, and train again"
+            )

@@ -307,3 +307,13 @@ def test_the_train_config_of_training_is_that_of_recovery() -> None:
     with unlearning(grid, CONTEXT, model=Net, trained=result.arrays, strategy=strategy) as removal:
         removal.forget(nodes=[0], method=fedunlearn.FineTune(rounds=2))
     assert len(seen) == 2 * 3 and all(one["lr"] == 0.5 and one["empty"] == "" for one in seen)
+
+
+def test_a_variance_that_is_none_is_refused() -> None:
+    state = initial().to_torch_state_dict()
+    state["layers.1.running_var"] = state["layers.1.running_var"] - 2.0
+    with (
+        pytest.raises(errors.InputError, match="'layers.1.running_var' holds variances .* FedAdam"),
+        unlearning(InlineGrid(OwnApp().app, NODES), CONTEXT, model=Net, trained=ArrayRecord(state)),
+    ):
+        pass
