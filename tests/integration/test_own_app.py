@@ -313,7 +313,7 @@ def test_a_variance_that_is_none_is_refused() -> None:
     state = initial().to_torch_state_dict()
     state["layers.1.running_var"] = state["layers.1.running_var"] - 2.0
     with (
-        pytest.raises(errors.InputError, match="'layers.1.running_var' holds variances .* FedAdam"),
+        pytest.raises(errors.InputError, match=r"'layers.1.running_var' holds variances .*FedAdam"),
         unlearning(InlineGrid(OwnApp().app, NODES), CONTEXT, model=Net, trained=ArrayRecord(state)),
     ):
         pass
