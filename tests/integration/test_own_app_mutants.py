@@ -171,14 +171,14 @@ def test_without_kept_the_result_says_so() -> None:
     result = remove(client(uses=None), method="cubic-newton", records={1: [0, 3]})
     assert not any(result.kept.values())
     assert any(
-        "train() has not used forgetting.kept(context, dataset)" in r for r in result.remarks
+        "train() has not called forgetting.kept(context, dataset)" in r for r in result.remarks
     )
 
 
 def test_without_kept_no_training_removes() -> None:
     result = remove(client(uses=None))
     assert any(
-        "train() has not used forgetting.kept(context, dataset)" in r for r in result.remarks
+        "train() has not called forgetting.kept(context, dataset)" in r for r in result.remarks
     )
 
 
