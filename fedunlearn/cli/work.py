@@ -81,7 +81,7 @@ def work(
     from fedunlearn.service.state import open_state
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    run = _runner(scenario, app, connection, nodes, overrides, transport, once, name)
+    run = _runner(scenario, app, connection, nodes, overrides, transport, once, name, database)
     left: set[str] = set()
 
     def tell(worked: Worked) -> None:
@@ -110,6 +110,7 @@ def _runner(
     transport: Transport,
     once: bool,
     name: str | None,
+    database: str | None,
 ) -> Run:
     """Return what works in a scenario or in an app, with everything read that can be.
 
@@ -121,7 +122,7 @@ def _runner(
     if app is not None:
         if overrides:
             raise click.UsageError("--set belongs to a scenario; an app has its own run config")
-        return _in_app(app, connection, nodes, once)
+        return _in_app(app, connection, nodes, once, database)
     if connection is not None or nodes is not None:
         raise click.UsageError("--connection and --nodes belong to --app")
     assert scenario is not None  # for the type checker
@@ -130,7 +131,9 @@ def _runner(
     return _in_scenario(load_scenario(scenario, overrides), transport, once, name)
 
 
-def _in_app(folder: Path, connection: str | None, nodes: int | None, once: bool) -> Run:
+def _in_app(
+    folder: Path, connection: str | None, nodes: int | None, once: bool, database: str | None
+) -> Run:
     from fedunlearn.operator.app_folder import AppFolder
 
     app = AppFolder.read(folder.resolve())
@@ -140,7 +143,7 @@ def _in_app(folder: Path, connection: str | None, nodes: int | None, once: bool)
         from fedunlearn.operator.app_removals import AppRemovals
         from fedunlearn.operator.app_worker import AppWorker
 
-        worker = AppWorker(AppRemovals(app, state, report=report, stop=stop), once)
+        worker = AppWorker(AppRemovals(app, state, report=report, stop=stop), once, database)
         if connection is None:
             worker.simulated(nodes)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedunlearn.errors import FederationError
-from fedunlearn.flower.descendants import ended_on_failure
 from fedunlearn.flower.node_memory import FOLDERS
-from fedunlearn.flower.simulation import quiet_flower, sigterm_as_it_was
+from fedunlearn.flower.simulation import run_engine
 
 
 class _WithConfig:
@@ -79,28 +76,7 @@ def simulate_own(
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ[FOLDERS] = str(records)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     app: Any = _WithConfig(client, config)
-    with quiet_flower(), ended_on_failure(), sigterm_as_it_was():
-        from flwr.simulation import run_simulation
-
-        try:
-            run_simulation(
-                outer,
-                app,
-                num_supernodes=nodes,
-                backend_config={
-                    "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                },
-            )
-        except RuntimeError as error:  # what the engine makes of any failure of its own
-            if not failure:
-                raise FederationError(
-                    f"Flower's simulation failed: {error.__cause__ or error}"
-                ) from error
+    run_engine(outer, app, nodes)
     if failure:
         raise failure[0]

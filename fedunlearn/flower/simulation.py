@@ -109,18 +109,48 @@ def _on_engine(
         finally:
             done.set()
 
+    def interrupted() -> None:
+        stop.set()
+        if started.is_set():
+            done.wait(timeout=10.0)
+        starting.close()
+
+    run_engine(server_app(guarded), client_app, nodes, interrupted)
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def run_engine(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    nodes: int,
+    interrupted: Callable[[], None] = lambda: None,
+) -> None:
+    """Run apps on Flower's simulation engine, one worker process a core, until the server's ends.
+
+    Args:
+        server_app: Must keep its exceptions: the engine would log them with their tracebacks.
+        client_app: What every node runs.
+        nodes: How many nodes.
+        interrupted: Called where the engine fails or is interrupted, before its processes end.
+
+    Raises:
+        FederationError: The engine fails.
+        BaseException: What interrupted it.
+    """
     # Each worker computes on one core; without this every process starts a thread a core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ray's handler in C++ would report a crash on SIGTERM, and end in one.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    with quiet_flower(), ended_on_failure(), sigterm_as_it_was():
+    with _quiet_flower(), ended_on_failure(), _sigterm_as_it_was():
         from flwr.simulation import run_simulation
 
         try:
             run_simulation(
-                server_app(guarded),
+                server_app,
                 client_app,
                 num_supernodes=nodes,
                 backend_config={
@@ -129,20 +159,14 @@ def _on_engine(
                 },
             )
         except BaseException as error:
-            stop.set()
-            if started.is_set():
-                done.wait(timeout=10.0)
-            starting.close()
+            interrupted()
             if isinstance(error, RuntimeError):  # what the engine makes of any failure of its own
                 raise FederationError(f"Flower's simulation failed: {error.__cause__}") from error
             raise
-    if failure:
-        raise failure[0]
-    return outcome[0]
 
 
 @contextmanager
-def sigterm_as_it_was() -> Iterator[None]:
+def _sigterm_as_it_was() -> Iterator[None]:
     """Leave SIGTERM to the handler that this process has: Ray takes it to exit at once.
 
     Ray sets its own where it starts in the main thread; here it starts in another, before Flower
@@ -201,7 +225,7 @@ def _stop_ray() -> None:
 
 
 @contextmanager
-def quiet_flower() -> Iterator[None]:
+def _quiet_flower() -> Iterator[None]:
     """Keep Flower's own narration off the screen.
 
     Its errors too: a node's failure reaches the caller as an exception, and Flower would print

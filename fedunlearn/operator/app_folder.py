@@ -27,6 +27,8 @@ PYPROJECT = "pyproject.toml"
 # Keys of the run config in the copy of an app that a worker runs: the state folder, the app's own
 # folder, where a failure is written.
 STATE, APP, OUT = "fedunlearn-state", "fedunlearn-app", "fedunlearn-out"
+# The URL of a request store that is not in the state folder.
+DATABASE = "fedunlearn-database"
 
 
 class SessionPlace(Settings):

@@ -6,6 +6,7 @@ Flower imports them by name; the run config says where the state folder is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedunlearn.errors import FedunlearnError
@@ -14,9 +15,9 @@ from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import OpenOwn, removal_app, training_app
 from fedunlearn.flower.own_federation import OwnFederation
 from fedunlearn.flower.taking_over import TakeOver
-from fedunlearn.operator.app_folder import APP, OUT, STATE, AppFolder
+from fedunlearn.operator.app_folder import APP, DATABASE, OUT, STATE, AppFolder
 from fedunlearn.operator.app_removals import AppRemovals
-from fedunlearn.service.state import open_state
+from fedunlearn.service.state import ServiceState, open_state
 
 FAILURE = "failure.txt"
 
@@ -34,10 +35,14 @@ def _app(config: Mapping[str, object]) -> AppFolder:
     return AppFolder.read(Path(str(config[APP])))
 
 
+def _state(config: Mapping[str, object]) -> AbstractContextManager[ServiceState]:
+    return open_state(Path(str(config[STATE])), str(config[DATABASE]) or None, create=False)
+
+
 def _take_over(config: Mapping[str, object]) -> TakeOver:
     def taken(own: OwnFederation, trained: TrainedModel) -> None:
         def act() -> None:
-            with open_state(Path(str(config[STATE])), create=False) as state:
+            with _state(config) as state:
                 AppRemovals(_app(config), state, deployed=True).take_over(config)(own, trained)
 
         _reported(config, act)
@@ -47,7 +52,7 @@ def _take_over(config: Mapping[str, object]) -> TakeOver:
 
 def _remove(opened: OpenOwn, config: Mapping[str, object]) -> None:
     def act() -> None:
-        with open_state(Path(str(config[STATE])), create=False) as state:
+        with _state(config) as state:
             AppRemovals(_app(config), state, deployed=True).run(opened, config)
 
     _reported(config, act)

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedunlearn.errors import FederationError
 from fedunlearn.flower.own_apps import removal_app, training_app
 from fedunlearn.flower.own_simulation import simulate_own
-from fedunlearn.operator.app_folder import APP, OUT, STATE
+from fedunlearn.operator.app_folder import APP, DATABASE, OUT, STATE
 from fedunlearn.operator.app_removals import AppRemovals
 from fedunlearn.operator.app_server import FAILURE
 from fedunlearn.operator.worker_loop import NODES
@@ -31,10 +31,12 @@ class AppWorker:
     Attributes:
         removals: The app, the state folder.
         once: End when nothing is due, instead of waiting for more.
+        database: URL of the request store, where it is not that of the state folder.
     """
 
     removals: AppRemovals
     once: bool
+    database: str | None = None
 
     def simulated(self, nodes: int | None) -> None:
         """Work in Flower's simulation; trains the first model by the app where there is none.
@@ -92,6 +94,7 @@ class AppWorker:
                 STATE: str(state.folder.resolve()),
                 APP: str(app.folder.resolve()),
                 OUT: str(folder),
+                DATABASE: self.database or "",
             }
             app.copied(folder / "app", f"{SERVER}:{what}", config)
             command = [sys.executable, "-m", "flwr.cli.app", "run", str(folder / "app"), connection]
