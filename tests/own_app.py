@@ -72,7 +72,7 @@ class OwnApp:
         options: Further arguments of ``unlearnable``.
         held_out: Whether nodes hold some examples out of training.
         trained_on: By node, the places of the examples in all batches of training so far.
-        evaluated_on: Likewise, of evaluation.
+        evaluated_on: The same for evaluation.
     """
 
     uses_kept: bool = True

@@ -53,7 +53,7 @@ def unlearning(
 
     Args:
         grid: Of the ServerApp's main function.
-        context: Likewise.
+        context: Of the same function.
         model: Builds the model, as on the nodes.
         trained: The arrays that training ended with: ``result.arrays``.
         initial: The arrays that it began with. Without them, and without a remembering strategy,
