@@ -25,7 +25,7 @@ from fedunlearn.flower.records import (
     tensors_from_record,
     tensors_to_record,
 )
-from fedunlearn.names import listed
+from fedunlearn.names import is_name, listed
 from fedunlearn.networks import NetworkDigest
 from fedunlearn.node.enrolment import Enrolment, require_same_network
 from fedunlearn.questions.forget import Part
@@ -174,6 +174,6 @@ def raise_failure(who: str, reply: Message) -> None:
         number = int(config_number(failure, "node"))
         kind, message = str(failure["kind"]), str(failure["message"])
         name = str(failure.get("name", ""))
-        called = None if number >= 0 else f"node {name}" if name else who
+        called = None if number >= 0 else f"node {name}" if is_name(name) else who
         error = node_failure(number, kind, message, called)
         raise error

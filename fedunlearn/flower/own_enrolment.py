@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedunlearn.errors import FederationError, MissingAnswerError
+from fedunlearn.errors import BadAnswerError, FederationError, MissingAnswerError
 from fedunlearn.flower.messages import ENROL, raise_failure
 from fedunlearn.flower.metered_grid import POLL_S, MeteredGrid
 from fedunlearn.flower.node_memory import NodeMemory, name_of
 from fedunlearn.flower.records import config_number, enrolment_in, enrolment_record
 from fedunlearn.flower.removed_examples import RULE
-from fedunlearn.names import Names, in_order, listed
+from fedunlearn.names import Names, in_order, is_name, listed, quoted
 from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.node.node import TaskNode
 
@@ -152,8 +152,14 @@ def enrol_own(
 
 
 def _node(address: int, header: ConfigRecord, key: str) -> OwnNode:
+    name = str(header["name"])
+    if not is_name(name):
+        raise BadAnswerError(
+            f"the node with Flower's id {address} calls itself {quoted(name)}; a name is one "
+            "printable line of at most 200 characters: name or partition-id of its node config"
+        )
     return OwnNode(
-        name=str(header["name"]),
+        name=name,
         address=address,
         enrolment=enrolment_in(header),
         kept=bool(header["kept"]),

@@ -317,3 +317,16 @@ def test_a_variance_that_is_none_is_refused() -> None:
         unlearning(InlineGrid(OwnApp().app, NODES), CONTEXT, model=Net, trained=ArrayRecord(state)),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "two\nlines", " ", "x" * 201])
+def test_a_node_that_gives_no_name_is_refused(name: str) -> None:
+    grid = InlineGrid(OwnApp().app, NODES)
+    for context in grid._contexts.values():
+        context.node_config["name"] = name
+    with (
+        pytest.raises(errors.FederationError, match="one printable line") as raised,
+        unlearning(grid, CONTEXT, model=Net, trained=initial()),
+    ):
+        pass
+    assert str(raised.value).isprintable()
