@@ -1,4 +1,4 @@
-"""``fedunlearn compare``: scenarios over seeds, as tables, plots, CSV, JSON and a report."""
+"""``fedunlearn compare``: scenarios over several seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ seeds_option = click.option(
     default=5,
     show_default=True,
     metavar="N",
-    help="How many runs of each scenario, with data, forget set and models of their own.",
+    help="Number of runs of each scenario, each with its own data, forget set and models.",
 )
 first_option = click.option(
     "--first",
@@ -32,19 +32,19 @@ jobs_option = click.option(
     type=click.IntRange(min=1),
     default=None,
     metavar="J",
-    help="How many processes, one thread each.  [default: the cores there are]",
+    help="Number of processes, one thread each.  [default: number of cores]",
 )
 cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path),
     default=None,
     metavar="DIR",
-    help="Where models are kept, so that nothing is done twice.  [default: OUT/cache]",
+    help="Folder of stored models, so that no job is done twice.  [default: OUT/cache]",
 )
 
 
 def processes(jobs: int | None) -> int:
-    """Return how many processes to use."""
+    """Return the number of processes to use."""
     return jobs or len(os.sched_getaffinity(0))
 
 
@@ -67,7 +67,7 @@ def processes(jobs: int | None) -> int:
     default=Path("comparison"),
     show_default=True,
     metavar="DIR",
-    help="Where comparison.html, .json and .csv go, and every run's results.json.",
+    help="Folder for comparison.html, .json, .csv and every run's results.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print comparison.json instead of tables.")
 def compare(
@@ -82,17 +82,14 @@ def compare(
 ) -> None:
     """Run scenarios over several seeds and compare their methods.
 
-    Interrupted, it goes on where it was when the same command is given again.
+    The same command resumes an interrupted comparison.
     """
     require_writable(out)
+    from fedunlearn.cli.comparison_files import write_comparison
     from fedunlearn.cli.progress import terminal_progress
     from fedunlearn.lab.comparison import compare_scenarios
-    from fedunlearn.lab.store import Store
-    from fedunlearn.reporting.comparison_report import render_comparison
-    from fedunlearn.reporting.comparison_table import print_comparison, to_csv
-    from fedunlearn.reporting.results import to_json
-    from fedunlearn.reporting.spread import as_json as comparison_as_json
-    from fedunlearn.reporting.spread import summarise
+    from fedunlearn.lab.result_store import FolderStore
+    from fedunlearn.reporting.seed_summary import summarise
     from fedunlearn.scenario.loading import load_scenarios
 
     loaded = load_scenarios(scenarios, overrides)
@@ -101,24 +98,14 @@ def compare(
         runs = compare_scenarios(
             loaded,
             numbers,
-            store=Store(cache or out / "cache"),
+            store=FolderStore(cache or out / "cache"),
             processes=processes(jobs),
             progress=progress,
         )
-    comparisons = [summarise(one.name, results) for one, results in zip(loaded, runs, strict=True)]
-    document = to_json({"scenarios": [comparison_as_json(one) for one in comparisons]})
-    for one, results in zip(loaded, runs, strict=True):
-        for number, result in zip(numbers, results, strict=True):
+    for one, of_seeds in zip(loaded, runs, strict=True):
+        for number, results in zip(numbers, of_seeds, strict=True):
             folder = out / one.name / f"{number}"
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "results.json", to_json(result))
-    write_whole(out / "comparison.json", document)
-    write_whole(out / "comparison.csv", to_csv(comparisons))
-    write_whole(out / "comparison.html", render_comparison(comparisons))
-    if as_json:
-        click.echo(document, nl=False)
-        return
-    for comparison in comparisons:
-        print_comparison(comparison)
-    for name in ("comparison.html", "comparison.csv", "comparison.json"):
-        click.echo(out / name)
+            write_whole(folder / "results.json", results.to_json())
+    summaries = [summarise(one.name, each) for one, each in zip(loaded, runs, strict=True)]
+    write_comparison(summaries, out, as_json)

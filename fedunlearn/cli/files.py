@@ -1,4 +1,4 @@
-"""Where commands write."""
+"""Checks of the folder that a command writes to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fedunlearn.errors import InputError
 
 
 def require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written, before the work and not after it.
+    """Refuse a folder that cannot be written to, before the work starts.
 
     Raises:
-        InputError: It cannot.
+        InputError: The folder cannot be written to.
     """
     existing = out
     while not existing.exists():

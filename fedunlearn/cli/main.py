@@ -15,6 +15,7 @@ from fedunlearn.cli.keys import keys
 from fedunlearn.cli.ledger import ledger
 from fedunlearn.cli.models import models
 from fedunlearn.cli.receipts import receipt
+from fedunlearn.cli.report import report, schema
 from fedunlearn.cli.requests import request
 from fedunlearn.cli.scenarios import demo, run
 from fedunlearn.cli.serve import serve
@@ -53,6 +54,8 @@ cli.add_command(demo)
 cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(tune)
+cli.add_command(report)
+cli.add_command(schema)
 cli.add_command(serve)
 cli.add_command(work)
 cli.add_command(request)

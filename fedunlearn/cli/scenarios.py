@@ -1,11 +1,10 @@
-"""``fedunlearn demo`` and ``fedunlearn run``: one scenario, its table and its files."""
+"""``fedunlearn demo`` and ``fedunlearn run``: one scenario with its table and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,8 +13,8 @@ from fedunlearn.errors import VerificationError
 from fedunlearn.files import write_whole
 
 if TYPE_CHECKING:
-    from fedunlearn.lab.runner import Outcome
-    from fedunlearn.scenario.loading import LoadedScenario
+    from fedunlearn.lab.measuring import Measured
+    from fedunlearn.reporting.results import Results
 
 Transport = Literal["inline", "flower"]
 
@@ -24,7 +23,7 @@ overrides_option = click.option(
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="Change one setting; VALUE as in TOML, a bare word is a string. Repeatable.",
+    help="Change one setting; VALUE is a TOML value or a bare word, which is a string. Repeatable.",
 )
 out_option = click.option(
     "--out",
@@ -32,7 +31,7 @@ out_option = click.option(
     default=Path("out"),
     show_default=True,
     metavar="DIR",
-    help="Where results.json and report.html go.",
+    help="Folder for results.json and report.html.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print results.json instead of the table."
@@ -54,10 +53,10 @@ def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     from fedunlearn.lab.demonstration import demonstrate
 
     with terminal_progress() as progress:
-        shown = demonstrate(loaded, transport="flower", progress=progress)
-    _write(shown.outcome, out, shown.files, as_json)
-    if shown.failure:
-        raise VerificationError(f"not every request was removed: {shown.failure}")
+        demonstrated = demonstrate(loaded, transport="flower", progress=progress)
+    _write(demonstrated.measured, out, demonstrated.files, as_json)
+    if demonstrated.failure:
+        raise VerificationError(f"not every request was removed: {demonstrated.failure}")
 
 
 @click.command()
@@ -78,27 +77,25 @@ def run(
     """Run one scenario: train, unlearn, retrain, compare."""
     from fedunlearn.scenario.loading import load_scenario
 
-    _execute(load_scenario(scenario, overrides), transport, out, as_json)
-
-
-def _execute(loaded: LoadedScenario, transport: Transport, out: Path, as_json: bool) -> None:
+    loaded = load_scenario(scenario, overrides)
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.lab.runner import run_scenario
+    from fedunlearn.lab.run import run_scenario
 
     with terminal_progress() as progress:
-        outcome = run_scenario(loaded, transport=transport, progress=progress)
-    _write(outcome, out, {}, as_json)
+        measured = run_scenario(loaded, transport=transport, progress=progress)
+    _write(measured, out, {}, as_json)
 
 
-def _write(outcome: Outcome, out: Path, beside: Mapping[str, str], as_json: bool) -> None:
-    """Write results, report and what belongs beside them, and print the table."""
+def _write(measured: Measured, out: Path, beside: Mapping[str, str], as_json: bool) -> None:
+    """Write results, report and the files beside them, and print the table."""
     from fedunlearn.reporting.report import render_report
-    from fedunlearn.reporting.results import to_json
-    from fedunlearn.reporting.table import print_tables
+    from fedunlearn.reporting.seed_summary import summarise
+    from fedunlearn.reporting.table import print_run
 
-    document = to_json(outcome.results)
-    report = render_report(outcome.results, outcome.evidence)
+    results = measured.results
+    document = results.to_json()
+    report = render_report(results, measured.predictions)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "results.json", document)
     write_whole(out / "report.html", report)
@@ -106,18 +103,19 @@ def _write(outcome: Outcome, out: Path, beside: Mapping[str, str], as_json: bool
         write_whole(out / name, text)
     if as_json:
         click.echo(document, nl=False)
-    else:
-        print_tables(outcome.results)
-        _print_deletions(outcome.results)
-        click.echo("\n" + "\n".join(str(out / n) for n in ("results.json", "report.html", *beside)))
+        return
+    print_run(summarise(results.name, [results]))
+    _print_deletions(results)
+    click.echo("\n" + "\n".join(str(out / n) for n in ("results.json", "report.html", *beside)))
 
 
-def _print_deletions(results: Mapping[str, Any]) -> None:
-    """Say what became of the requests that went through the service."""
-    for deletion in results.get("deletions", ()):
-        first, last = (deletion["events"][place]["time"] for place in (0, -1))
-        took = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
-        line = f"\nrequest of {deletion['owner']}: {deletion['state']} after {took:.1f} s"
-        if "receipt" in deletion:
+def _print_deletions(results: Results) -> None:
+    """Print the outcome of the requests that went through the service."""
+    from fedunlearn.reporting.deletion_view import seconds_taken
+
+    for deletion in results.deletions or ():
+        took = seconds_taken(deletion)
+        line = f"\nrequest of {deletion.owner}: {deletion.state} after {took:.1f} s"
+        if deletion.receipt:
             line += "; the receipt verifies"
-        click.echo(f"{line}: {deletion['reason']}" if deletion["reason"] else line)
+        click.echo(f"{line}: {deletion.reason}" if deletion.reason else line)

@@ -1,8 +1,7 @@
-"""``fedunlearn tune``: the same budget of trials for every method of a scenario."""
+"""``fedunlearn tune``: a search over the settings of methods, the same trials for each."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -21,7 +20,7 @@ from fedunlearn.files import write_whole
     default=8,
     show_default=True,
     metavar="K",
-    help="Points of its grid that each method may try.",
+    help="Number of points of its grid that each method may try.",
 )
 @seeds_option
 @click.option(
@@ -30,7 +29,7 @@ from fedunlearn.files import write_whole
     default=1000,
     show_default=True,
     metavar="S",
-    help="Number of the first run: not one that is reported.",
+    help="Number of the first run; choose runs that no comparison reports.",
 )
 @overrides_option
 @jobs_option
@@ -41,7 +40,7 @@ from fedunlearn.files import write_whole
     default=Path("tuning"),
     show_default=True,
     metavar="DIR",
-    help="Where tuning.json and the cache go.",
+    help="Folder for tuning.json and the cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print tuning.json instead of tables.")
 def tune(
@@ -57,14 +56,15 @@ def tune(
 ) -> None:
     """Search the settings of every method of a scenario, and print the best as TOML.
 
-    The scenario's first method, as it is, sets the client compute of those that adapt to it. The
-    score is forget JS plus retain JS, mean over seeds and requests.
+    The scenario's first method, with its settings there, sets the client compute of those that
+    adapt to it. The score is forget JS plus retain JS, mean over seeds and requests.
     """
     require_writable(out)
     from fedunlearn.cli.progress import terminal_progress
-    from fedunlearn.lab.store import Store
+    from fedunlearn.lab.result_store import FolderStore
     from fedunlearn.lab.tuning import tune_methods
     from fedunlearn.reporting.pages import toml
+    from fedunlearn.reporting.tuning_results import Tuning
     from fedunlearn.scenario.loading import load_scenario
 
     with terminal_progress() as progress:
@@ -72,20 +72,11 @@ def tune(
             load_scenario(scenario, overrides),
             range(first, first + seeds),
             trials=trials,
-            store=Store(cache or out / "cache"),
+            store=FolderStore(cache or out / "cache"),
             processes=processes(jobs),
             progress=progress,
         )
-    listed = [
-        {
-            "method": trial.method,
-            "settings": dict(trial.settings),
-            "score": trial.score,
-            "scores": trial.scores,
-        }
-        for trial in tried
-    ]
-    document = json.dumps({"trials": listed}, indent=2) + "\n"
+    document = Tuning(trials=tuple(tried)).to_json()
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "tuning.json", document)
     if as_json:
@@ -93,7 +84,8 @@ def tune(
         return
     for name in dict.fromkeys(trial.method for trial in tried):
         best, *others = [trial for trial in tried if trial.method == name]
-        click.echo(f"[unlearning.{name}]  # score {best.score:.4f}, best of {1 + len(others)}")
+        score = "unknown" if best.score is None else f"{best.score:.4f}"
+        click.echo(f"[unlearning.{name}]  # score {score}, best of {1 + len(others)}")
         for key, value in best.settings.items():
             click.echo(f"{key} = {toml(value)}")
     click.echo(f"\n{out / 'tuning.json'}")

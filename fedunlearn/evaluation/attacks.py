@@ -1,4 +1,4 @@
-"""Membership inference: what can be told of the forget set from a model's predictions."""
+"""Membership inference: what a model's predictions reveal about its training examples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LEAST_SHADOWS = 2
 
 
 def auc(suspects: Tensor, others: Tensor) -> float:
-    """Return how well a threshold on scores tells suspects (n,) from others (m,).
+    """Return how well a threshold on scores separates suspects (n,) from others (m,).
 
     Returns:
-        The area under the ROC curve: .5 where scores tell nothing; nan where one is no number.
+        The area under the ROC curve: 0.5 where scores reveal nothing; nan where one is no number.
     """
     scores = torch.cat([suspects, others])
     if not bool(scores.isfinite().all()):
@@ -26,60 +26,61 @@ def auc(suspects: Tensor, others: Tensor) -> float:
     return float(roc_auc_score(labels.numpy(), scores.numpy()))
 
 
-def membership_auc(members: Tensor, strangers: Tensor) -> float:
-    """Return how well one threshold on the loss tells members from strangers (Yeom et al. 2018).
+def membership_auc(members: Tensor, others: Tensor) -> float:
+    """Return how well one threshold on the loss separates members from others (Yeom et al. 2018).
 
-    The attack on the population: every example is held against the same threshold.
+    This is the attack on the population: every example is compared with the same threshold.
 
     Args:
         members: Losses of examples that were, or are suspected to have been, trained on: (n,).
-        strangers: Losses of examples that never were: (m,).
+        others: Losses of examples that were not: (m,).
 
     Returns:
-        The area under the ROC curve; .5 where losses tell nothing.
+        The area under the ROC curve; 0.5 where losses reveal nothing.
     """
-    return auc(-members, -strangers)
+    return auc(-members, -others)
 
 
 def ulira_auc(
     forgotten: Tensor, tested: Tensor, forgotten_shadows: Tensor, tested_shadows: Tensor
 ) -> float:
-    """Return how well margins tell forgotten from held-out examples, each by its own measure.
+    """Return how well margins separate forgotten from held-out examples (U-LiRA).
 
-    The likelihood ratio attack where it is only known what models do that never saw an example
-    (its offline form; Carlini et al. 2022), on unlearning as Hayes et al. 2024 ("Inexact
-    unlearning needs more careful evaluations to avoid a false sense of privacy") apply it. The
-    shadow models are oracles, which saw neither. The score is how far the margin lies above
-    theirs, in standard deviations.
+    This is the offline form of the likelihood ratio attack, whose shadow models never saw the
+    examples (Carlini et al. 2022), applied to unlearning as by Hayes et al. 2024 ("Inexact
+    unlearning needs more careful evaluations to avoid a false sense of privacy"). The shadow
+    models are oracles, which saw neither kind of example. The score of an example is the number
+    of standard deviations by which its margin exceeds the mean of theirs.
 
     Args:
         forgotten: Margins of the model on the forget set (n,).
-        tested: On held-out examples (m,).
-        forgotten_shadows: Of the shadow models (shadows, n), two at least.
-        tested_shadows: Likewise (shadows, m).
+        tested: Margins of the model on held-out examples (m,).
+        forgotten_shadows: Margins of at least two shadow models on the forget set (shadows, n).
+        tested_shadows: Margins of the shadow models on held-out examples (shadows, m).
 
     Returns:
-        The area under the ROC curve; .5 where forgotten examples look like held-out ones.
+        The area under the ROC curve; 0.5 where forgotten examples look like held-out ones.
     """
-    # One fit, so that both kinds of examples share what they have in common.
+    # One fit, so that both kinds of examples share the mean variance.
     shadows = Gaussians.of(torch.cat([forgotten_shadows, tested_shadows], 1))
     scores = shadows.standardised(torch.cat([forgotten, tested]))
     return auc(scores[: len(forgotten)], scores[len(forgotten) :])
 
 
-def told_apart(unlearned: Tensor, retrained: Tensor) -> float:
-    """Return how well unlearned models are told from retrained ones by one forgotten example.
+def pair_auc(unlearned: Tensor, retrained: Tensor) -> float:
+    """Return how well a forgotten example's margin separates unlearned from retrained models.
 
-    The game of U-LiRA (Hayes et al. 2024): a model's margin on a forgotten example, under the
-    Gaussian of the unlearned models and under that of the retrained ones. The attacker knows
-    neither the model nor its twin: both are left out of the Gaussians it is scored with.
+    This is the game of U-LiRA (Hayes et al. 2024): the score is the likelihood ratio of a model's
+    margin under the Gaussian of the unlearned models and under that of the retrained ones. The
+    attacker knows neither the model nor its twin, so both are left out of the two Gaussians.
 
     Args:
-        unlearned: Margins (models, n) on the forget set, three models at least.
-        retrained: Likewise; each row is the twin of an unlearned model, with the same seed.
+        unlearned: Margins of at least three models on the forget set (models, n).
+        retrained: Margins of their twins (models, n): the retrained models with the same seeds.
 
     Returns:
-        The area under the ROC curve over examples and models; .5 where they cannot be told apart.
+        The area under the ROC curve over examples and models; 0.5 where they are
+        indistinguishable.
     """
     of_unlearned: list[Tensor] = []
     of_retrained: list[Tensor] = []

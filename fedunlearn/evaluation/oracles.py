@@ -1,10 +1,10 @@
-"""Retrained models, and how others are held against them."""
+"""The retrained models of a request, and the metrics that compare other models with them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedunlearn.evaluation.attacks import LEAST_SHADOWS, told_apart, ulira_auc
+from fedunlearn.evaluation.attacks import LEAST_SHADOWS, pair_auc, ulira_auc
 from fedunlearn.evaluation.klom import klom
 from fedunlearn.evaluation.metrics import Parts, Predictions, compare, floor, margins_of
 
@@ -14,22 +14,22 @@ KLOM_KEYS = {"forget": "klom", "retain": "klom_retain", "test": "klom_test"}
 class Oracles:
     """The retrained models of one request.
 
-    Each plays the parts it can: the first is what a model is compared with; all but the first are
-    the shadows of the attack on examples; the one with a replica's seed is its twin.
+    The first is the one that models are compared with. All but the first are the shadow models of
+    the attack on examples. An oracle with the seed of a replica is the replica's twin.
     """
 
     def __init__(self, predicted: Sequence[Predictions], parts: Parts, replicas: int) -> None:
-        """Take the oracles' predictions.
+        """Compare with oracles by their predictions.
 
         Args:
-            predicted: Theirs; those of the replicas' twins first.
-            parts: Where the predictions were made.
-            replicas: How many models forget, the scenario's own among them.
+            predicted: The oracles' predictions; those of the replicas' twins first.
+            parts: The examples on which the predictions were made.
+            replicas: Number of trained models that forget, the scenario's own among them.
         """
         self.predicted = predicted
         self.parts = parts
         self._twins = predicted[:replicas]
-        self._strangers = predicted[replicas:]
+        self._without_replica = predicted[replicas:]
         self._shadows = predicted[1:] if len(predicted) > LEAST_SHADOWS else ()
         self._shadow_margins = {
             name: margins_of(self._shadows, parts, name)
@@ -39,26 +39,31 @@ class Oracles:
 
     @property
     def first(self) -> Predictions:
-        """What a model is compared with."""
+        """The predictions of the oracle that models are compared with."""
         return self.predicted[0]
 
     @property
     def _references(self) -> Sequence[Predictions]:
-        """Strangers where they are as many as the twins, so that twins can be measured; or all."""
-        return self._strangers if self._twins_measured else self.predicted
+        """The oracles without a replica where they are as many as the twins; else all oracles."""
+        return self._without_replica if self._twins_measured else self.predicted
 
     @property
     def _twins_measured(self) -> bool:
-        return len(self._strangers) >= len(self._twins) > 1
+        return len(self._without_replica) >= len(self._twins) > 1
 
-    def described(self) -> dict[str, object]:
-        """Return the floor, and how many models attacks and KLoM had."""
-        counts: dict[str, object] = {"floor": floor(self.predicted)}
-        if self._shadows:
-            counts["shadow_oracles"] = len(self._shadows)
-        if len(self._twins) > 1:
-            counts["klom_oracles"] = len(self._references)
-        return counts
+    def floor(self) -> dict[str, float]:
+        """Return the floor: the mean divergence over pairs of oracles."""
+        return floor(self.predicted)
+
+    @property
+    def shadows(self) -> int | None:
+        """Number of shadow models of U-LiRA; None where there are too few."""
+        return len(self._shadows) or None
+
+    @property
+    def klom_references(self) -> int | None:
+        """Number of oracles that KLoM compares with; None for a single model."""
+        return len(self._references) if len(self._twins) > 1 else None
 
     def compare(self, model: Predictions) -> dict[str, float]:
         """Measure one model."""
@@ -71,22 +76,22 @@ class Oracles:
         return result
 
     def compare_distribution(self, models: Sequence[Predictions]) -> dict[str, float]:
-        """Measure how the models of all replicas, in their order, are distributed.
+        """Measure the distribution of the models of all replicas, in their order.
 
         Returns:
-            KLoM, and whether they are told apart; nothing for a single model.
+            KLoM, and the AUC of U-LiRA over seeds; empty for a single model.
         """
         if len(models) < 2:
             return {}
         return self._klom(models) | {
-            "ulira_told_apart": told_apart(
+            "ulira_pair_auc": pair_auc(
                 margins_of(models, self.parts, "forget"),
                 margins_of(self._twins, self.parts, "forget"),
             )
         }
 
     def own_distribution(self) -> dict[str, float]:
-        """Measure retrained models like others; nothing where there are too few."""
+        """Measure the distribution of the retrained models; empty where there are too few."""
         return self._klom(self._twins) if self._twins_measured else {}
 
     def _klom(self, models: Sequence[Predictions]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Scenarios over several seeds: every job once, on the cores there are, resumable."""
+"""Scenarios over several seeds: every job once, on all cores, resumable."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from fedunlearn.errors import FederationError
-from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.jobs import Job, Measure, Oracle, Remove, Train
-from fedunlearn.lab.store import Store
+from fedunlearn.lab.experiment import prepared
+from fedunlearn.lab.federations import NewFederations
+from fedunlearn.lab.jobs import Budgets, Job
+from fedunlearn.lab.measuring import Measured
+from fedunlearn.lab.result_store import FolderStore
+from fedunlearn.lab.run_plan import RunPlan
 from fedunlearn.progress import Progress
+from fedunlearn.reporting.results import Results
 from fedunlearn.scenario.loading import LoadedScenario
 
-# Between the training seeds of two runs, so that no oracle serves both.
+# The distance between the training seeds of two runs, so that no oracle serves both.
 SEEDS_APART = 100
 
-Submit = Callable[[Job], Future[Any]]
+JobResult = Budgets | Measured | None
+Submit = Callable[[Job], Future[JobResult]]
 
 
 def with_seed(loaded: LoadedScenario, number: int) -> LoadedScenario:
-    """Return a scenario as its run of a number sees it.
+    """Return the scenario of the run with a number.
 
-    Data and forget set are drawn with seeds that much larger, models are trained with seeds a
-    hundred times that much larger.
+    The number is added to the seeds of data and forget set, and a hundred times the number to the
+    seed of training.
     """
     settings = loaded.settings
     changed = {
@@ -54,105 +58,57 @@ def compare_scenarios(
     scenarios: Sequence[LoadedScenario],
     numbers: Sequence[int],
     *,
-    store: Store,
+    store: FolderStore,
     processes: int,
     progress: Progress,
-) -> list[list[dict[str, Any]]]:
+) -> list[list[Results]]:
     """Run every scenario with every seed.
 
     Args:
-        scenarios: What to run.
-        numbers: Of the runs, see ``with_seed``.
-        store: Where results are kept, and found.
+        scenarios: The scenarios.
+        numbers: Numbers of the runs, see ``with_seed``.
+        store: Where the results of jobs are stored, and found by a later comparison.
         processes: How many jobs run at once; with 1 they run in this process.
-        progress: Hears of every job.
+        progress: Receives one step for each job.
 
     Returns:
-        For each scenario the results of its runs, as in results.json.
+        For each scenario the results of its runs.
 
     Raises:
         InputError: A scenario cannot be run; found before anything runs.
-        FederationError: A job failed; those before it are kept.
+        FederationError: A job failed; the results of those before it are stored.
     """
-    cells = [_Cell(with_seed(loaded, number)) for loaded in scenarios for number in numbers]
-    jobs = sum(cell.jobs for cell in cells)
+    runs = [with_seed(loaded, number) for loaded in scenarios for number in numbers]
+    plans = [RunPlan(run, prepared(run)) for run in runs]
+    jobs = sum(plan.jobs for plan in plans)
     with progress.piece("comparing", jobs), _workers(processes, store) as submit:
-        waiting: dict[Future[Any], tuple[_Cell, Job]] = {}
-        for cell in cells:
-            waiting |= {submit(job): (cell, job) for job in cell.first()}
+        waiting: dict[Future[JobResult], tuple[RunPlan, Job]] = {}
+        for plan in plans:
+            waiting |= {submit(job): (plan, job) for job in plan.first()}
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                cell, job = waiting.pop(future)
+                plan, job = waiting.pop(future)
                 result = _result(future)
                 progress.advance()
-                waiting |= {submit(more): (cell, more) for more in cell.after(job, result)}
-    documents = iter(cells)
-    return [[next(documents).document for _ in numbers] for _ in scenarios]
+                waiting |= {submit(more): (plan, more) for more in plan.after(job, result)}
+    results = iter([plan.measured.results for plan in plans if plan.measured is not None])
+    return [[next(results) for _ in numbers] for _ in scenarios]
 
 
-@dataclass
-class _Cell:
-    """One run of one scenario: which jobs may begin when others are done."""
-
-    loaded: LoadedScenario
-    document: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        experiment = Experiment.prepare(self.loaded)
-        self._methods = list(experiment.methods)
-        self._seeds = experiment.replica_seeds
-        self._trained: list[int] = []
-        self._oracles = [
-            Oracle(self.loaded, request, seed)
-            for request in range(len(experiment.requests))
-            for seed in experiment.oracle_seeds
-        ]
-        self._budgets: tuple[float, ...] | None = None
-        self.jobs = len(self._seeds) * (1 + len(self._methods)) + len(self._oracles) + 1
-        self._left = self.jobs - 1
-
-    def first(self) -> list[Job]:
-        return [*(Train(self.loaded, seed) for seed in self._seeds), *self._oracles]
-
-    def after(self, job: Job, result: Any) -> list[Job]:
-        self._left -= 1
-        following: list[Job] = []
-        match job:
-            case Train(seed=seed):
-                self._trained.append(seed)
-                first = Remove(self.loaded, seed, self._methods[0], None)
-                following = [first, *self._others(seed)]
-            case Remove(seed=seed, budgets=None) if seed == self._seeds[0]:
-                self._budgets = result
-                following = [more for ready in self._trained for more in self._others(ready)]
-            case Measure():
-                self.document = result
-        if self._left == 0:
-            assert self._budgets is not None  # the first method is done
-            following = [Measure(self.loaded, self._budgets)]
-        return following
-
-    def _others(self, seed: int) -> list[Job]:
-        """Return what the methods but the first do, once it has set their client compute."""
-        if self._budgets is None:
-            return []
-        return [Remove(self.loaded, seed, name, self._budgets) for name in self._methods[1:]]
-
-
-def _result(future: Future[Any]) -> Any:
+def _result(future: Future[JobResult]) -> JobResult:
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise FederationError(
-            "a worker process was ended from outside, perhaps for want of memory; use fewer "
-            "with --jobs, and run the same command again to go on"
+            "a worker process was ended from outside, perhaps because memory ran out; use fewer "
+            "with --jobs, and run the same command again to resume"
         ) from error
 
 
 @contextmanager
-def _workers(processes: int, store: Store) -> Iterator[Submit]:
-    """Give jobs to worker processes, each on one thread; none of them outlives the block."""
+def _workers(processes: int, store: FolderStore) -> Iterator[Submit]:
+    """Submit jobs to worker processes, each on one thread; none of them outlives the block."""
     threads = torch.get_num_threads()
     before = multiprocessing.active_children()
     pool: Executor
@@ -163,7 +119,7 @@ def _workers(processes: int, store: Store) -> Iterator[Submit]:
         spawning = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(processes, mp_context=spawning, initializer=_start_worker)
     try:
-        yield lambda job: pool.submit(job.run, store)
+        yield lambda job: pool.submit(job.run, store, NewFederations())
         pool.shutdown()
     except BaseException:
         for child in multiprocessing.active_children():
@@ -176,6 +132,6 @@ def _workers(processes: int, store: Store) -> Iterator[Submit]:
 
 
 def _start_worker() -> None:
-    """One thread each; an interrupt is for the process that gave the jobs out."""
+    """Use one thread, and leave an interrupt to the process that submits the jobs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""The demonstration: methods compared on the data, then the removal as an owner would have it.
+"""The demonstration: a comparison of methods, then the same removal through the deletion service.
 
-The comparison comes first, for it needs the data that leave: after the removal the nodes do not use
-them any more, for anything.
+The comparison comes first because it needs the data that leave: after the removal the nodes never
+use them again.
 """
 
 from __future__ import annotations
@@ -9,34 +9,35 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import TransportName, simulate
-from fedunlearn.lab.deletion_requests import Asking, asking
+from fedunlearn.lab.demonstration_service import DemonstrationService, demonstration_service
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.runner import Outcome, Ran, document, run_in
+from fedunlearn.lab.measuring import Measured
+from fedunlearn.lab.run import Run, run_in
 from fedunlearn.named_errors import errors_by_name
 from fedunlearn.operator.model_store import require_keepable
 from fedunlearn.operator.worker_loop import NODES
 from fedunlearn.progress import Progress
+from fedunlearn.reporting.results import DeletionResults
 from fedunlearn.requests.deletion import State
 from fedunlearn.scenario.loading import LoadedScenario
 
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """What a demonstration gave.
+    """The outcome of a demonstration.
 
     Attributes:
-        outcome: Results, with the requests under "deletions", and evidence.
-        files: By name, what is put beside the report.
+        measured: Results, with the deletion requests, and predictions.
+        files: Texts of the files beside the report, by name.
         failure: Why a request did not succeed; empty where all did.
     """
 
-    outcome: Outcome
+    measured: Measured
     files: Mapping[str, str]
     failure: str
 
@@ -44,12 +45,12 @@ class Demonstrated:
 def demonstrate(
     loaded: LoadedScenario, *, transport: TransportName, progress: Progress
 ) -> Demonstrated:
-    """Compare a scenario's methods, then let owners ask for the removal, through the service.
+    """Compare a scenario's methods, then remove the same data by requests to the deletion service.
 
     Args:
-        loaded: The scenario; its first method is the one by which the service removes.
+        loaded: The scenario; the service removes by its first method.
         transport: ``inline`` or ``flower``.
-        progress: Hears of training, rounds and oracles.
+        progress: Receives the progress of training, rounds and retraining.
 
     Returns:
         Results, receipts, the ledger.
@@ -62,19 +63,19 @@ def demonstrate(
     require_keepable(next(iter(experiment.methods.values())))
     folder = Path(tempfile.mkdtemp(prefix="fedunlearn-demo-"))
 
-    def body(federation: Federation) -> tuple[Ran, list[dict[str, Any]], dict[str, str]]:
-        ran = run_in(experiment, federation)
+    def body(federation: Federation) -> tuple[Run, list[DeletionResults], dict[str, str]]:
+        run = run_in(loaded, experiment, federation, transport)
         with (
             progress.piece("requests through the service", len(experiment.requests)),
-            asking(experiment, federation, ran.trained, folder) as service,
+            demonstration_service(experiment, federation, run.trained, folder) as service,
         ):
-            deletions = _ask_all(experiment, service, ran)
-            return ran, deletions, service.files(deletions)
+            deletions = _remove_all(experiment, service, run)
+            return run, deletions, service.files(deletions)
 
     names = experiment.task.split.node_names
     try:
         with errors_by_name(names):
-            ran, deletions, files = simulate(
+            run, deletions, files = simulate(
                 experiment.task,
                 len(names),
                 body,
@@ -84,18 +85,20 @@ def demonstrate(
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    results = document(experiment, ran.requests, transport)
-    results["deletions"] = deletions
-    failed = (one for one in deletions if one["state"] != State.SUCCEEDED)
-    failure = "; ".join(f"{one['description']}: {one['state']}, {one['reason']}" for one in failed)
-    return Demonstrated(Outcome(results, tuple(ran.evidence)), files, failure)
+    results = run.measured.results.model_copy(update={"deletions": tuple(deletions)})
+    failed = (one for one in deletions if one.state != State.SUCCEEDED)
+    failure = "; ".join(f"{one.description}: {one.state}, {one.reason}" for one in failed)
+    return Demonstrated(replace(run.measured, results=results), files, failure)
 
 
-def _ask_all(experiment: Experiment, service: Asking, ran: Ran) -> list[dict[str, Any]]:
-    deletions: list[dict[str, Any]] = []
-    first = ran.removals[next(iter(experiment.methods))]
-    for forget, removal in zip(experiment.requests, first, strict=True):
-        of_request = service.ask(forget)
-        same = service.current == service.sha256_of(removal.weights)
-        deletions += [deletion | {"same_as_comparison": same} for deletion in of_request]
+def _remove_all(
+    experiment: Experiment, service: DemonstrationService, run: Run
+) -> list[DeletionResults]:
+    deletions: list[DeletionResults] = []
+    for forget, outcome in zip(experiment.requests, run.outcomes, strict=True):
+        of_request = service.remove(forget)
+        same = service.current == service.sha256_of(outcome.weights)
+        deletions += [
+            deletion.model_copy(update={"same_as_comparison": same}) for deletion in of_request
+        ]
     return deletions

@@ -1,4 +1,4 @@
-"""A scenario on a deployment: methods compared, then the requests of the deletion service."""
+"""A scenario on a deployment: a comparison of methods, then requests of the deletion service."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from fedunlearn.files import write_whole
 from fedunlearn.flower.deployed_apps import Open, Places
 from fedunlearn.flower.sessions import SessionOrMessages
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.runner import Ran, document, run_in
+from fedunlearn.lab.run import Run, run_in
 from fedunlearn.lab.site import site_of
 from fedunlearn.named_errors import errors_by_name
 from fedunlearn.networks import build_model
 from fedunlearn.operator.worker_loop import WorkPlace, work_in
 from fedunlearn.reporting.report import render_report
-from fedunlearn.reporting.results import to_json
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import open_state
 
@@ -27,15 +26,15 @@ WORKER = "flower"
 
 
 def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) -> None:
-    """Compare methods, write ``results.json`` and ``report.html``; then remove what is asked.
+    """Compare methods, write ``results.json`` and ``report.html``; then serve deletion requests.
 
     Args:
         loaded: The scenario.
-        open_federation: Opens the nodes.
-        places: Which of the two, and where.
+        open_federation: Opens the federation of the nodes.
+        places: What to do, and the folders for it.
 
     Raises:
-        ScenarioError: Neither is wanted.
+        ScenarioError: The places ask neither for a comparison nor for the service.
     """
     experiment = Experiment.prepare(loaded)
     if places.state is None:
@@ -45,7 +44,7 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
             errors_by_name(experiment.task.split.node_names),
             open_federation(*_nodes(experiment)) as federation,
         ):
-            _compare(experiment, federation, places.out)
+            _compare(loaded, experiment, federation, places.out)
         return
     with open_state(places.state, create=False) as state:
         place = WorkPlace(
@@ -64,21 +63,26 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
             errors_by_name(names),
             open_federation(nodes - len(left), model, refused=left) as federation,
         ):
-            ran = _compare(experiment, federation, places.out) if places.compare else None
-            work_in(site_of(experiment), federation, place, ran.trained if ran else None)
+            run = _compare(loaded, experiment, federation, places.out) if places.compare else None
+            work_in(site_of(experiment), federation, place, run.trained if run else None)
 
 
 def _nodes(experiment: Experiment) -> tuple[int, nn.Module]:
     return len(experiment.task.split.nodes), build_model(experiment.task.model)
 
 
-def _compare(experiment: Experiment, federation: Federation, out: Path) -> Ran:
-    ran = run_in(experiment, federation)
+def _compare(
+    loaded: LoadedScenario, experiment: Experiment, federation: Federation, out: Path
+) -> Run:
     transport = federation.transport
     assert isinstance(transport, SessionOrMessages)
-    results = document(experiment, ran.requests, transport.carrier)
-    results["environment"]["session_join_seconds"] = transport.joining_s
-    # The results last: whoever waits for them finds all.
-    write_whole(out / "report.html", render_report(results, tuple(ran.evidence)))
-    write_whole(out / "results.json", to_json(results))
-    return ran
+    run = run_in(loaded, experiment, federation, transport.carrier)
+    # What carried the rounds, and how long joining took, is known only after them.
+    environment = run.measured.results.environment.model_copy(
+        update={"transport": transport.carrier, "session_join_seconds": transport.joining_s}
+    )
+    results = run.measured.results.model_copy(update={"environment": environment})
+    # The results last: a program that waits for them then finds both files.
+    write_whole(out / "report.html", render_report(results, run.measured.predictions))
+    write_whole(out / "results.json", results.to_json())
+    return run

@@ -1,18 +1,22 @@
-"""A scenario made ready to run: data, requests and methods, everything checked that can be."""
+"""A scenario prepared to run: data, requests and methods, checked before the first round."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import BaseModel, JsonValue
+
 from fedunlearn.evaluation.metrics import Parts
 from fedunlearn.federation.federation import Recordable
-from fedunlearn.lab.forgetting import resolve_requests, split_parts
+from fedunlearn.lab.forget_requests import resolve_requests, split_parts
 from fedunlearn.lab.scenario_task import ScenarioTask, scenario_task
 from fedunlearn.networks import build_model
 from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.reporting.results import NodeAndClassNames
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.scenario.settings import TrainingSettings
@@ -22,13 +26,13 @@ from fedunlearn.unlearning.registry import make_method
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained, what is asked to be forgotten, and how.
+    """The data, the model, the requests and the methods of a scenario.
 
     Attributes:
-        name: Of the scenario.
+        name: Name of the scenario.
         scenario: Its settings, with the number of nodes that the data has.
         task: Data and model.
-        requests: One, or several that follow each other.
+        requests: One forget set, or several that follow each other.
         methods: By the names that the scenario gives them; the first sets the client compute of
             those that adapt to it.
     """
@@ -88,21 +92,40 @@ class Experiment:
         first = self.scenario.training.seed
         return range(first, first + 1 + self.scenario.evaluation.replicas)
 
-    def names(self) -> dict[str, list[str]]:
+    def names(self) -> NodeAndClassNames:
         """Return the names of nodes and classes, in the order of the numbers used inside."""
         split = self.task.split
-        return {"nodes": list(split.node_names), "classes": list(split.labels)}
+        return NodeAndClassNames(nodes=tuple(split.node_names), classes=tuple(split.labels))
 
     def to_record(self) -> list[Recordable]:
         """Return what the methods want recorded."""
         return [item for method in self.methods.values() for item in method.to_record()]
 
-    def as_run(self) -> dict[str, Any]:
+    def as_run(self) -> dict[str, JsonValue]:
         """Return the scenario with every setting of every method that runs, defaults included."""
-        options: dict[str, Any] = {"mode": "json", "by_alias": True, "exclude_none": True}
-        tables: dict[str, Any] = self.scenario.model_dump(**options)
-        del tables["unlearning"]["of-method"]
+
+        def settings_of(settings: BaseModel) -> dict[str, JsonValue]:
+            return settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+        unlearning = settings_of(self.scenario.unlearning)
+        del unlearning["of-method"]
         for name, method in self.methods.items():
-            other = {} if name == method.name else {"method": method.name}
-            tables["unlearning"][name] = other | method.settings.model_dump(**options)
-        return tables
+            renamed: dict[str, JsonValue] = {} if name == method.name else {"method": method.name}
+            unlearning[name] = renamed | settings_of(method.settings)
+        return settings_of(self.scenario) | {"unlearning": unlearning}
+
+
+# The scenarios that this process has prepared, the latest last.
+_PREPARED: OrderedDict[tuple[str, str, str], Experiment] = OrderedDict()
+AT_MOST_PREPARED = 4
+
+
+def prepared(loaded: LoadedScenario) -> Experiment:
+    """Return a scenario prepared to run, the same object again for the jobs of one process."""
+    key = (loaded.name, str(loaded.folder), loaded.settings.model_dump_json())
+    if key not in _PREPARED:
+        _PREPARED[key] = Experiment.prepare(loaded)
+        while len(_PREPARED) > AT_MOST_PREPARED:
+            _PREPARED.popitem(last=False)
+    _PREPARED.move_to_end(key)
+    return _PREPARED[key]

@@ -1,43 +1,37 @@
-"""Pieces of a comparison, each small enough to be done, kept and resumed by itself.
+"""The jobs of a run: each is small enough to be done, stored and resumed by itself.
 
-A job travels to a worker process as a scenario and a few numbers; what it makes goes into the
+A job travels to a worker process as a scenario and a few numbers. What it computes goes into the
 store, which the jobs after it read.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation, Listening, Recordable, TrainedModel
-from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.measuring import Measuring
-from fedunlearn.lab.removal import (
-    Removal,
+from fedunlearn.lab.federations import Federations
+from fedunlearn.lab.measuring import Measured, environment_of, measure
+from fedunlearn.lab.result_keys import model_key, outcomes_key, results_key
+from fedunlearn.lab.result_store import ResultStore
+from fedunlearn.lab.stages import (
+    FittedModel,
     Replica,
-    Retrained,
-    remove,
+    RequestOutcome,
     retrain,
     train,
+    unlearn_requests,
 )
-from fedunlearn.lab.runner import document
-from fedunlearn.lab.store import Store, model_key, removals_key
-from fedunlearn.named_errors import errors_by_name
 from fedunlearn.parameters import initial_weights
 from fedunlearn.scenario.loading import LoadedScenario
 
 T = TypeVar("T")
-
-# Scenarios that this process has ready, the latest last.
-_READY: OrderedDict[tuple[str, str], Experiment] = OrderedDict()
-KEPT = 4
+Budgets = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -45,25 +39,14 @@ class Job(ABC):
     """One piece of work on one scenario.
 
     Attributes:
-        loaded: The scenario, with the seeds that are its own.
+        loaded: The scenario, with the seeds of the run.
     """
 
     loaded: LoadedScenario
 
     @abstractmethod
-    def run(self, store: Store) -> Any:
-        """Do it, unless the store has it already, and return what the next jobs must know."""
-
-    @property
-    def experiment(self) -> Experiment:
-        """The scenario made ready; kept between the jobs of a process."""
-        return _prepared(self.loaded)
-
-    def simulate(self, body: Callable[[Federation], T]) -> T:
-        """Run a body of work in the federation of the scenario."""
-        names = self.experiment.task.split.node_names
-        with errors_by_name(names):
-            return simulate(self.experiment.task, len(names), body)
+    def run(self, store: ResultStore, federations: Federations) -> Budgets | Measured | None:
+        """Do the work, unless the store has its result, and return what the next jobs need."""
 
 
 @dataclass(frozen=True)
@@ -71,139 +54,166 @@ class Train(Job):
     """Trains the model that is to forget.
 
     Attributes:
-        seed: Of initialisation and order.
+        seed: Seed of initialisation and order.
     """
 
     seed: int
 
-    def run(self, store: Store) -> None:
+    def run(self, store: ResultStore, federations: Federations) -> None:
         """See Job."""
-        key = model_key(self.experiment, self.seed, None)
-        if store.load_models(key) is not None:
+        experiment = federations.experiment(self.loaded)
+        key = model_key(experiment, self.seed, None)
+        if store.model(key) is not None:
             return
+        record = experiment.to_record() if store.holds_recordings else ()
 
-        def body(federation: Federation) -> Retrained:
+        def body(federation: Federation) -> None:
             with federation.measure() as meter:
-                trained = train(self.experiment, federation, (), self.seed)
-                cost = meter.cost(len(self.experiment.task.split.targets))
-            return Retrained(trained.weights, cost)
+                trained = train(experiment, federation, record, self.seed)
+                cost = meter.cost(len(experiment.task.split.targets))
+            store.save_model(key, FittedModel(trained.weights, cost))
+            store.save_recorded(key, trained)
 
-        store.save_models(key, [self.simulate(body)])
+        federations.run(self.loaded, body)
 
 
 @dataclass(frozen=True)
-class Oracle(Job):
-    """Retrains without all that has left by a request.
+class Retrain(Job):
+    """Retrains without everything that has left by a request.
 
     Attributes:
-        request: Its index.
-        seed: Of initialisation and order.
+        request: Index of the request.
+        seed: Seed of initialisation and order.
     """
 
     request: int
     seed: int
 
-    def run(self, store: Store) -> None:
+    def run(self, store: ResultStore, federations: Federations) -> None:
         """See Job."""
-        key = model_key(self.experiment, self.seed, self.experiment.requests[self.request])
-        if store.load_models(key) is not None:
+        experiment = federations.experiment(self.loaded)
+        key = model_key(experiment, self.seed, experiment.requests[self.request])
+        if store.model(key) is not None:
             return
+        seeds = experiment.oracle_seeds
+        label = f"retraining oracle {1 + seeds.index(self.seed)} of {len(seeds)}"
 
-        def body(federation: Federation) -> Retrained:
-            return retrain(self.experiment, federation, self.request, self.seed, "retraining")
+        def body(federation: Federation) -> FittedModel:
+            return retrain(experiment, federation, self.request, self.seed, label)
 
-        store.save_models(key, [self.simulate(body)])
+        store.save_model(key, federations.run(self.loaded, body))
 
 
 @dataclass(frozen=True)
-class Remove(Job):
-    """Lets one method answer every request.
+class Unlearn(Job):
+    """Lets one method remove every request.
 
     Attributes:
-        seed: Of the trained model.
-        method: Its name.
+        seed: Seed of the trained model.
+        method: Name of the method.
         budgets: Client compute for each request; None for the first method, which sets it.
     """
 
     seed: int
     method: str
-    budgets: tuple[float, ...] | None
+    budgets: Budgets | None
 
-    def run(self, store: Store) -> tuple[float, ...]:
+    def run(self, store: ResultStore, federations: Federations) -> Budgets:
         """Return the client compute of each request; see Job."""
-        key = removals_key(self.experiment, self.seed, self.method, self.budgets)
-        removals = store.load_removals(key)
-        if removals is None:
-            removals = self.simulate(lambda federation: self._remove(federation, store))
-            store.save_removals(key, removals)
-        return tuple(removal.compute for removal in removals)
+        experiment = federations.experiment(self.loaded)
+        key = outcomes_key(experiment, self.seed, self.method, self.budgets)
+        outcomes = store.outcomes(key)
+        if outcomes is None:
+            outcomes = federations.run(
+                self.loaded, lambda federation: self._unlearn(experiment, federation, store)
+            )
+            store.save_outcomes(key, outcomes)
+        return tuple(outcome.compute for outcome in outcomes)
 
-    def _remove(self, federation: Federation, store: Store) -> tuple[Removal, ...]:
-        wanted = self.experiment.methods[self.method].to_record()
-        trained = self._trained(federation, store, wanted)
-        return remove(self.experiment, federation, trained, self.method, self.budgets)
+    def _unlearn(
+        self, experiment: Experiment, federation: Federation, store: ResultStore
+    ) -> tuple[RequestOutcome, ...]:
+        wanted = experiment.methods[self.method].to_record()
+        trained = self._trained(experiment, federation, store, wanted)
+        return unlearn_requests(experiment, federation, trained, self.method, self.budgets)
 
     def _trained(
-        self, federation: Federation, store: Store, wanted: tuple[Recordable, ...]
+        self,
+        experiment: Experiment,
+        federation: Federation,
+        store: ResultStore,
+        wanted: tuple[Recordable, ...],
     ) -> TrainedModel:
-        """Return the trained model, trained once more where a method must have listened."""
-        (kept,) = store.load_models(model_key(self.experiment, self.seed, None)) or (None,)
-        if kept is None or any(isinstance(item, Listening) for item in wanted):
-            trained = train(self.experiment, federation, wanted, self.seed)
-            if kept is not None and not torch.equal(trained.weights, kept.weights):
+        """Return the trained model, trained once more where a method records during training."""
+        key = model_key(experiment, self.seed, None)
+        recorded = store.recorded(key)
+        if recorded is not None:
+            return recorded
+        model = store.model(key)
+        if model is None or any(isinstance(item, Listening) for item in wanted):
+            trained = train(experiment, federation, wanted, self.seed)
+            if model is not None and not torch.equal(trained.weights, model.weights):
                 raise FederationError("training the same model twice gave different weights")
             return trained
-        initial = initial_weights(self.experiment.task.model, self.seed)
-        settings = self.experiment.training(self.seed)
-        return federation.record(TrainedModel(kept.weights, initial, settings), wanted)
+        initial = initial_weights(experiment.task.model, self.seed)
+        settings = experiment.training(self.seed)
+        return federation.record(TrainedModel(model.weights, initial, settings), wanted)
 
 
 @dataclass(frozen=True)
 class Measure(Job):
-    """Holds everything against the oracles.
+    """Compares every model with the retrained ones.
 
     Attributes:
         budgets: Client compute that the first method set.
     """
 
-    budgets: tuple[float, ...]
+    budgets: Budgets
 
-    def run(self, store: Store) -> dict[str, Any]:
-        """Return results as in results.json; see Job."""
-        experiment = self.experiment
-        replicas = [self._replica(store, seed) for seed in experiment.replica_seeds]
-        measuring = Measuring(experiment)
-        requests = []
-        for index, forget in enumerate(experiment.requests):
-            oracles = [
-                _found(store.load_models(model_key(experiment, other, forget)))[0]
-                for other in experiment.oracle_seeds
+    def run(self, store: ResultStore, federations: Federations) -> Measured:
+        """Return the results of the run; see Job."""
+        experiment = federations.experiment(self.loaded)
+        environment = environment_of(federations)
+        key = results_key(experiment, self.budgets, environment)
+        stored = store.results(key)
+        if stored is not None:
+            return Measured(stored, ())
+        replicas = [
+            replica_of(experiment, store, seed, self.budgets) for seed in experiment.replica_seeds
+        ]
+        oracles = [
+            [
+                _found(store.model(model_key(experiment, seed, forget)))
+                for seed in experiment.oracle_seeds
             ]
-            result, _ = measuring.request(index, replicas, oracles)
-            requests.append(result)
-        return document(experiment, requests, "inline")
-
-    def _replica(self, store: Store, seed: int) -> Replica:
-        trained = _found(store.load_models(model_key(self.experiment, seed, None)))[0].weights
-        removals: dict[str, tuple[Removal, ...]] = {}
-        for name in self.experiment.methods:
-            budgets = self.budgets if removals else None
-            key = removals_key(self.experiment, seed, name, budgets)
-            removals[name] = _found(store.load_removals(key))
-        return Replica(trained, removals)
+            for forget in experiment.requests
+        ]
+        measured = measure(experiment, replicas, oracles, environment)
+        store.save_results(key, measured.results)
+        return measured
 
 
-def _found(kept: T | None) -> T:
-    if kept is None:
-        raise FederationError("a result that was kept is gone; was the cache changed meanwhile?")
-    return kept
+def replica_of(experiment: Experiment, store: ResultStore, seed: int, budgets: Budgets) -> Replica:
+    """Return a trained model with the outcomes of every method on it.
+
+    Args:
+        experiment: The scenario.
+        store: The store that holds them.
+        seed: Seed of the model.
+        budgets: Client compute that the first method set.
+
+    Returns:
+        The replica.
+    """
+    trained = _found(store.model(model_key(experiment, seed, None))).weights
+    outcomes: dict[str, tuple[RequestOutcome, ...]] = {}
+    for name in experiment.methods:
+        key = outcomes_key(experiment, seed, name, budgets if outcomes else None)
+        outcomes[name] = _found(store.outcomes(key))
+    return Replica(trained, outcomes)
 
 
-def _prepared(loaded: LoadedScenario) -> Experiment:
-    key = (str(loaded.folder), loaded.settings.model_dump_json())
-    if key not in _READY:
-        _READY[key] = Experiment.prepare(loaded)
-        while len(_READY) > KEPT:
-            _READY.popitem(last=False)
-    _READY.move_to_end(key)
-    return _READY[key]
+def _found(stored: T | None) -> T:
+    if stored is None:
+        raise FederationError("a stored result is gone; did another program change the cache?")
+    return stored

@@ -1,11 +1,13 @@
-"""From weights to results: every model held against the retrained ones."""
+"""From weights to results: every model is compared with the retrained ones."""
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +16,28 @@ from fedunlearn.data.backdoor import backdoor_test, target_of
 from fedunlearn.evaluation.metrics import Predictions, js_divergence
 from fedunlearn.evaluation.oracles import Oracles
 from fedunlearn.evaluation.relearning import relearn_epochs
-from fedunlearn.lab.evidence import gather_evidence
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.predicting import outputs_of
-from fedunlearn.lab.removal import Removal, Replica, Retrained
+from fedunlearn.lab.federations import Federations
+from fedunlearn.lab.model_outputs import outputs_of
+from fedunlearn.lab.predictions import collect_predictions
+from fedunlearn.lab.stages import FittedModel, Replica, RequestOutcome
 from fedunlearn.named_errors import by_name
 from fedunlearn.networks import build_model
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.reporting.evidence import Evidence
+from fedunlearn.reporting.forget_set_predictions import ForgetSetPredictions
+from fedunlearn.reporting.results import (
+    CurvePoint,
+    Environment,
+    Floor,
+    ForgetSetResults,
+    MethodResults,
+    Metrics,
+    RequestResults,
+    Results,
+    RetrainedModelResults,
+    Spent,
+    TrainedModelResults,
+)
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples
 from fedunlearn.vectors import norm
@@ -29,29 +45,68 @@ from fedunlearn.vectors import norm
 TRAINED, RETRAINED = "trained", "retrained"
 
 
-class Measuring:
-    """Measures the models of one experiment."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The results of a run, with the predictions that its report shows.
 
-    def __init__(self, experiment: Experiment) -> None:
-        """Take the experiment, whose data the measures are taken on."""
-        self.experiment = experiment
-        self._workspace = build_model(experiment.task.model)
+    Attributes:
+        results: The results.
+        predictions: Predictions on the forget set, one entry a request; empty where the results
+            were read from a store.
+    """
 
-    def request(
-        self, index: int, replicas: Sequence[Replica], oracles: Sequence[Retrained]
-    ) -> tuple[dict[str, Any], Evidence]:
-        """Measure everything that belongs to one request.
+    results: Results
+    predictions: tuple[ForgetSetPredictions, ...]
 
-        Args:
-            index: Of the request.
-            replicas: The scenario's own model first.
-            oracles: Retrained without all that has left by then; each shares initialisation and
-                order with the replica in its place, those after them with none.
 
-        Returns:
-            Its entry of results.json, and predictions for the report.
-        """
-        return _Request(self.experiment, self._workspace, index, replicas, oracles).measured()
+def measure(
+    experiment: Experiment,
+    replicas: Sequence[Replica],
+    oracles: Sequence[Sequence[FittedModel]],
+    environment: Environment,
+) -> Measured:
+    """Measure every model of a run against the retrained ones.
+
+    Args:
+        experiment: The scenario.
+        replicas: The trained models with the outcomes of the methods, the scenario's own first.
+        oracles: For each request the models retrained without everything that has left by then.
+            Each shares initialisation and order with the replica in its place, those after the
+            replicas with none.
+        environment: The software and hardware.
+
+    Returns:
+        Results and predictions.
+    """
+    workspace = build_model(experiment.task.model)
+    requests: list[RequestResults] = []
+    predictions: list[ForgetSetPredictions] = []
+    for index in range(len(experiment.requests)):
+        measuring = _Request(experiment, workspace, index, replicas, oracles[index])
+        request, shown = measuring.measured()
+        requests.append(request)
+        predictions.append(shown)
+    results = Results(
+        fedunlearn=version("fedunlearn"),
+        name=experiment.name,
+        scenario=experiment.as_run(),
+        names=experiment.names(),
+        environment=environment,
+        requests=tuple(requests),
+    )
+    return Measured(results, tuple(predictions))
+
+
+def environment_of(federations: Federations) -> Environment:
+    """Return the software and hardware of this process and of its federations."""
+    return Environment(
+        transport=federations.transport,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        flwr=version("flwr"),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+    )
 
 
 class _Request:
@@ -63,7 +118,7 @@ class _Request:
         workspace: nn.Module,
         index: int,
         replicas: Sequence[Replica],
-        oracles: Sequence[Retrained],
+        oracles: Sequence[FittedModel],
     ) -> None:
         self._task = experiment.task
         self._scenario = experiment.scenario
@@ -71,77 +126,84 @@ class _Request:
         self._forget: ForgetSet = experiment.requests[index]
         self._parts = experiment.parts[index]
         self._trained = [replica.trained for replica in replicas]
-        self._removals: dict[str, list[Removal]] = {
-            name: [replica.removals[name][index] for replica in replicas]
+        self._outcomes: dict[str, list[RequestOutcome]] = {
+            name: [replica.outcomes[name][index] for replica in replicas]
             for name in experiment.methods
         }
         self._retrained = oracles[0]
         predicted = [self._predict(oracle.weights) for oracle in oracles]
         self._oracles = Oracles(predicted, self._parts, len(replicas))
 
-    def measured(self) -> tuple[dict[str, Any], Evidence]:
-        """Return the entry of results.json, and predictions for the report."""
+    def measured(self) -> tuple[RequestResults, ForgetSetPredictions]:
+        """Return the request's entry of the results, and predictions for the report."""
         shown: dict[str, Predictions] = {}
         trained, shown[TRAINED] = self._several(self._trained)
-        methods: dict[str, Any] = {}
-        for name, removals in self._removals.items():
-            methods[name], shown[name] = self._entry(removals)
+        methods: dict[str, MethodResults] = {}
+        for name, outcomes in self._outcomes.items():
+            methods[name], shown[name] = self._method(outcomes)
         shown[RETRAINED] = self._oracles.first
         retrained = self._one(self._retrained.weights, self._oracles.first)
-        result = {
-            "forget": self._described(),
-            **self._oracles.described(),
-            TRAINED: trained | {"gradient_norm": self._gradient_norm()},
-            RETRAINED: retrained | self._oracles.own_distribution() | asdict(self._retrained.cost),
-            "methods": methods,
-        }
-        return result, gather_evidence(shown, self._parts, self._task.split.labels)
+        request = RequestResults(
+            forget=self._forget_set(),
+            floor=Floor.model_validate(self._oracles.floor()),
+            shadow_oracles=self._oracles.shadows,
+            klom_oracles=self._oracles.klom_references,
+            trained=TrainedModelResults.model_validate(
+                trained | {"gradient_norm": self._gradient_norm()}
+            ),
+            retrained=RetrainedModelResults.model_validate(
+                retrained | self._oracles.own_distribution() | asdict(self._retrained.cost)
+            ),
+            methods=methods,
+        )
+        return request, collect_predictions(shown, self._parts, self._task.split.labels)
 
-    def _entry(self, removals: Sequence[Removal]) -> tuple[dict[str, Any], Predictions]:
-        """Measure what a method made of every replica; costs and words are of the first."""
-        first = removals[0]
-        measures, predictions = self._several([removal.weights for removal in removals])
-        entry: dict[str, Any] = measures | asdict(first.cost)
-        names = self._task.split.node_names
-        entry |= {"status": by_name(first.status, names), "claim": first.claim}
-        if first.recording is not None:
-            entry["recording"] = asdict(first.recording)
-        before = [r.before_recovery for r in removals if r.before_recovery is not None]
-        if before:
-            entry["before_recovery"], _ = self._several(before)
-        if first.path:
-            entry["curve"] = [
-                {"rounds": rounds, "forget_js": self._forget_js(weights)}
-                for rounds, weights in first.path
-            ]
+    def _method(self, outcomes: Sequence[RequestOutcome]) -> tuple[MethodResults, Predictions]:
+        """Measure a method's outcome on every replica; cost, status and details are the first's."""
+        first, names = outcomes[0], self._task.split.node_names
+        metrics, predictions = self._several([outcome.weights for outcome in outcomes])
+        before = [o.before_recovery for o in outcomes if o.before_recovery is not None]
+        recovered = Metrics.model_validate(self._several(before)[0]) if before else None
         details = dict(first.details)
-        if dropped := details.get("dropped"):
+        if isinstance(dropped := details.get("dropped"), dict):
             details["dropped"] = {
-                names[int(node)]: by_name(reason, names) for node, reason in dropped.items()
+                names[int(node)]: by_name(str(reason), names) for node, reason in dropped.items()
             }
-        return entry | {"details": details}, predictions
+        own: dict[str, object] = {
+            "status": by_name(first.status, names),
+            "claim": first.claim,
+            "recording": first.recording and Spent(**asdict(first.recording)),
+            "before_recovery": recovered,
+            "curve": tuple(
+                CurvePoint(rounds=rounds, forget_js=self._forget_js(probabilities))
+                for rounds, probabilities in first.path
+            )
+            or None,
+            "details": details,
+        }
+        return MethodResults.model_validate(metrics | asdict(first.cost) | own), predictions
 
     def _several(self, models: Sequence[Tensor]) -> tuple[dict[str, float], Predictions]:
-        """Measure the first of the models, and how all are distributed."""
+        """Measure the first of the models, and the distribution of all of them."""
         predicted = [self._predict(weights) for weights in models]
-        measures = self._one(models[0], predicted[0])
-        return measures | self._oracles.compare_distribution(predicted), predicted[0]
+        metrics = self._one(models[0], predicted[0])
+        return metrics | self._oracles.compare_distribution(predicted), predicted[0]
 
     def _one(self, weights: Tensor, predictions: Predictions) -> dict[str, float]:
-        measures = self._oracles.compare(predictions) | {
+        metrics = self._oracles.compare(predictions) | {
             "update_norm": _distance(weights, self._trained[0]),
             "weight_distance": _distance(weights, self._retrained.weights),
         }
         if self._triggered is not None:
             inputs, target = self._triggered
             fooled = self._outputs(weights, inputs).argmax(1) == target
-            measures["backdoor_success"] = float(fooled.double().mean())
+            metrics["backdoor_success"] = float(fooled.double().mean())
         if self._scenario.evaluation.relearn:
             risk, wanted = self._to_relearn
-            measures["relearn_epochs"] = relearn_epochs(
+            metrics["relearn_epochs"] = relearn_epochs(
                 weights, risk, self._scenario.training, wanted
             )
-        return measures
+        return metrics
 
     @cached_property
     def _triggered(self) -> tuple[Tensor, int] | None:
@@ -158,16 +220,23 @@ class _Request:
         risk = self._risk(self._parts.forget)
         return risk, risk.value(self._trained[0]) / len(risk)
 
-    def _described(self) -> dict[str, Any]:
+    def _forget_set(self) -> ForgetSetResults:
         forget, parts, split = self._forget, self._parts, self._task.split
-        described = {"kind": forget.kind, **forget.figures(split.labels)}
-        if forget.named:
-            described["nodes"] = [split.node_names[node] for node in sorted(forget.named)]
-        return described | {
-            "description": forget.described(split.node_names, split.labels),
-            "forgotten_examples": len(parts.forget[0]),
-            "retained_examples": len(parts.retain[0]),
+        nodes = tuple(split.node_names[node] for node in sorted(forget.named))
+        figures = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in forget.figures(split.labels).items()
         }
+        return ForgetSetResults.model_validate(
+            figures
+            | {
+                "kind": forget.kind,
+                "nodes": nodes or None,
+                "description": forget.described(split.node_names, split.labels),
+                "forgotten_examples": len(parts.forget[0]),
+                "retained_examples": len(parts.retain[0]),
+            }
+        )
 
     def _predict(self, weights: Tensor) -> Predictions:
         return Predictions.at(lambda inputs: self._outputs(weights, inputs), self._parts)
@@ -175,8 +244,7 @@ class _Request:
     def _outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
         return outputs_of(self._workspace, weights, inputs)
 
-    def _forget_js(self, weights: Tensor) -> float:
-        probabilities = self._outputs(weights, self._parts.forget[0]).double().softmax(1)
+    def _forget_js(self, probabilities: Tensor) -> float:
         return js_divergence(probabilities, self._oracles.first.of_part["forget"])
 
     def _gradient_norm(self) -> float:

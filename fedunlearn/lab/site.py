@@ -1,4 +1,4 @@
-"""A scenario's federation as an operator knows it."""
+"""A scenario's federation as the operator package describes one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.removal import train
+from fedunlearn.lab.stages import train
 from fedunlearn.operator.site import Site
 
 
 def site_of(experiment: Experiment) -> Site:
-    """Return the site of a scenario: its first method removes, its training makes the first model.
+    """Return the site of a scenario, with its first method and its training.
 
     Args:
         experiment: Data, model, training, methods.

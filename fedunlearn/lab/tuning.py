@@ -1,45 +1,28 @@
-"""Settings of methods by search: the same number of trials for each, on seeds of their own.
+"""Search for the settings of methods: the same number of trials for each, on seeds of their own.
 
-Every method states a grid in its file. A trial is one point of it; where a grid has more points
-than trials are allowed, they are drawn. A trial's score is the mean, over seeds and requests, of
-forget JS plus retain JS: how far the model is from the retrained one, on what left and on what
-stays. A method that another package brings without a grid has its settings as they are.
+Every method defines a grid in its file. A trial is one point of it; where a grid has more points
+than trials are allowed, trials are drawn. A trial's score is the mean, over seeds and requests, of
+forget JS plus retain JS: the distance from the retrained model on the forget set and on the retain
+set. A method without a grid has a single trial with its settings in the scenario.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedunlearn.lab.comparison import compare_scenarios
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.store import Store
+from fedunlearn.lab.result_store import FolderStore
 from fedunlearn.progress import Progress
+from fedunlearn.reporting.results import Results
+from fedunlearn.reporting.tuning_results import Trial
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.unlearning.method import UnlearningMethod
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of a method's grid.
-
-    Attributes:
-        method: As the scenario names it.
-        settings: The keys that were tried, with their values.
-        scores: One a seed; mean over requests of forget JS plus retain JS, in nats.
-    """
-
-    method: str
-    settings: Mapping[str, Any]
-    scores: tuple[float, ...]
-
-    @property
-    def score(self) -> float:
-        """The mean over seeds."""
-        return sum(self.scores) / len(self.scores)
 
 
 def tune_methods(
@@ -47,27 +30,28 @@ def tune_methods(
     numbers: Sequence[int],
     *,
     trials: int,
-    store: Store,
+    store: FolderStore,
     processes: int,
     progress: Progress,
 ) -> list[Trial]:
     """Try every method of a scenario at points of its grid.
 
     Args:
-        loaded: The scenario; its first method, as it is, sets the client compute of the others.
-        numbers: Of the runs.
-        trials: At most so many points a method.
-        store: As for ``compare_scenarios``.
-        processes: Likewise.
-        progress: Likewise.
+        loaded: The scenario; its first method, with its settings there, sets the client compute of
+            the others.
+        numbers: Numbers of the runs, see ``with_seed``.
+        trials: The largest number of points of a method.
+        store: See ``compare_scenarios``.
+        processes: See ``compare_scenarios``.
+        progress: See ``compare_scenarios``.
 
     Returns:
         All trials, best first within each method, methods in the scenario's order.
     """
     experiment = Experiment.prepare(loaded)
     tables = loaded.settings.unlearning.of_method
-    wide: dict[str, dict[str, Any]] = {}
-    points: dict[str, tuple[str, dict[str, Any]]] = {}
+    wide: dict[str, dict[str, object]] = {}
+    points: dict[str, tuple[str, dict[str, object]]] = {}
     first = next(iter(experiment.methods))
     for name, method in experiment.methods.items():
         own = dict(tables.get(name, {}))
@@ -85,23 +69,35 @@ def tune_methods(
     settings = loaded.settings.model_copy(
         update={"unlearning": unlearning, "evaluation": evaluation}
     )
-    (documents,) = compare_scenarios(
+    (runs,) = compare_scenarios(
         [replace(loaded, settings=settings)],
         numbers,
         store=store,
         processes=processes,
         progress=progress,
     )
-    tried = [
-        Trial(name, point, tuple(_score(document, variant) for document in documents))
-        for variant, (name, point) in points.items()
-    ]
+    tried = []
+    for variant, (name, point) in points.items():
+        scores = tuple(_score(results, variant) for results in runs)
+        known = [score for score in scores if score is not None]
+        score = sum(known) / len(scores) if len(known) == len(scores) else None
+        tried.append(
+            Trial.model_validate(
+                {"method": name, "settings": point, "score": score, "scores": scores}
+            )
+        )
     order = list(experiment.methods)
-    return sorted(tried, key=lambda trial: (order.index(trial.method), trial.score))
+    return sorted(
+        tried,
+        key=lambda trial: (
+            order.index(trial.method),
+            math.inf if trial.score is None else trial.score,
+        ),
+    )
 
 
-def grid_points(method: UnlearningMethod[Any], trials: int) -> list[dict[str, Any]]:
-    """Return at most so many points of a method's grid; a single empty one where it has none."""
+def grid_points(method: UnlearningMethod[Any], trials: int) -> list[dict[str, object]]:
+    """Return at most ``trials`` points of a method's grid; one empty point without a grid."""
     grid = method.grid
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(points) <= trials:
@@ -110,6 +106,12 @@ def grid_points(method: UnlearningMethod[Any], trials: int) -> list[dict[str, An
     return [points[number] for number in chosen]
 
 
-def _score(document: Mapping[str, Any], method: str) -> float:
-    entries = [request["methods"][method] for request in document["requests"]]
-    return float(sum(entry["forget_js"] + entry["retain_js"] for entry in entries) / len(entries))
+def _score(results: Results, method: str) -> float | None:
+    """Return the mean over requests; None where the model's predictions are not numbers."""
+    distances = []
+    for request in results.requests:
+        entry = request.methods[method]
+        if entry.forget_js is None or entry.retain_js is None:
+            return None
+        distances.append(entry.forget_js + entry.retain_js)
+    return sum(distances) / len(distances)

@@ -8,45 +8,49 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from fedunlearn.reporting.columns import byte_unit
-from fedunlearn.reporting.labels import Box, leader, place_labels
 from fedunlearn.reporting.pareto import pareto_front
-from fedunlearn.reporting.spread import BYTES, Comparison, Figure, RequestSummary
+from fedunlearn.reporting.seed_summary import BYTES, Figure, RequestSummary, ScenarioSummary
 from fedunlearn.reporting.svg import (
     AXES,
     DASHED,
     INK,
     MARKERS,
     METHOD_COLOURS,
+    MUTED,
     PAGE,
     SENTINELS,
     STYLE,
     Point,
     label_ends,
     log_axis,
+    move_apart,
     new_figure,
     note,
     to_svg,
 )
+from fedunlearn.reporting.table_columns import byte_unit
 
 OURS = ("cubic-newton", "instant-cubic-newton")
-GLYPH = 6.7  # pixels; the width of a character of a label, generously
-LINE = 14.0
+SPACING = 6.0  # pixels between the points of a line that names keep off
 NEAR_ZERO = 0.2  # decades between no cost and the least one
+Line = tuple[Point, Point]
+
 BESIDE, LAST = "muted", "ink"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What an axis of cost counts.
+class CostAxis:
+    """A horizontal axis.
 
     Attributes:
-        key: Of the metric.
-        label: Of the axis.
-        write: How a value stands beside it.
+        key: Key of the cost.
+        label: Text below the axis.
+        write: Formats a value.
     """
 
     key: str
@@ -60,36 +64,37 @@ def _write_bytes(value: float) -> str:
 
 
 COSTS = (
-    Cost("rounds", "rounds", "{:g}".format),
-    Cost(BYTES, "bytes, up and down", _write_bytes),
-    Cost("gradient_equivalents", "gradients", "{:g}".format),
+    CostAxis("rounds", "rounds", "{:g}".format),
+    CostAxis(BYTES, "bytes, up and down", _write_bytes),
+    CostAxis("gradient_equivalents", "gradients", "{:g}".format),
 )
 
 
-def cost_front(request: RequestSummary, cost: Cost) -> tuple[str, ...]:
+def cost_front(request: RequestSummary, cost: CostAxis) -> tuple[str, ...]:
     """Return the methods that no other beats in both mean forget JS and mean cost.
 
     Args:
-        request: What the methods did.
-        cost: What they are held against.
+        request: The results of the request.
+        cost: The cost.
 
     Returns:
-        By ascending cost.
+        Their names, by ascending cost.
     """
     return pareto_front({name: (x.mean, y.mean) for name, (x, y) in _points(request, cost).items()})
 
 
-def colours_of(comparison: Comparison) -> dict[str, str]:
+def colours_of(summary: ScenarioSummary) -> dict[str, str]:
     """Return the CSS variable of every model, without its dashes.
 
     Args:
-        comparison: Whose last request decides.
+        summary: The scenario; its last request decides.
 
     Returns:
-        A colour for each of ours, ink for what lies on some front, and muted for the rest.
+        A colour of its own for each variant of cubic Newton, ink for methods on some front, and
+        muted for the rest.
     """
-    request = comparison.requests[-1]
-    ours = [name for name in request.methods if comparison.kind(name) in OURS]
+    request = summary.requests[-1]
+    ours = [name for name in request.methods if summary.registered_name(name) in OURS]
     fronts = {name for cost in COSTS for name in cost_front(request, cost)}
     return {
         "trained": "trained",
@@ -102,14 +107,14 @@ def colours_of(comparison: Comparison) -> dict[str, str]:
 
 @matplotlib.rc_context(STYLE)
 def quality_against_cost(
-    request: RequestSummary, cost: Cost, *, colours: Mapping[str, str], key: str
-) -> str:
+    request: RequestSummary, cost: CostAxis, *, colours: Mapping[str, str], key: str
+) -> Markup:
     """Draw every method's forget JS against what it cost, and the front.
 
     Args:
-        request: After which it is measured.
-        cost: The horizontal axis; logarithmic, with zero where there is one.
-        colours: As of ``colours_of``.
+        request: The results of the request.
+        cost: The horizontal axis; logarithmic, with zero where a cost is zero.
+        colours: CSS variables as ``colours_of`` returns them.
         key: Unique in the page.
 
     Returns:
@@ -117,15 +122,14 @@ def quality_against_cost(
     """
     points = _points(request, cost)
     if not points:
-        return ""
+        return Markup()
     front = cost_front(request, cost)
     references = {
         name: figures["forget_js"].mean
         for name, figures in (("trained", request.trained), ("floor", request.floor))
         if "forget_js" in figures
     }
-    width, height, margins = 660.0, 460.0, (66.0, 48.0, 62.0, 24.0)
-    figure, axes = new_figure(width, height, margins)
+    figure, axes = new_figure(660, 460, (66, 48, 62, 24))
     retraining = request.retrained.get(cost.key)
     xs = [x.mean + d * (x.spread or 0.0) for x, _ in points.values() for d in (0, 1)]
     ys = [y.mean + d * (y.spread or 0.0) for _, y in points.values() for d in (0, 1)]
@@ -133,7 +137,6 @@ def quality_against_cost(
     log_axis(axes, "y", ys + list(references.values()))
     axes.grid(axis="y")
     axes.set(xlabel=cost.label, ylabel="forget JS (nats)")
-    marks = _Marks(axes, width, height)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     lines = [((left, value), (right, value)) for value in references.values()]
     for name, value in references.items():
@@ -144,21 +147,19 @@ def quality_against_cost(
         lines.append(((retraining.mean, low), (retraining.mean, high)))
     steps = _draw_front(axes, [(points[name][0].mean, points[name][1].mean) for name in front])
     lines += itertools.pairwise(steps)
-    for line in lines:
-        marks.keep_off(*line)
     shades = {
         name: BESIDE if colours[name] == LAST and name not in front else colours[name]
         for name in points
     }
     order = sorted(points, key=lambda name: (shades[name] == BESIDE, name not in front))
     for name in reversed(order):
-        marks.point(*points[name], colour=shades[name])
-    marks.names({name: (points[name][0].mean, points[name][1].mean) for name in order}, shades)
-    said = "; ".join(
+        lines += _draw_point(axes, *points[name], colour=shades[name])
+    _name_points(axes, {name: points[name] for name in order}, shades, lines)
+    listed = "; ".join(
         f"{name} {y.mean:.4f} at {cost.write(x.mean)}" for name, (x, y) in points.items()
     )
     return to_svg(
-        figure, key, f"Forget JS against {cost.label}: {said}. On the front: {', '.join(front)}."
+        figure, key, f"Forget JS against {cost.label}: {listed}. On the front: {', '.join(front)}."
     )
 
 
@@ -171,15 +172,15 @@ def course(
     logarithmic: bool,
     colours: Mapping[str, str],
     key: str,
-) -> str:
+) -> Markup:
     """Draw a metric after every request of a sequence.
 
     Args:
         series: Model to the metric after each request; None where it was not measured.
-        label: Of the metric.
+        label: Name of the metric.
         reference: Name and value of a horizontal line.
-        logarithmic: Whether the metric is.
-        colours: As of ``colours_of``; only what they set apart has bars of its spread.
+        logarithmic: Whether the vertical axis is logarithmic.
+        colours: CSS variables as ``colours_of`` returns them; muted models have no bars of spread.
         key: Unique in the page.
 
     Returns:
@@ -220,11 +221,11 @@ def course(
             if measured and not plain:
                 _bar(axes, "y", place, measured, colour)
     label_ends(axes, ends, colours)
-    said = "; ".join(f"{name} ends at {value:.3f}" for name, value in ends.items())
-    return to_svg(figure, key, f"{label} after each request: {said}.")
+    listed = "; ".join(f"{name} ends at {value:.3f}" for name, value in ends.items())
+    return to_svg(figure, key, f"{label} after each request: {listed}.")
 
 
-def _points(request: RequestSummary, cost: Cost) -> dict[str, tuple[Figure, Figure]]:
+def _points(request: RequestSummary, cost: CostAxis) -> dict[str, tuple[Figure, Figure]]:
     return {
         name: (method.figures[cost.key], method.figures["forget_js"])
         for name, method in request.methods.items()
@@ -232,7 +233,7 @@ def _points(request: RequestSummary, cost: Cost) -> dict[str, tuple[Figure, Figu
     }
 
 
-def _retraining(axes: Axes, at: float, cost: Cost, colour: str) -> None:
+def _retraining(axes: Axes, at: float, cost: CostAxis, colour: str) -> None:
     axes.axvline(at, color=colour, linewidth=1.3, linestyle=DASHED)
     place = axes.transAxes.inverted().transform(axes.transData.transform((at, 1.0)))[0]
     side = "right" if place > 0.6 else "center"
@@ -265,61 +266,49 @@ def _bar(axes: Axes, which: str, at: float, figure: Figure, colour: str) -> None
     )  # fmt: skip
 
 
-class _Marks:
-    """Points of a figure, and the space that they leave for their names."""
+def _draw_point(axes: Axes, x: Figure, y: Figure, *, colour: str) -> list[Line]:
+    """Draw a point and its spreads.
 
-    def __init__(self, axes: Axes, width: float, height: float) -> None:
-        self._axes = axes
-        self._taken: list[Box] = []
-        left, bottom, right, top = axes.get_position().extents
-        self._bounds: Box = (left * width + 2, bottom * height + 2, right * width, top * height)
+    Variants of cubic Newton are filled circles, others on the front are squares, the rest hollow.
 
-    def point(self, x: Figure, y: Figure, *, colour: str) -> None:
-        """Draw a point with its spreads: ours round, of the front square, the rest hollow."""
-        shade, plain = SENTINELS[colour], colour == BESIDE
-        marker = "s" if colour == LAST else "o"
-        self._axes.plot(
-            x.mean, y.mean, marker=marker, ls="none", ms=5 if plain else 6.5, mew=1.3, zorder=5,
-            mec=shade, mfc=PAGE if plain else shade, clip_on=False,
-        )  # fmt: skip
-        _bar(self._axes, "x", y.mean, x, shade)
-        _bar(self._axes, "y", x.mean, y, shade)
-        across, up = self._pixels(x.mean, y.mean)
-        self._taken.append((across - 5, up - 5, across + 5, up + 5))
-        low = max(y.mean - (y.spread or 0.0), self._axes.get_ylim()[0])
-        ends = [self._pixels(x.mean, end)[1] for end in (low, y.mean + (y.spread or 0.0))]
-        self._taken.append((across - 1, ends[0], across + 1, ends[1]))
+    Returns:
+        The line of the upright spread, which names keep off.
+    """
+    shade, plain = SENTINELS[colour], colour == BESIDE
+    marker = "s" if colour == LAST else "o"
+    axes.plot(
+        x.mean, y.mean, marker=marker, ls="none", ms=5 if plain else 6.5, mew=1.3, zorder=5,
+        mec=shade, mfc=PAGE if plain else shade, clip_on=False,
+    )  # fmt: skip
+    _bar(axes, "x", y.mean, x, shade)
+    _bar(axes, "y", x.mean, y, shade)
+    low = max(y.mean - (y.spread or 0.0), axes.get_ylim()[0])
+    return [((x.mean, low), (x.mean, y.mean + (y.spread or 0.0)))]
 
-    def keep_off(self, start: Point, end: Point) -> None:
-        """Keep names off a level or upright line."""
-        (x, y), (right, top) = sorted((self._pixels(*start), self._pixels(*end)))
-        self._taken.append((x - 3, min(y, top) - 1, right + 3, max(y, top) + 1))
 
-    def names(self, points: Mapping[str, Point], colours: Mapping[str, str]) -> None:
-        """Write the names, the first nearest to its point."""
-        anchors = [self._pixels(*point) for point in points.values()]
-        sizes = [(GLYPH * len(name), LINE) for name in points]
-        boxes = place_labels(anchors, sizes, self._taken, self._bounds)
-        back = self._axes.transData.inverted()
-        for name, anchor, box in zip(points, anchors, boxes, strict=True):
-            plain = colours[name] == BESIDE
-            colour = SENTINELS[colours[name]]
-            side, across = "center", (box[0] + box[2]) / 2
-            if box[0] > anchor[0]:
-                side, across = "left", box[0]
-            elif box[2] < anchor[0]:
-                side, across = "right", box[2]
-            x, y = back.transform((across, (box[1] + box[3]) / 2))
-            self._axes.text(
-                x, y, name, ha=side, va="center_baseline", color=colour, zorder=4.5,
-                fontsize=10.5, fontweight="normal" if plain else "bold",
-                bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 0.5, "alpha": 0.75},
-            )  # fmt: skip
-            end = leader(anchor, box)
-            if end:
-                line = back.transform([anchor, end])
-                self._axes.plot(line[:, 0], line[:, 1], color=colour, linewidth=0.7, zorder=2.5)
+def _name_points(
+    axes: Axes,
+    points: Mapping[str, tuple[Figure, Figure]],
+    colours: Mapping[str, str],
+    lines: Sequence[Line],
+) -> None:
+    """Write the names of points where they cover no point and no line."""
+    texts = [
+        axes.text(
+            x.mean, y.mean, name, color=SENTINELS[colours[name]], zorder=4.5, fontsize=10.5,
+            ha="center", va="center", fontweight="normal" if colours[name] == BESIDE else "bold",
+            bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 0.5, "alpha": 0.75},
+        )
+        for name, (x, y) in points.items()
+    ]  # fmt: skip
+    obstacles = [point for line in lines for point in _along(axes, *line)]
+    line = {"arrowstyle": "-", "linewidth": 0.7, "color": MUTED, "zorder": 2.5}
+    move_apart(axes, texts, obstacles=obstacles, arrows=line)
 
-    def _pixels(self, x: float, y: float) -> tuple[float, float]:
-        across, up = self._axes.transData.transform((x, y))
-        return float(across), float(up)
+
+def _along(axes: Axes, start: Point, end: Point) -> list[Point]:
+    """Return points along a line, evenly apart on the page."""
+    first, last = axes.transData.transform([start, end])
+    shares = np.linspace(0.0, 1.0, 2 + int(np.hypot(*(last - first)) / SPACING))[:, None]
+    places = axes.transData.inverted().transform(first + shares * (last - first))
+    return [(float(x), float(y)) for x, y in places]

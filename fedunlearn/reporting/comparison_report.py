@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from fedunlearn.reporting import comparison_plots as plots
-from fedunlearn.reporting.columns import COLUMNS, Column
-from fedunlearn.reporting.comparison_table import (
-    FLOORS,
-    columns_of,
-    described,
-    over_seeds,
-    written,
+from fedunlearn.reporting.comparison_sentences import findings, front_sentence, lead, statuses
+from fedunlearn.reporting.pages import Section, render, sections, toml, unbroken
+from fedunlearn.reporting.seed_summary import (
+    IN_FLOORS,
+    Figures,
+    RequestSummary,
+    ScenarioSummary,
 )
-from fedunlearn.reporting.comparison_words import findings, front_said, lead, statuses
-from fedunlearn.reporting.pages import render, sections, toml, unbroken
-from fedunlearn.reporting.spread import IN_FLOORS, Comparison, Figure, Figures, RequestSummary
-from fedunlearn.reporting.table import rows
+from fedunlearn.reporting.table import (
+    OF_SEEDS,
+    columns_with_values,
+    described,
+    mean_and_spread,
+    over_seeds,
+)
+from fedunlearn.reporting.table_columns import COLUMN_OF, FLOORS, Column
 
-OVERVIEW = (FLOORS, *(column for column in COLUMNS if column.key == "tow"))
+OVERVIEW = (FLOORS, COLUMN_OF["tow"])
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class _Row:
     """A row of a table.
 
     Attributes:
-        name: Of the model.
-        colour: Its CSS variable; empty for rows that only explain another.
-        cells: Each a mean and what follows it.
+        name: Name of the model.
+        colour: CSS variable of its colour; empty for rows that only explain another.
+        cells: For each column the mean and what follows it.
     """
 
     name: str
@@ -42,7 +45,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table and what it is about."""
+    """A table under its heading."""
 
     heading: str
     rows: Sequence[_Row]
@@ -50,113 +53,141 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Plot:
-    """A figure and what is said beside it."""
+    """A figure with its caption."""
 
     heading: str
     svg: Markup
-    said: str
+    caption: str
 
 
-def render_comparison(comparisons: Sequence[Comparison]) -> str:
+@dataclass(frozen=True)
+class _Ending:
+    """A claim and a status, with the names and colours of all methods that share them."""
+
+    claim: str
+    status: str
+    methods: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Scenario:
+    """What the template shows of one scenario."""
+
+    key: str
+    name: str
+    over_seeds: str
+    seeds: int
+    requests: int
+    lead: str
+    findings: Sequence[tuple[str, str, str]]
+    columns: Sequence[Column]
+    table: _Table
+    earlier: Sequence[_Table]
+    has_floor: bool
+    has_recovery: bool
+    partial: bool
+    endings: Sequence[_Ending]
+    costs: Sequence[_Plot]
+    course: Sequence[_Plot]
+    settings: Sequence[Section]
+
+
+def render_comparison(summaries: Sequence[ScenarioSummary]) -> str:
     """Return the report of a comparison.
 
     Args:
-        comparisons: One a scenario, in the order in which they are shown.
+        summaries: The scenarios in the order in which they are shown.
 
     Returns:
         A whole HTML document; the same input gives the same text.
     """
-    environments = [environment for each in comparisons for environment in each.environments]
+    environments = [environment for each in summaries for environment in each.environments]
     distinct = [e for i, e in enumerate(environments) if e not in environments[:i]]
     return render(
         "comparison.html.j2",
-        names=[comparison.name for comparison in comparisons],
-        scenarios=[_view(each, f"s{i}") for i, each in enumerate(comparisons, start=1)],
-        overview=_overview(comparisons) if len(comparisons) > 1 else [],
-        environments=[[f"{key} = {toml(value)}" for key, value in e.items()] for e in distinct],
+        names=[summary.name for summary in summaries],
+        scenarios=[_view(each, f"s{i}") for i, each in enumerate(summaries, start=1)],
+        overview=_overview(summaries) if len(summaries) > 1 else [],
+        environments=[[f"{k} = {toml(value)}" for k, value in e.facts().items()] for e in distinct],
     )
 
 
-def _view(comparison: Comparison, key: str) -> dict[str, Any]:
-    """Return what the template shows of one scenario."""
-    colours = plots.colours_of(comparison)
-    columns = columns_of(comparison.requests)
-    requests = comparison.requests
+def _view(summary: ScenarioSummary, key: str) -> _Scenario:
+    colours = plots.colours_of(summary)
+    requests = summary.requests
+    columns = columns_with_values(OF_SEEDS, requests)
     tables = [
         _Table(
-            _heading(request, number, comparison),
+            _heading(request, number, summary),
             [
-                _Row(name, colours.get(name, ""), _cells(figures, columns, comparison.seeds))
-                for name, figures in rows(request.as_request())
+                _Row(name, colours.get(name, ""), _cells(figures, columns, summary.seeds))
+                for name, figures in request.rows()
             ],
         )
         for number, request in enumerate(requests, start=1)
     ]
     last = requests[-1]
-    return {
-        "key": key,
-        "name": comparison.name,
-        "over_seeds": unbroken(over_seeds(comparison)),
-        "seeds": comparison.seeds,
-        "requests": len(requests),
-        "lead": unbroken(lead(comparison)),
-        "findings": [
-            (name, colours.get(name, "muted"), unbroken(said))
-            for name, said in findings(comparison)
+    return _Scenario(
+        key=key,
+        name=summary.name,
+        over_seeds=unbroken(over_seeds(summary)),
+        seeds=summary.seeds,
+        requests=len(requests),
+        lead=unbroken(lead(summary)),
+        findings=[
+            (name, colours.get(name, "muted"), unbroken(sentence))
+            for name, sentence in findings(summary)
         ],
-        "columns": columns,
-        "table": tables[-1],
-        "earlier": tables[:-1],
-        "has_floor": bool(last.floor),
-        "has_recovery": any(method.before_recovery for method in last.methods.values()),
-        "partial": any(
-            len(figure.values) < comparison.seeds
+        columns=columns,
+        table=tables[-1],
+        earlier=tables[:-1],
+        has_floor=bool(last.floor),
+        has_recovery=any(method.before_recovery for method in last.methods.values()),
+        partial=any(
+            len(figure.values) < summary.seeds
             for request in requests
-            for _, figures in rows(request.as_request())
+            for _, figures in request.rows()
             for figure in figures.values()
-            if isinstance(figure, Figure)
         ),
-        "methods": _endings(last, colours, comparison.seeds),
-        "costs": list(_costs(comparison, colours, key)),
-        "course": list(_course(comparison, colours, key)) if len(requests) > 1 else [],
-        "settings": list(sections(comparison.scenario, comparison.varied)),
-    }
+        endings=_endings(last, colours, summary.seeds),
+        costs=list(_costs(summary, colours, key)),
+        course=list(_course(summary, colours, key)) if len(requests) > 1 else [],
+        settings=list(sections(summary.scenario, summary.varied)),
+    )
 
 
-def _endings(
-    request: RequestSummary, colours: Mapping[str, str], seeds: int
-) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return claim and status, with the names and colours of all methods that share them."""
+def _endings(request: RequestSummary, colours: Mapping[str, str], seeds: int) -> list[_Ending]:
     shared: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, method in request.methods.items():
         ending = ", ".join(method.claims), unbroken(statuses(method, seeds))
         shared.setdefault(ending, []).append((name, colours[name]))
-    return [(claim, status, names) for (claim, status), names in shared.items()]
+    return [_Ending(claim, status, names) for (claim, status), names in shared.items()]
 
 
-def _heading(request: RequestSummary, number: int, comparison: Comparison) -> str:
-    if len(comparison.requests) == 1:
+def _heading(request: RequestSummary, number: int, summary: ScenarioSummary) -> str:
+    if len(summary.requests) == 1:
         return described(request)
-    return f"Request {number} of {len(comparison.requests)}: {described(request)}"
+    return f"Request {number} of {len(summary.requests)}: {described(request)}"
 
 
 def _cells(figures: Figures, columns: Sequence[Column], seeds: int) -> list[tuple[str, str]]:
-    return [written(column, figures.get(column.key), seeds) for column in columns]
+    return [mean_and_spread(column, figures.get(column.key), seeds) for column in columns]
 
 
-def _costs(comparison: Comparison, colours: Mapping[str, str], key: str) -> Iterator[_Plot]:
-    request = comparison.requests[-1]
+def _costs(summary: ScenarioSummary, colours: Mapping[str, str], key: str) -> Iterator[_Plot]:
+    request = summary.requests[-1]
     for cost in plots.COSTS:
         name = f"{key}-{cost.key.replace('_', '-')}"
         svg = plots.quality_against_cost(request, cost, colours=colours, key=name)
         if svg:
-            yield _Plot(f"Against {cost.label}", Markup(svg), front_said(request, cost))
+            yield _Plot(f"Against {cost.label}", Markup(svg), front_sentence(request, cost))
 
 
-def _course(comparison: Comparison, colours: Mapping[str, str], key: str) -> Iterator[_Plot]:
-    requests = comparison.requests
-    js = next(column for column in COLUMNS if column.key == "forget_js")
-    first = FLOORS if all(IN_FLOORS in request.trained for request in requests) else js
+def _course(summary: ScenarioSummary, colours: Mapping[str, str], key: str) -> Iterator[_Plot]:
+    requests = summary.requests
+    first = COLUMN_OF["forget_js"]
+    if all(IN_FLOORS in request.trained for request in requests):
+        first = FLOORS
     for column in (first, *OVERVIEW[1:]):
         series = {
             "trained": [request.trained.get(column.key) for request in requests],
@@ -178,19 +209,17 @@ def _course(comparison: Comparison, colours: Mapping[str, str], key: str) -> Ite
         yield _Plot(_upper(label), Markup(svg), column.meaning)
 
 
-def _overview(comparisons: Sequence[Comparison]) -> list[_Table]:
+def _overview(summaries: Sequence[ScenarioSummary]) -> list[_Table]:
     """Return a table a metric: what every method reached in every scenario."""
-    methods = dict.fromkeys(
-        name for comparison in comparisons for name in comparison.requests[-1].methods
-    )
-    colours = [plots.colours_of(comparison) for comparison in comparisons]
+    methods = dict.fromkeys(name for summary in summaries for name in summary.requests[-1].methods)
+    colours = [plots.colours_of(summary) for summary in summaries]
     tables = []
     for column in OVERVIEW:
         listed = [
             _Row(
                 name,
                 next(own[name] for own in colours if name in own),
-                [_reached(comparison, name, column) for comparison in comparisons],
+                [_reached(summary, name, column) for summary in summaries],
             )
             for name in ("trained", *methods)
         ]
@@ -199,13 +228,13 @@ def _overview(comparisons: Sequence[Comparison]) -> list[_Table]:
     return tables
 
 
-def _reached(comparison: Comparison, name: str, column: Column) -> tuple[str, str]:
-    request = comparison.requests[-1]
+def _reached(summary: ScenarioSummary, name: str, column: Column) -> tuple[str, str]:
+    request = summary.requests[-1]
     method = request.methods.get(name)
     figures: Figures = method.figures if method else {}
     if name == "trained":
         figures = request.trained
-    return written(column, figures.get(column.key), comparison.seeds)
+    return mean_and_spread(column, figures.get(column.key), summary.seeds)
 
 
 def _upper(text: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from fedunlearn.reporting.evidence import ForgottenExample
+from fedunlearn.reporting.forget_set_predictions import ExamplePredictions
 from fedunlearn.reporting.svg import (
     AXES,
     DASHED,
@@ -28,7 +30,6 @@ from fedunlearn.reporting.svg import (
     STYLE,
     Point,
     dot,
-    finite,
     label_ends,
     log_axis,
     new_figure,
@@ -43,6 +44,21 @@ NUMBERED_CLASSES = 12
 UPRIGHT = 3  # characters of a class's name that fit below its column
 LONGEST_NAME = 14
 GAIN_RANGE = (-0.5, 2.5)
+
+
+@dataclass(frozen=True)
+class CandidateWeight:
+    """One cubic weight that a method tried.
+
+    Attributes:
+        weight: The weight.
+        gain: Change of the objective over the predicted change; None where it is no number.
+        acceptable: Whether the gain lies in the window of acceptable ones.
+    """
+
+    weight: float
+    acceptable: bool
+    gain: float | None = None
 
 
 def _short(name: str) -> str:
@@ -65,7 +81,7 @@ def forget_curves(
     colours: Mapping[str, str],
     provisional: Mapping[str, int],
     key: str,
-) -> str:
+) -> Markup:
     """Draw divergence on the forget set against rounds.
 
     Args:
@@ -78,8 +94,6 @@ def forget_curves(
     Returns:
         SVG.
     """
-    curves = {name: [p for p in curve if finite(*p)] for name, curve in curves.items()}
-    references = {name: value for name, value in references.items() if finite(value)}
     last = max((curve[-1][0] for curve in curves.values() if curve), default=0) or 1
     margin = 24 + 6.8 * max((len(name) for name in [*curves, *references]), default=0)
     figure, axes = new_figure(560, 330, (80, 46, margin, 10))
@@ -101,8 +115,8 @@ def forget_curves(
     axes.grid(axis="y")
     axes.set(xlabel="rounds", ylabel="forget JS (nats)")
     label_ends(axes, ends, colours)
-    said = "; ".join(f"{name} ends at {value:.4f}" for name, value in ends.items())
-    return to_svg(figure, key, f"Divergence on the forget set against rounds: {said}.")
+    summary = "; ".join(f"{name} ends at {value:.4f}" for name, value in ends.items())
+    return to_svg(figure, key, f"Divergence on the forget set against rounds: {summary}.")
 
 
 @matplotlib.rc_context(STYLE)
@@ -114,7 +128,7 @@ def heat_map(
     name: Callable[[int], str] = str,
     model: str,
     key: str,
-) -> str:
+) -> Markup:
     """Draw the mean prediction on the examples of each label.
 
     Args:
@@ -159,18 +173,18 @@ def heat_map(
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     tall = rows * height >= 100.0
     axes.set(xlabel="predicted class", ylabel="true label (examples)" if tall else "")
-    said = ", ".join(f"{name(label)}: {values[row, label]:.2f}" for row, label in true)
-    return to_svg(figure, key, f"{model}: mean probability of the true label, by label: {said}.")
+    summary = ", ".join(f"{name(label)}: {values[row, label]:.2f}" for row, label in true)
+    return to_svg(figure, key, f"{model}: mean probability of the true label, by label: {summary}.")
 
 
 @matplotlib.rc_context(STYLE)
 def example_bars(
-    example: ForgottenExample,
+    example: ExamplePredictions,
     *,
     name: Callable[[int], str] = str,
     colours: Mapping[str, str],
     key: str,
-) -> str:
+) -> Markup:
     """Draw one example and what every model predicts for it.
 
     Args:
@@ -220,16 +234,20 @@ def example_bars(
         box = figure.add_axes((0.0, 1 - (side + 4) / height, side / width, side / height))
         box.imshow(example.image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
         box.set_axis_off()
-    said = ", ".join(
+    summary = ", ".join(
         f"{model} {float(vector[target]):.2f}"
         for model, vector in models.items()
         if target < classes
     )
-    return to_svg(figure, key, f"Example of class {name(target)}; probability given to it: {said}.")
+    return to_svg(
+        figure, key, f"Example of class {name(target)}; probability given to it: {summary}."
+    )
 
 
 @matplotlib.rc_context(STYLE)
-def spectrum(ritz_values: Sequence[float], damping: float | None, *, colour: str, key: str) -> str:
+def spectrum(
+    ritz_values: Sequence[float], damping: float | None, *, colour: str, key: str
+) -> Markup:
     """Draw Ritz values by magnitude, negative ones hollow, and the damping as a line.
 
     Args:
@@ -242,8 +260,8 @@ def spectrum(ritz_values: Sequence[float], damping: float | None, *, colour: str
         SVG.
     """
     figure, axes = new_figure(480, 280, (78, 46, 80, 10))
-    shown = [value for value in ritz_values if finite(value) and value != 0.0]
-    line = damping if damping and finite(damping) else None
+    shown = [value for value in ritz_values if value != 0.0]
+    line = damping or None
     log_axis(axes, "y", [abs(value) for value in shown] + ([line] if line else []))
     bottom = axes.get_ylim()[0]
     if line:
@@ -258,19 +276,19 @@ def spectrum(ritz_values: Sequence[float], damping: float | None, *, colour: str
     axes.set_xlim(0.4, len(shown) + 0.6)
     negative = sum(value < 0 for value in shown)
     axes.set(xlabel="direction, by curvature", ylabel="|Ritz value|" if negative else "Ritz value")
-    said = f"{min(shown):.3g} to {max(shown):.3g}, {negative} negative" if shown else "none"
-    return to_svg(figure, key, f"Ritz values: {said}; damping: {damping or 0:.3g}.")
+    summary = f"{min(shown):.3g} to {max(shown):.3g}, {negative} negative" if shown else "none"
+    return to_svg(figure, key, f"Ritz values: {summary}; damping: {damping or 0:.3g}.")
 
 
 @matplotlib.rc_context(STYLE)
 def gain_ratios(
-    candidates: Sequence[Mapping[str, Any]], weight: float, *, colour: str, key: str
-) -> str:
+    candidates: Sequence[CandidateWeight], weight: float, *, colour: str, key: str
+) -> Markup:
     """Draw the gain ratio of every candidate weight, with the window of acceptable ones.
 
     Args:
-        candidates: With ``weight``, ``gain`` and ``acceptable``.
-        weight: The chosen one.
+        candidates: The weights that were tried.
+        weight: The weight that was chosen.
         colour: CSS variable, without its dashes.
         key: Unique in the page.
 
@@ -278,30 +296,28 @@ def gain_ratios(
         SVG.
     """
     figure, axes = new_figure(480, 280, (62, 46, 86, 24))
-    shown = [
-        c for c in candidates if finite(c["weight"], c.get("gain", math.nan)) and c["weight"] > 0.0
-    ]
-    gains = [min(max(c["gain"], GAIN_RANGE[0]), GAIN_RANGE[1]) for c in shown]
+    shown = [(c, c.gain) for c in candidates if c.gain is not None and c.weight > 0.0]
+    gains = [min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]) for _, gain in shown]
     low, high = ACCEPTABLE
     axes.set_ylim(min([low, *gains]) - 0.12, max([high, *gains]) + 0.12)
-    log_axis(axes, "x", [c["weight"] for c in shown] + ([weight] if weight > 0.0 else []))
+    log_axis(axes, "x", [c.weight for c, _ in shown] + ([weight] if weight > 0.0 else []))
     axes.axhspan(low, high, color=HEAT, alpha=0.16, linewidth=0, zorder=0)
     axes.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     note(axes, f"acceptable\n{low:g} to {high:g}", (1, 1), (6, 0), (AXES, "data"), va="center")
-    for candidate, gain in zip(shown, gains, strict=True):
-        outside = gain != candidate["gain"]
+    for (candidate, measured), gain in zip(shown, gains, strict=True):
+        outside = gain != measured
         marker = ("^" if gain > 1 else "v") if outside else "o"
-        dot(axes, candidate["weight"], gain, colour, marker=marker, filled=candidate["acceptable"])
+        dot(axes, candidate.weight, gain, colour, marker=marker, filled=candidate.acceptable)
         if outside:
-            text, side = f"{candidate['gain']:.3g}", -13 if gain > 1 else 7
-            note(axes, text, (candidate["weight"], gain), (0, side), "data", ha="center")
+            text, side = f"{measured:.3g}", -13 if gain > 1 else 7
+            note(axes, text, (candidate.weight, gain), (0, side), "data", ha="center")
     if weight > 0.0:
         axes.axvline(weight, color=INK, linewidth=1.2, linestyle=DASHED, zorder=2)
         note(axes, f"chosen: {weight:.3g}", (weight, 1), (0, 5), ("data", AXES), ha="center")
     axes.grid(axis="y")
     axes.set(xlabel="cubic weight M", ylabel="gain ratio")
-    said = ", ".join(f"{c['weight']:.3g}: {c['gain']:.2f}" for c in shown)
-    return to_svg(figure, key, f"Gain ratio by cubic weight: {said}; chosen {weight:.3g}.")
+    summary = ", ".join(f"{c.weight:.3g}: {gain:.2f}" for c, gain in shown)
+    return to_svg(figure, key, f"Gain ratio by cubic weight: {summary}; chosen {weight:.3g}.")
 
 
 def _cells(cells: Iterable[tuple[int, int]], **style: Any) -> PatchCollection:

@@ -1,4 +1,4 @@
-"""What figures are made with: each is the text of one SVG element to stand inside a page.
+"""The figures' common parts: style, axes, labels, and the SVG element that stands inside a page.
 
 Every colour is a CSS custom property of the page, so a figure follows it from light to dark. No
 figure needs its colours to be read: lines carry their names, and marks differ in shape. One unit is
@@ -8,34 +8,36 @@ one CSS pixel at natural size; text stays text, in the page's own font.
 from __future__ import annotations
 
 import io
-import itertools
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
+from xml.etree import ElementTree
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 Point = tuple[float, float]
 
 METHOD_COLOURS = 6
-LABEL_GAP = 0.055
+LABEL_LEFT = 1.035  # of the width of the axes
+ITERATIONS = 1000
 
 _VARIABLES = (
     *("page", "ink", "muted", "rule", "heat", "floor", "trained", "retrained"),
     *(f"method-{number}" for number in range(1, METHOD_COLOURS + 1)),
 )
-# Matplotlib wants real colours; these stand for the variables until the SVG is cleaned.
+# Matplotlib wants real colours: each of these stands for a variable until the SVG is written.
 SENTINELS = {name: f"#0000{number:02x}" for number, name in enumerate(_VARIABLES, start=1)}
+_COLOURS = {colour: f"var(--{name})" for name, colour in SENTINELS.items()}
 PAGE, INK, MUTED, RULE, HEAT = list(SENTINELS.values())[:5]
 AXES = "axes fraction"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "fedunlearn",
+    "svg.hashsalt": "fedunlearn",  # the same ids in every run
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 11.5,
@@ -107,19 +109,50 @@ def label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, str]
     """Write every line's name at its right end, moved apart where they would overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
     wanted = {name: float(to_axes.transform((0, value))[1]) for name, value in ends.items()}
-    order = sorted(wanted, key=lambda name: wanted[name])
-    gap = min(LABEL_GAP, 1 / max(1, len(order)))
-    for name, place in zip(order, _apart([wanted[n] for n in order], gap), strict=True):
-        style: dict[Any, Any] = {"color": SENTINELS[colours[name]], "transform": axes.transAxes}
+    texts = {
+        name: axes.text(
+            LABEL_LEFT, place, name, transform=axes.transAxes, va="center",
+            color=SENTINELS[colours[name]],
+        )
+        for name, place in sorted(wanted.items(), key=lambda item: item[1])
+    }  # fmt: skip
+    move_apart(axes, list(texts.values()), only="y", inside=False)
+    for name, text in texts.items():
+        place = float(text.get_position()[1])
+        text.set(ha="left", va="center_baseline", x=LABEL_LEFT)
+        style: dict[Any, Any] = {"color": text.get_color(), "transform": axes.transAxes}
         axes.plot((1.0, 1.025), (wanted[name], place), linewidth=0.9, clip_on=False, **style)
-        axes.text(1.035, place, name, va="center_baseline", **style)
 
 
-def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Return ascending places moved to lie a gap apart: half way between pushed up and down."""
-    up = itertools.accumulate(places, lambda below, place: max(place, below + gap))
-    down = itertools.accumulate(places[::-1], lambda above, place: min(place, above - gap))
-    return [(high + low) / 2 for high, low in zip(up, list(down)[::-1], strict=True)]
+def move_apart(
+    axes: Axes,
+    texts: Sequence[Text],
+    *,
+    obstacles: Sequence[Point] = (),
+    only: Literal["xy", "y"] = "xy",
+    inside: bool = True,
+    arrows: Mapping[str, Any] | None = None,
+) -> None:
+    """Move texts until they cover neither each other nor the obstacles; the same input, the same.
+
+    Args:
+        axes: The axes of the texts, drawn but for them.
+        texts: Texts at the points that they name.
+        obstacles: Points in the coordinates of the texts.
+        only: The directions in which texts may move.
+        inside: Whether they stay inside the axes.
+        arrows: Style of the line from a text to its point; None for no line.
+    """
+    from adjustText import adjust_text  # loads pyplot: only where labels are placed
+
+    if not texts:
+        return
+    xs, ys = zip(*obstacles, strict=True) if obstacles else (None, None)
+    adjust_text(
+        list(texts), xs, ys, ax=axes, avoid_self=only == "xy", ensure_inside_axes=inside,
+        only_move=dict.fromkeys(("text", "static", "explode", "pull"), only), iter_lim=ITERATIONS,
+        arrowprops=dict(arrows or {}),
+    )  # fmt: skip
 
 
 def note(axes: Axes, text: str, xy: Point, offset: Point, place: Any, **alignment: Any) -> None:
@@ -136,40 +169,80 @@ def dot(
     axes.plot(x, y, marker=marker, markeredgecolor=edge, markerfacecolor=face, **style)
 
 
-def finite(*values: float) -> bool:
-    """Return whether all are numbers."""
-    return all(math.isfinite(value) for value in values)
+def to_svg(figure: Figure, key: str, label: str) -> Markup:
+    """Return a figure as an SVG element that can stand in a page beside others.
 
+    Matplotlib draws it. What it cannot write is changed in the parsed document: colours become
+    variables of the page, ids become unique in the page, and the style sheet, the metadata and the
+    name of the font, which belong to a file of its own, are removed.
 
-def to_svg(figure: Figure, key: str, label: str) -> str:
-    """Return a figure as an SVG element that can stand in a page beside others."""
+    Args:
+        figure: The figure.
+        key: Unique in the page.
+        label: What the figure shows, for those who cannot see it.
+
+    Returns:
+        The element.
+    """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    # Its style sheet would apply to the whole page.
-    text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.S
-    )
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    body = re.sub(r"<[^>]+>", lambda match: _clean(match[0], key, used), text)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in ("style", "metadata"):
+                parent.remove(child)
+    used = {reference for element in root.iter() for reference in _references(element)}
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        element.attrib = dict(_attributes(element, key, used))
+        element.tail = None
+        if element.tag != "text":
+            element.text = None
     width, height = (figure.get_size_inches() * 72).round(2)
-    opening = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" '
-        f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
-    )
-    return opening + re.sub(r"\n\s*", "\n", body[body.index(">") + 1 :]).strip()
+    root.attrib = {
+        "class": "plot",
+        "role": "img",
+        "aria-label": label,
+        "width": f"{width:g}",
+        "height": f"{height:g}",
+        "viewBox": f"0 0 {width:g} {height:g}",
+    }
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _clean(tag: str, key: str, used: set[str]) -> str:
-    """Return a tag with colours as variables, the page's font, and ids of this figure alone."""
-    tag = re.sub(r"#0000([0-9a-f]{2})\b", _variable, tag)
-    tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
-    tag = tag.replace("xlink:href", "href")
-    tag = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{key}-", tag)
-    return re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", tag)
+def _local(name: str) -> str:
+    """Return a name without its namespace, which SVG inside HTML does not need."""
+    return name.rpartition("}")[2]
 
 
-def _variable(match: re.Match[str]) -> str:
-    number = int(match[1], 16)
-    return f"var(--{_VARIABLES[number - 1]})" if 1 <= number <= len(_VARIABLES) else match[0]
+def _references(element: ElementTree.Element) -> Iterator[str]:
+    """Yield the ids that an element refers to."""
+    for value in element.attrib.values():
+        if value.startswith("#"):
+            yield value[1:]
+        elif value.startswith("url(#"):
+            yield value[5:-1]
+
+
+def _attributes(
+    element: ElementTree.Element, key: str, used: set[str]
+) -> Iterator[tuple[str, str]]:
+    for name, value in element.attrib.items():
+        if name == "id":
+            if value in used:
+                yield name, f"{key}-{value}"
+        elif name == "style":
+            yield name, _style(value)
+        elif value.startswith("url(#"):
+            yield name, f"url(#{key}-{value[5:]}"
+        else:
+            yield _local(name), f"#{key}-{value[1:]}" if value.startswith("#") else value
+
+
+def _style(text: str) -> str:
+    """Return a style with the page's colours and font."""
+    rules = (rule.partition(":") for rule in text.split(";") if rule.strip())
+    own = {name.strip(): value.strip() for name, _, value in rules}
+    own.pop("font-family", None)
+    return "; ".join(f"{name}: {_COLOURS.get(value, value)}" for name, value in own.items())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from fedunlearn.lab.removal import Replica, remove, retrain, train
 
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
@@ -15,7 +16,6 @@ from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.measuring import Measuring
-from fedunlearn.lab.removal import Replica, remove, retrain, train
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.session_client import attend
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario

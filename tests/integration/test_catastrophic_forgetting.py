@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from fedunlearn.lab.runner import run_scenario
+
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fedunlearn.lab.runner import run_scenario
+
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 

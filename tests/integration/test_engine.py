@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.errors import ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import TransportName, simulate
-from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import TinyTask

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from fedunlearn.lab.comparison import compare_scenarios
 from fedunlearn.lab.runner import run_scenario
 from fedunlearn.lab.store import Store
+
+from fedunlearn.lab.comparison import compare_scenarios
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from fedunlearn.lab.runner import run_scenario
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Gradient

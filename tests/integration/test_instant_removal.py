@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.flower.simulation import TransportName
-from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT

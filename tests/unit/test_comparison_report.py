@@ -6,13 +6,13 @@ import copy
 import re
 
 import pytest
+from fedunlearn.reporting.labels import place_labels
+from fedunlearn.reporting.spread import summarise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.reporting.comparison_plots import COSTS, cost_front
 from fedunlearn.reporting.comparison_report import render_comparison
-from fedunlearn.reporting.labels import place_labels
-from fedunlearn.reporting.spread import summarise
 from tests.comparisons import document
 from tests.laws import laws
 from tests.unit.test_report import Page

@@ -7,7 +7,6 @@ import io
 import re
 
 import pytest
-
 from fedunlearn.reporting.comparison_table import (
     columns_of,
     course_table,
@@ -15,6 +14,7 @@ from fedunlearn.reporting.comparison_table import (
     to_csv,
 )
 from fedunlearn.reporting.spread import summarise
+
 from tests.comparisons import document
 
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import fedunlearn.reporting
 from fedunlearn.reporting.deletions import view
+
+import fedunlearn.reporting
 
 STYLE = Path(fedunlearn.reporting.__file__).with_name("templates") / "style.css.j2"
 

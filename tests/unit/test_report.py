@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-
 from fedunlearn.reporting.evidence import Evidence, ForgottenExample
+
 from fedunlearn.reporting.report import render_report
 from fedunlearn.reporting.table import cells, columns_of, rows
 

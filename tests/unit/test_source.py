@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fedunlearn.lab.store import COMPUTING
 
 import fedunlearn
 from fedunlearn.lab.source import source_digest
-from fedunlearn.lab.store import COMPUTING
 
 FILES = {
     "__init__.py": "",

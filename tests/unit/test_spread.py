@@ -7,11 +7,11 @@ import math
 import statistics
 
 import pytest
+from fedunlearn.reporting.spread import Figure, as_json, summarise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.reporting.pareto import pareto_front
-from fedunlearn.reporting.spread import Figure, as_json, summarise
 from tests.comparisons import document
 
 COORDINATES = st.one_of(st.integers(0, 4).map(float), st.floats(0.0, 1e9))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from fedunlearn.lab.removal import Removal, Retrained
+from fedunlearn.lab.store import Store, model_key, removals_key
 from safetensors.torch import save_file
 
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.lab.comparison import SEEDS_APART, with_seed
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.removal import Removal, Retrained
-from fedunlearn.lab.store import Store, model_key, removals_key
 from fedunlearn.lab.tuning import grid_points
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.registry import make_method, method_names

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from fedunlearn.reporting.columns import ASKED_FOR, COLUMNS, LEAST_TELLING
+
 from fedunlearn.reporting.table import fitting_columns, print_tables
 
 MEASURED = {

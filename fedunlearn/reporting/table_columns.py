@@ -1,21 +1,20 @@
-"""What tables and reports show of a model: one column a metric."""
+"""The columns of tables and reports: one for each metric of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table.
+    """One column of a table.
 
     Attributes:
-        key: In results.json.
-        heading: Over the column.
-        meaning: One sentence for the report.
-        show: How a value is written.
+        key: Key of the metric in results.json.
+        heading: Text over the column.
+        meaning: One sentence for the legend of a report.
+        show: Formats a value.
     """
 
     key: str
@@ -25,21 +24,13 @@ class Column:
 
 
 def byte_unit(value: float) -> tuple[float, str]:
-    """Return the unit in which a number of bytes is written, and its size in bytes."""
+    """Return the size in bytes and the name of the unit for a number of bytes."""
     size = 1.0
     for unit in ("B", "kB", "MB"):
         if value < 1000 * size:
             return size, unit
         size *= 1000
     return size, "GB"
-
-
-def having_values(
-    columns: Sequence[Column], rows: Sequence[tuple[str, Mapping[str, Any]]]
-) -> list[Column]:
-    """Return the columns that some row has a value for."""
-    present = {key for _, row in rows for key in row}
-    return [column for column in columns if column.key in present]
 
 
 def _share(value: float) -> str:
@@ -71,14 +62,14 @@ QUALITY = (
         "the closer to the floor the better.",
         _divergence,
     ),
-    Column("retain_js", "retain JS", "The same on what stays.", _divergence),
+    Column("retain_js", "retain JS", "The same divergence on the retain set.", _divergence),
     Column(
         "forget_accuracy",
         "forget %",
-        "Accuracy on the forget set; the aim is the retrained model's, not 0.",
+        "Accuracy on the forget set; the aim is the retrained model's value, not 0.",
         _share,
     ),
-    Column("retain_accuracy", "retain %", "Accuracy on what stays.", _share),
+    Column("retain_accuracy", "retain %", "Accuracy on the retain set.", _share),
     Column("test_accuracy", "test %", "Accuracy on held-out examples.", _share),
     Column(
         "tow",
@@ -89,52 +80,53 @@ QUALITY = (
     Column(
         "mia_auc",
         "MIA AUC",
-        "How well a loss threshold tells forgotten from held-out examples; the aim is the "
-        "retrained model's.",
+        "Membership inference by a threshold on the loss: area under the ROC curve for forgotten "
+        "against held-out examples; the aim is the retrained model's value.",
         _thousandths,
     ),
     Column(
         "ulira_auc",
         "U-LiRA AUC",
-        "How well margins tell forgotten from held-out examples, each held against the retrained "
-        "models but the first; the aim is the retrained model's.",
+        "Membership inference by margins, each standardised by the retrained models except the "
+        "first: area under the ROC curve for forgotten against held-out examples; the aim is the "
+        "retrained model's value.",
         _thousandths,
     ),
     Column(
-        "ulira_told_apart",
-        "told apart",
-        "U-LiRA over seeds: how well the margin of one forgotten example tells a model from a "
-        "retrained one (AUC); 0.5 is best.",
+        "ulira_pair_auc",
+        "pair AUC",
+        "U-LiRA over seeds: area under the ROC curve for unlearned against retrained models, by "
+        "the margin of one forgotten example; 0.5 is best.",
         _thousandths,
     ),
     Column(
         "klom",
         "KLoM",
-        "Divergence (nats) between the margins of retrained models and of these over seeds, 95th "
-        "percentile over the forget set; few models are apart by chance.",
+        "Divergence (nats) of the distribution of margins over seeds from that of retrained "
+        "models, 95th percentile over the forget set; few models differ by chance.",
         _hundredths,
     ),
-    Column("klom_retain", "retain KLoM", "The same on what stays.", _hundredths),
+    Column("klom_retain", "retain KLoM", "The same on the retain set.", _hundredths),
     Column("klom_test", "test KLoM", "The same on held-out examples.", _hundredths),
     Column(
         "relearn_epochs",
         "relearn",
         "Epochs of training on the forget set alone until its loss is at most 1.05 times the "
-        "trained model's, 10 where that is not reached; the aim is the retrained model's, and less "
-        "means that something was kept.",
+        "trained model's, 10 where that is not reached; the aim is the retrained model's value, "
+        "and a lower one means that the model still holds information.",
         _hundredths,
     ),
     Column(
         "backdoor_success",
         "backdoor %",
-        "Share of triggered test images that are given the backdoor's class; the aim is the "
-        "retrained model's.",
+        "Share of triggered test images that are predicted as the backdoor's class; the aim is "
+        "the retrained model's value.",
         _share,
     ),
     Column(
         "worst_node_accuracy",
         "worst node %",
-        "Lowest accuracy of a node on what stays there.",
+        "Lowest accuracy of a node on its own retained examples.",
         _share,
     ),
     Column(
@@ -156,15 +148,27 @@ COSTS = (
     ),
 )
 SECONDS = Column("seconds", "s", "Wall time on this machine.", lambda value: f"{value:.1f}")
+FLOORS = Column(
+    "forget_js_floors",
+    "floors",
+    "Forget JS divided by the floor: the mean of one over the mean of the other.",
+    "{:.2f}".format,
+)
 COLUMNS = (*QUALITY, *COSTS, SECONDS)
+COLUMN_OF = {column.key: column for column in (*COLUMNS, FLOORS)}
 
-# Left out of a narrow terminal before all others, in this order.
-LEAST_TELLING = (
+# The columns that a narrow terminal does not show, in the order in which they are left out: what
+# every run measures beside the main metrics, time and bytes, what a scenario has to switch on.
+SECONDARY_METRICS = (
     "klom_test",
     "klom_retain",
     "node_accuracy_spread",
     "worst_node_accuracy",
     "ulira_auc",
 )
-# Measured only where a scenario asks for it, so that it stays longer; likewise in this order.
-ASKED_FOR = ("ulira_told_apart", "klom", "relearn_epochs", "backdoor_success")
+OPTIONAL_METRICS = ("ulira_pair_auc", "klom", "relearn_epochs", "backdoor_success")
+EXPENDABLE = (
+    *(*SECONDARY_METRICS, "seconds", "bytes_down", "bytes_up", "mia_auc", "retain_js"),
+    *(*OPTIONAL_METRICS, "gradient_equivalents"),
+    *("forget_accuracy", "test_accuracy", "retain_accuracy", "forget_js"),
+)

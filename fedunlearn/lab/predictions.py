@@ -1,4 +1,4 @@
-"""Collects what the report shows of single predictions; simulations only, since it shows data."""
+"""Collects the predictions on the forget set that the report shows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from fedunlearn.evaluation.metrics import Parts, Predictions
 from fedunlearn.names import Names
-from fedunlearn.reporting.evidence import Evidence, ForgottenExample
+from fedunlearn.reporting.forget_set_predictions import ExamplePredictions, ForgetSetPredictions
 
 SHOWN = 8
 
 
-def gather_evidence(
+def collect_predictions(
     models: Mapping[str, Predictions], parts: Parts, names: Names | None = None
-) -> Evidence:
+) -> ForgetSetPredictions:
     """Collect predictions on the forget set.
 
     Args:
-        models: By name; ``trained`` and ``retrained`` among them.
-        parts: Where the predictions were made.
-        names: Of the classes.
+        models: Predictions by model name; ``trained`` and ``retrained`` are among them.
+        parts: The examples on which the predictions were made.
+        names: The names of the classes.
 
     Returns:
-        Mean predictions of each label, and the examples that tell most.
+        Mean predictions for each class, and the examples on which the two models differ most.
     """
     inputs, targets = parts.forget
     predictions = {name: model.of_part["forget"] for name, model in models.items()}
@@ -40,7 +40,7 @@ def gather_evidence(
     firsts.sort(key=order.index)
     rest = [index for index in order if index not in firsts]
     examples = tuple(
-        ForgottenExample(
+        ExamplePredictions(
             image=_grey(inputs[index]),
             target=int(targets[index]),
             probabilities={name: rows[index] for name, rows in predictions.items()},
@@ -48,7 +48,9 @@ def gather_evidence(
         for index in (firsts + rest)[:SHOWN]
     )
     counts = tuple(int((targets == label).sum()) for label in labels)
-    return Evidence(tuple(labels), counts, means, examples, names.texts if names else ())
+    return ForgetSetPredictions(
+        tuple(labels), counts, means, examples, names.texts if names else ()
+    )
 
 
 def _grey(image: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""A model's outputs on examples."""
+"""A model's outputs and probabilities on examples."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def outputs_of(workspace: nn.Module, weights: Tensor, inputs: Tensor) -> Tensor:
     load(workspace, weights)
     with torch.no_grad():
         return torch.cat([workspace(chunk) for chunk in inputs.split(CHUNK)])
+
+
+def probabilities_of(workspace: nn.Module, weights: Tensor, inputs: Tensor) -> Tensor:
+    """Return class probabilities (n, classes), float64, at weights (d,)."""
+    return outputs_of(workspace, weights, inputs).double().softmax(1)

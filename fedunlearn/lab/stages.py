@@ -1,11 +1,12 @@
-"""The work inside a federation: train, let methods answer the requests, retrain."""
+"""The stages of a run inside a federation: train, unlearn by each method, retrain."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import JsonValue
 from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
@@ -18,6 +19,8 @@ from fedunlearn.federation.federation import (
     TrainedModel,
 )
 from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.model_outputs import probabilities_of
+from fedunlearn.networks import build_model
 from fedunlearn.parameters import initial_weights, require_finite
 from fedunlearn.unlearning.faults import unlearn
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
@@ -27,39 +30,40 @@ Path = tuple[tuple[int, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Removal:
-    """What a method made of one request.
+class RequestOutcome:
+    """The outcome of a method on one request.
 
     Attributes:
-        weights: The result (d,), after recovery where there is any.
-        before_recovery: Weights (d,) before it; None without recovery.
-        status: Of the method.
-        claim: Likewise.
-        details: Likewise.
-        cost: With recovery.
-        compute: Gradient equivalents without recovery: what other methods may spend.
-        recording: What recording for it took; None where nothing was recorded.
-        path: Rounds spent and weights (d,) then, recovery last.
+        weights: The result (d,), after recovery rounds where there are any.
+        before_recovery: Weights (d,) before them; None without recovery rounds.
+        status: The status that the method reports.
+        claim: The claim that the method makes.
+        details: What the method reports of its own computation.
+        cost: The cost, recovery rounds included.
+        compute: Gradient equivalents without recovery rounds: the budget of other methods.
+        recording: The cost of recording for the method; None where nothing was recorded.
+        path: Rounds spent, and the model's probabilities (examples, classes) on the forget set
+            then, recovery rounds last.
     """
 
     weights: Tensor
     before_recovery: Tensor | None
     status: str
     claim: str
-    details: Mapping[str, Any]
+    details: Mapping[str, JsonValue]
     cost: Cost
     compute: float
     recording: Cost | None
-    path: Path = field(default=())
+    path: Path
 
 
 @dataclass(frozen=True, eq=False)
-class Retrained:
-    """A retrained model, an oracle.
+class FittedModel:
+    """A model as training or retraining gave it.
 
     Attributes:
         weights: Shape (d,).
-        cost: Of retraining.
+        cost: The cost of training.
     """
 
     weights: Tensor
@@ -68,15 +72,15 @@ class Retrained:
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """A model and what every method made of it; the scenario's own, or one of another seed.
+    """A trained model and the outcomes of every method on it; the scenario's, or another seed's.
 
     Attributes:
         trained: Weights (d,) before the first request.
-        removals: By method, one for each request.
+        outcomes: By method, one for each request.
     """
 
     trained: Tensor
-    removals: Mapping[str, tuple[Removal, ...]]
+    outcomes: Mapping[str, tuple[RequestOutcome, ...]]
 
 
 def train(
@@ -85,10 +89,10 @@ def train(
     """Train the model that is to forget, and record what methods need.
 
     Args:
-        experiment: What to train.
+        experiment: The model and its training.
         federation: The nodes.
         record: What to record.
-        seed: Of initialisation and order.
+        seed: Seed of initialisation and order.
 
     Returns:
         The model.
@@ -99,18 +103,18 @@ def train(
 
 def retrain(
     experiment: Experiment, federation: Federation, request: int, seed: int, label: str
-) -> Retrained:
-    """Train a model without all that has left by a request.
+) -> FittedModel:
+    """Train a model without everything that has left by a request.
 
     Args:
-        experiment: What to train.
+        experiment: The model and its training.
         federation: The nodes.
-        request: Its index.
-        seed: Of initialisation and order; training's own for the first oracle.
-        label: What the progress bar says.
+        request: Index of the request.
+        seed: Seed of initialisation and order; training's own for the first oracle.
+        label: Text of the progress bar.
 
     Returns:
-        The oracle.
+        The retrained model.
     """
     with federation.measure() as meter:
         oracle = federation.fit(
@@ -120,54 +124,55 @@ def retrain(
             label=label,
         )
         cost = meter.cost(experiment.retained[request])
-    return Retrained(oracle.weights, cost)
+    return FittedModel(oracle.weights, cost)
 
 
-def remove(
+def unlearn_requests(
     experiment: Experiment,
     federation: Federation,
     trained: TrainedModel,
     name: str,
     budgets: Sequence[float] | None,
-) -> tuple[Removal, ...]:
-    """Let one method answer every request, one after the other.
+) -> tuple[RequestOutcome, ...]:
+    """Let one method remove every request, one after the other.
 
     Args:
         experiment: The requests.
         federation: The nodes.
         trained: The model before the first request.
-        name: Of the method.
-        budgets: Client compute for each request, for methods that adapt to it; None for the first.
+        name: Name of the method.
+        budgets: Client compute for each request, for methods that adapt to it; None for the first
+            method, which sets the budgets.
 
     Returns:
-        What it made of each request.
+        The outcome of each request.
     """
     method = experiment.methods[name]
-    removals: list[Removal] = []
+    outcomes: list[RequestOutcome] = []
     for index in range(len(experiment.requests)):
         sized = method
         if budgets is not None:
             sized = method.at_compute(budgets[index], trained.settings.local_epochs)
-        removal, trained = _answer(experiment, federation, trained, sized, name, index)
-        removals.append(removal)
-    return tuple(removals)
+        outcome, trained = _unlearn_request(experiment, federation, trained, sized, name, index)
+        outcomes.append(outcome)
+    return tuple(outcomes)
 
 
-def _answer(
+def _unlearn_request(
     experiment: Experiment,
     federation: Federation,
     trained: TrainedModel,
     sized: UnlearningMethod[Any],
     name: str,
     index: int,
-) -> tuple[Removal, TrainedModel]:
-    """Let a method answer one request.
+) -> tuple[RequestOutcome, TrainedModel]:
+    """Let a method remove one request.
 
-    A method that diverges leaves the model as it was, and its status says so: the others of a
-    comparison go on.
+    A method that diverges leaves the model unchanged, and its status says so: the other methods
+    of the comparison still run.
 
     Returns:
-        What it made of the request, and what the next one starts from.
+        The outcome, and the model that the next request starts from.
     """
     forget, retained = experiment.requests[index], experiment.retained[index]
     path: list[tuple[int, Tensor]] = [(0, trained.weights)]
@@ -190,7 +195,7 @@ def _answer(
             compute = meter.cost(retained).gradient_equivalents
             recovered, path = unlearned.weights, path[:1]
         cost = meter.cost(retained)
-    removal = Removal(
+    outcome = RequestOutcome(
         weights=recovered,
         before_recovery=unlearned.weights if recovered is not unlearned.weights else None,
         status=unlearned.status,
@@ -198,10 +203,18 @@ def _answer(
         details=unlearned.details,
         cost=cost,
         compute=compute,
-        recording=recording_cost(sized, trained, retained),
-        path=tuple(path),
+        recording=_recording_cost(sized, trained, retained),
+        path=_predictions_along(experiment, index, path),
     )
-    return removal, unlearned.trained or _as_trained(trained, recovered)
+    return outcome, unlearned.trained or _as_trained(trained, recovered)
+
+
+def _predictions_along(
+    experiment: Experiment, index: int, path: Sequence[tuple[int, Tensor]]
+) -> Path:
+    workspace = build_model(experiment.task.model)
+    inputs, _ = experiment.parts[index].forget
+    return tuple((rounds, probabilities_of(workspace, weights, inputs)) for rounds, weights in path)
 
 
 def _diverged(trained: TrainedModel, rounds: int, error: NonFiniteError) -> Unlearned:
@@ -214,52 +227,28 @@ def _diverged(trained: TrainedModel, rounds: int, error: NonFiniteError) -> Unle
     )
 
 
-def recording_cost(
+def _recording_cost(
     method: UnlearningMethod[Any], trained: TrainedModel, retained: int
 ) -> Cost | None:
-    """Return what was spent to record for a method; None where nothing was asked for it."""
+    """Return the cost of recording for a method; None where nothing was recorded for it."""
     spent = [
         trained.recorded[item].spent
         for item in method.to_record()
-        if not isinstance(item, Listening)  # training told it
+        if not isinstance(item, Listening)  # recorded during training at no cost
     ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
 
 def _as_trained(trained: TrainedModel, weights: Tensor) -> TrainedModel:
-    """Return a model after a removal as the next one finds it.
+    """Return a model after a removal as the next removal starts from it.
 
-    What was recorded of the model before says nothing of this one; the history of its training
-    stays what it was.
+    A recording of the model before is not valid for this one; the history of training is.
     """
-    kept: dict[Recordable, Recorded] = {
+    history: dict[Recordable, Recorded] = {
         item: value for item, value in trained.recorded.items() if isinstance(item, Listening)
     }
-    return replace(trained, weights=weights, recorded=kept)
+    return replace(trained, weights=weights, recorded=history)
 
 
 def _into(path: list[tuple[int, Tensor]]) -> Watch:
     return lambda rounds, weights: path.append((rounds, weights))
-
-
-Unlearner = Callable[[str, Sequence[float] | None], tuple[Removal, ...]]
-
-
-def remove_by_all(
-    methods: Sequence[str], unlearn: Unlearner, budgets: Sequence[float] | None = None
-) -> dict[str, tuple[Removal, ...]]:
-    """Let every method answer; the first sets the client compute of those that adapt to it.
-
-    Args:
-        methods: Their names.
-        unlearn: Runs one of them, with the budgets of the requests.
-        budgets: That the first method set on another model, and that hold here too.
-
-    Returns:
-        The removals of each method.
-    """
-    first, *others = methods
-    removals = {first: unlearn(first, None)}
-    if budgets is None:
-        budgets = [removal.compute for removal in removals[first]]
-    return removals | {name: unlearn(name, budgets) for name in others}

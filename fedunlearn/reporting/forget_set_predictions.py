@@ -1,4 +1,7 @@
-"""What the report shows of single predictions; simulations only, since it shows data."""
+"""Predictions of every model on the forget set, for the report of a simulation.
+
+They contain examples of the nodes, which only a simulation may show.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ForgottenExample:
-    """One example of the forget set and what each model says about it.
+class ExamplePredictions:
+    """One example of the forget set with the prediction of each model.
 
     Attributes:
         image: (height, width) grey in [0, 1]; None where the inputs are not images.
-        target: Its label.
+        target: Number of its class.
         probabilities: Model name to (classes,).
     """
 
@@ -24,23 +27,23 @@ class ForgottenExample:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Predictions on the forget set, before and after.
+class ForgetSetPredictions:
+    """Predictions on the forget set, before and after the removal.
 
     Attributes:
         classes: Numbers of the forget set's classes, ascending.
-        counts: How many examples each has.
+        counts: Number of examples of each of these classes.
         mean_probabilities: Model name to (classes of the forget set, all classes): the mean
-            prediction over the examples of each label.
-        examples: Those on which trained and retrained model differ most, at most one a label
-            until every label has one.
-        names: The names of all classes, by number; empty where their numbers are.
+            prediction over the examples of each class.
+        examples: The examples on which trained and retrained model differ most, at most one of
+            each class until every class has one.
+        names: The names of all classes, by number; empty where the numbers are the names.
     """
 
     classes: tuple[int, ...]
     counts: tuple[int, ...]
     mean_probabilities: Mapping[str, Tensor]
-    examples: tuple[ForgottenExample, ...]
+    examples: tuple[ExamplePredictions, ...]
     names: tuple[str, ...] = ()
 
     def name(self, number: int) -> str:

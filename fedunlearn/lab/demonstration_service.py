@@ -1,6 +1,6 @@
-"""The demonstration's requests: filed over gRPC, approved, removed by the worker, receipts checked.
+"""The demonstration's deletion service: requests over gRPC, approval, removal, receipts.
 
-Every node's owner has a key of its own, and so has the operator; all of them live in one process
+Every node's owner has a key of its own, and so has the operator. All of them run in one process
 here, and the service listens on the loopback interface only.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +33,11 @@ from fedunlearn.operator.worker_loop import (
     work_in,
 )
 from fedunlearn.questions.forget import ForgetSet, OfClasses, Part
+from fedunlearn.reporting.results import DeletionEvent, DeletionResults, ReceiptResults
 from fedunlearn.requests.deletion import State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import export_ledger
+from fedunlearn.requests.principals import Role
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import class_scope, node_scope, record_scope
 from fedunlearn.requests.store import RequestStore
@@ -51,8 +52,8 @@ from fedunlearn.worker.worker import utc_now
 OPERATOR = "consortium"
 
 
-class Asking:
-    """A deletion service with a trained model, and everyone who has to do with it."""
+class DemonstrationService:
+    """A deletion service with a trained model, the clients of all owners and of the operator."""
 
     def __init__(
         self,
@@ -62,14 +63,14 @@ class Asking:
         store: RequestStore,
         address: str,
     ) -> None:
-        """Take the parts.
+        """Use a service that runs.
 
         Args:
-            experiment: Its requests are the ones that are filed.
+            experiment: The scenario whose requests are filed.
             federation: The nodes.
             folder: The state folder.
-            store: In it.
-            address: Of the service.
+            store: The request store in the state folder.
+            address: Address of the service.
         """
         assert store.issuer is not None  # the service would not have started
         self._experiment = experiment
@@ -83,18 +84,18 @@ class Asking:
 
     @property
     def current(self) -> str:
-        """sha256 of the current model's file."""
+        """SHA-256 of the current model's file."""
         model = self._store.current()
         assert model is not None  # register has set the first
         return model.sha256
 
     def sha256_of(self, weights: Tensor) -> str:
-        """Return the sha256 that a model file of weights (d,) has."""
+        """Return the SHA-256 of a model file with weights (d,)."""
         model = build_model(self._experiment.task.model)
         return hashlib.sha256(model_file(model, weights)).hexdigest()
 
     def register(self, trained: TrainedModel) -> None:
-        """Register model, keys and commitments, as they are when training has ended."""
+        """Register model, keys and commitments as they are at the end of training."""
         remover = FederationRemover(
             site_of(self._experiment),
             self._federation,
@@ -109,14 +110,14 @@ class Asking:
             name = self._experiment.task.split.node_names[node]
             self._add_key(_owner(name), "owner", (name,))
 
-    def ask(self, forget: ForgetSet) -> list[dict[str, Any]]:
-        """File one of the scenario's requests, have it approved and removed, check the receipt.
+    def remove(self, forget: ForgetSet) -> list[DeletionResults]:
+        """File a request of the scenario, approve it, remove the data and verify the receipt.
 
         Args:
-            forget: What leaves.
+            forget: The forget set.
 
         Returns:
-            For each deletion that it takes its entry of results.json.
+            One entry of results.json for each deletion request that the forget set takes.
         """
         filed = [
             (owner, self._clients[owner].create(scope))
@@ -136,21 +137,21 @@ class Asking:
             tell=lambda worked: None,
         )
         work_in(site_of(self._experiment), self._federation, place)
-        return [self._told(owner, deletion.id) for owner, deletion in filed]
+        return [self._results_of(owner, deletion.id) for owner, deletion in filed]
 
-    def files(self, deletions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Return what belongs beside a report: receipts, the key to check them with, the ledger.
+    def files(self, deletions: Sequence[DeletionResults]) -> dict[str, str]:
+        """Return the files beside a report: receipts, the issuer's public key, the ledger.
 
         Args:
-            deletions: As ``ask`` returned them.
+            deletions: The entries that ``remove`` returned.
 
         Returns:
             Texts by the names of files.
         """
         ledger = json.dumps(export_ledger(self._store), indent=1, ensure_ascii=False)
-        receipts = (deletion["receipt"] for deletion in deletions if "receipt" in deletion)
+        receipts = (deletion.receipt for deletion in deletions if deletion.receipt)
         return {
-            **{receipt["file"]: receipt["envelope"] for receipt in receipts},
+            **{receipt.file: receipt.envelope for receipt in receipts},
             "issuer.pub": self._issuer.public.pem,
             "ledger.json": f"{ledger}\n",
         }
@@ -160,55 +161,59 @@ class Asking:
         for client in self._clients.values():
             client.close()
 
-    def _add_key(self, name: str, role: Any, nodes: Sequence[str]) -> None:
+    def _add_key(self, name: str, role: Role, nodes: Sequence[str]) -> None:
         key = PrivateKey.generate()
         self._store.register_key(name, role, key.public, nodes, now=utc_now())
         self._clients[name] = DeletionClient(self._address, key, plaintext=True)
 
-    def _told(self, owner: str, id: str) -> dict[str, Any]:
-        """Return what a request's owner sees of it."""
+    def _results_of(self, owner: str, id: str) -> DeletionResults:
         stored = self._store.get(id)
         self._filed += 1
-        told: dict[str, Any] = {
-            "id": id,
-            "request_id": stored.request_id,
-            "owner": owner,
-            "description": str(stored.scope),
-            "state": stored.state.value,
-            "reason": stored.reason,
-            "due": stored.due.isoformat(),
-            "events": [
-                {
-                    "time": event.time.isoformat(),
-                    "state": event.state.value,
-                    "stage": event.stage.value if event.stage else None,
-                    "actor": event.actor,
-                    "reason": event.reason,
-                }
+        succeeded = stored.state is State.SUCCEEDED
+        return DeletionResults(
+            id=id,
+            request_id=stored.request_id,
+            owner=owner,
+            description=str(stored.scope),
+            state=stored.state.value,
+            reason=stored.reason,
+            due=stored.due.isoformat(),
+            events=tuple(
+                DeletionEvent(
+                    time=event.time.isoformat(),
+                    state=event.state.value,
+                    stage=event.stage.value if event.stage else None,
+                    actor=event.actor,
+                    reason=event.reason,
+                )
                 for event in self._store.events(id)
-            ],
-        }
-        if stored.state is State.SUCCEEDED:
-            text = self._clients[owner].receipt(id)
-            verified = verify_receipt(text, self._issuer.public)
-            told |= {"model_before": stored.model_before, "model_after": stored.model_after}
-            told["receipt"] = {
+            ),
+            model_before=stored.model_before if succeeded else None,
+            model_after=stored.model_after if succeeded else None,
+            receipt=self._verified_receipt(owner, id) if succeeded else None,
+        )
+
+    def _verified_receipt(self, owner: str, id: str) -> ReceiptResults:
+        text = self._clients[owner].receipt(id)
+        verified = verify_receipt(text, self._issuer.public)
+        return ReceiptResults.model_validate(
+            {
                 "file": f"receipt-{self._filed}.json" if self._filed > 1 else "receipt.json",
                 "verified": True,
                 "predicate": dict(verified.predicate),
                 "envelope": text.decode(),
             }
-        return told
+        )
 
 
 @contextmanager
-def asking(
+def demonstration_service(
     experiment: Experiment, federation: Federation, trained: TrainedModel, folder: Path
-) -> Iterator[Asking]:
-    """Start the service over a new state folder, and register who may ask.
+) -> Iterator[DemonstrationService]:
+    """Start the service over a new state folder, and register the keys of all requesters.
 
     Args:
-        experiment: Its requests are the ones that are filed.
+        experiment: The scenario whose requests are filed.
         federation: The nodes, with folders for their records in the state folder.
         trained: The model.
         folder: The state folder.
@@ -221,16 +226,18 @@ def asking(
             listen="127.0.0.1:0", federation=experiment.name, require_approval=True
         )
         with DeletionServer(state.store, settings) as server:
-            asked = Asking(experiment, federation, folder, state.store, server.start())
+            demonstration = DemonstrationService(
+                experiment, federation, folder, state.store, server.start()
+            )
             try:
-                asked.register(trained)
-                yield asked
+                demonstration.register(trained)
+                yield demonstration
             finally:
-                asked.close()
+                demonstration.close()
 
 
 def _scopes(forget: ForgetSet, split: Split, nodes: Path) -> list[tuple[str, pb.Scope]]:
-    """Return who asks for what, so that all of it together is a forget set."""
+    """Return requesters and scopes that together make up a forget set."""
     named = split.node_names
     if forget.of_whole_nodes:
         names = [named[node] for node in sorted(forget.nodes)]
