@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from fedunlearn.lab.removal import Replica, remove, retrain, train
 
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
@@ -15,7 +14,9 @@ from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
-from fedunlearn.lab.measuring import Measuring
+from fedunlearn.lab.federations import NewFederations
+from fedunlearn.lab.measuring import environment_of, measure
+from fedunlearn.lab.stages import Replica, retrain, train, unlearn_requests
 from fedunlearn.node.node import TaskNode
 from fedunlearn.node.session_client import attend
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
@@ -67,18 +68,21 @@ def test_bfloat16_takes_half_the_bytes_and_forgets_as_well() -> None:
     removals = {}
     for name, payload in (("float32", None), ("bfloat16", torch.bfloat16)):
         with session(experiment, payload) as federation:
-            (removals[name],) = remove(experiment, federation, trained, "cubic-newton", None)
+            (removals[name],) = unlearn_requests(
+                experiment, federation, trained, "cubic-newton", None
+            )
     whole, half = (removals[name].cost for name in ("float32", "bfloat16"))
     assert whole.rounds == half.rounds
     for direction in ("bytes_up", "bytes_down"):
         assert 0.49 < getattr(half, direction) / getattr(whole, direction) < 0.55
-    measuring = Measuring(experiment)
+    environment = environment_of(NewFederations())
     forget_js = {}
     for name, made in removals.items():
         replica = Replica(trained.weights, {"cubic-newton": (made,)})
-        result, _ = measuring.request(0, [replica], [oracle])
-        forget_js[name] = result["methods"]["cubic-newton"]["forget_js"]
+        (result,) = measure(experiment, [replica], [[oracle]], environment).results.requests
+        forget_js[name] = result.methods["cubic-newton"].forget_js or 0.0
     # Else there is nothing to compare.
-    assert forget_js["float32"] < 0.7 * result["trained"]["forget_js"]
+    assert result.trained.forget_js is not None
+    assert forget_js["float32"] < 0.7 * result.trained.forget_js
     difference = abs(forget_js["bfloat16"] - forget_js["float32"])
     assert difference <= 0.05 * forget_js["float32"], forget_js

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT
@@ -16,7 +16,9 @@ SCENARIO = ROOT / "simulations" / "catastrophic_forgetting.toml"
 def test_without_a_cubic_term_the_model_forgets_what_should_stay(seed: int) -> None:
     methods = 'unlearning.methods=["cubic-newton", "newton-pinv"]'
     loaded = load_scenario(SCENARIO, [f"data.seed={seed}", "evaluation.oracles=1", methods])
-    results = run_scenario(loaded, transport="inline", progress=Silent()).results
+    results = run_scenario(loaded, transport="inline", progress=Silent()).results.model_dump(
+        mode="json"
+    )
     (request,) = results["requests"]
     before = request["trained"]["retain_accuracy"]
     loss = {n: before - entry["retain_accuracy"] for n, entry in request["methods"].items()}

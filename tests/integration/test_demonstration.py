@@ -52,22 +52,23 @@ def test_the_service_removes_what_was_compared_and_proves_it(
     forget, requests = KINDS[kind]
     found = shown(forget)
     assert found.failure == ""
-    deletions = found.outcome.results["deletions"]
+    deletions = found.measured.results.deletions or ()
     assert len(deletions) == requests
     key = PublicKey.from_pem(found.files["issuer.pub"])
     for deletion in deletions:
-        assert deletion["same_as_comparison"] is True
-        receipt = verify_receipt(found.files[deletion["receipt"]["file"]], key)
-        assert receipt.model == deletion["model_after"]
-        assert deletion["events"][0]["state"] == "AWAITING_APPROVAL"
+        assert deletion.same_as_comparison is True
+        assert deletion.receipt is not None
+        receipt = verify_receipt(found.files[deletion.receipt.file], key)
+        assert receipt.model == deletion.model_after
+        assert deletion.events[0].state == "AWAITING_APPROVAL"
     assert verify_export(json.loads(found.files["ledger.json"]), key) == []
     assert len(found.files) == requests + 2
-    page = render_report(found.outcome.results, found.outcome.evidence)
+    page = render_report(found.measured.results, found.measured.predictions)
     assert page.count(">Timeline<") == page.count(">Receipt<") == requests
     assert list(tmp_path.glob("fedunlearn-*")) == []
 
 
-def test_a_removal_that_a_gate_holds_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_a_gate_stops_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedunlearn.worker.settings import Gates, WorkerSettings
 
     strict = WorkerSettings(gates=Gates(relative_update=1e-9))
@@ -75,7 +76,7 @@ def test_a_removal_that_a_gate_holds_back_is_told(monkeypatch: pytest.MonkeyPatc
     found = shown({"kind": "node", "nodes": [1]})
     assert "node 1: FAILED, the model would not be good enough" in found.failure
     assert set(found.files) == {"issuer.pub", "ledger.json"}
-    page = render_report(found.outcome.results, found.outcome.evidence)
+    page = render_report(found.measured.results, found.measured.predictions)
     assert "it is FAILED: the model would not be good enough" in page
 
 

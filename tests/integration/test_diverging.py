@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 
@@ -20,7 +20,9 @@ SMALL = (
 
 def run(*overrides: str) -> list[dict[str, Any]]:
     loaded = LoadedScenario("small", Path(), parse_scenario({}, [*SMALL, *overrides]))
-    results = run_scenario(loaded, transport="inline", progress=Silent()).results
+    results = run_scenario(loaded, transport="inline", progress=Silent()).results.model_dump(
+        mode="json"
+    )
     requests: list[dict[str, Any]] = results["requests"]
     return requests
 

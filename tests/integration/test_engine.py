@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.errors import ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import TransportName, simulate
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.federations import TinyTask
@@ -26,7 +26,9 @@ SMALL = ["training.rounds=3", "evaluation.oracles=2", "data.nodes=4", "data.alph
 def run(transport: TransportName, *overrides: str) -> dict[str, Any]:
     settings = parse_scenario({}, [*SMALL, *overrides])
     loaded = LoadedScenario("small", Path(), settings)
-    return run_scenario(loaded, transport=transport, progress=Silent()).results
+    return run_scenario(loaded, transport=transport, progress=Silent()).results.model_dump(
+        mode="json"
+    )
 
 
 def without_times(results: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def test_impossible_scenarios_are_refused_before_the_first_round(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a federation was opened")
 
-    monkeypatch.setattr("fedunlearn.lab.runner.simulate", never)
+    monkeypatch.setattr("fedunlearn.lab.run.simulate", never)
     with pytest.raises(InputError) as caught:
         run("inline", *([overrides] if isinstance(overrides, str) else overrides))
     assert "\n" not in str(caught.value)

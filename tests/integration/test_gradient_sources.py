@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from fedunlearn.lab.runner import run_scenario
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Gradient
@@ -349,7 +349,9 @@ def test_a_scenario_records_by_itself_and_reports_it_apart() -> None:
         },
     }
     loaded = LoadedScenario("recorded", ROOT, parse_scenario(table))
-    results = run_scenario(loaded, transport="inline", progress=Silent()).results
+    results = run_scenario(loaded, transport="inline", progress=Silent()).results.model_dump(
+        mode="json"
+    )
     (request,) = results["requests"]
     methods = request["methods"]
     assert list(methods) == ["recorded", "here", "fine-tune"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.flower.simulation import TransportName
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT, hospitals, shared_data
@@ -25,7 +25,9 @@ INSTANT_LAW = 0.1
 
 def run(*overrides: str, transport: TransportName = "inline") -> dict[str, Any]:
     loaded = load_scenario(SCENARIO, [*overrides, "evaluation.oracles=1"])
-    return run_scenario(loaded, transport=transport, progress=Silent()).results
+    return run_scenario(loaded, transport=transport, progress=Silent()).results.model_dump(
+        mode="json"
+    )
 
 
 def require_the_law(results: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.flower.simulation import TransportName
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import load_scenario
 from tests.tables import ROOT
@@ -19,8 +19,8 @@ SIMULATIONS = ROOT / "simulations"
 def run(scenario: str, *overrides: str, transport: TransportName = "inline") -> dict[str, Any]:
     only = f'unlearning.methods=["{NAME}"]'
     loaded = load_scenario(SIMULATIONS / f"{scenario}.toml", [only, *overrides])
-    outcome = run_scenario(loaded, transport=transport, progress=Silent())
-    request: dict[str, Any] = outcome.results["requests"][0]
+    measured = run_scenario(loaded, transport=transport, progress=Silent())
+    request: dict[str, Any] = measured.results.model_dump(mode="json")["requests"][0]
     return request
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from tests.tables import ROOT
@@ -45,8 +45,8 @@ def unconverged(
         "evaluation": {"oracles": 2},
     }
     loaded = LoadedScenario("unconverged", ROOT, parse_scenario(table))
-    outcome = run_scenario(loaded, transport="inline", progress=Silent())
-    entry: dict[str, Any] = outcome.results["requests"][0]
+    measured = run_scenario(loaded, transport="inline", progress=Silent())
+    entry: dict[str, Any] = measured.results.model_dump(mode="json")["requests"][0]
     return entry
 
 

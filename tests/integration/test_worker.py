@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fedunlearn.lab.removal import train
 
 from fedunlearn.errors import FederationError, LeaseLostError, TransitionError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.scenario_task import ScenarioTask
+from fedunlearn.lab.stages import train
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.operator.model_store import read_model
 from fedunlearn.operator.remover import FederationRemover

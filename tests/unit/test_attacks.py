@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedunlearn.evaluation.attacks import auc, membership_auc, told_apart, ulira_auc
+from fedunlearn.evaluation.attacks import auc, membership_auc, pair_auc, ulira_auc
 
 EXAMPLES = 600
 
@@ -82,23 +82,23 @@ def test_the_attack_grows_with_what_was_kept(generator: torch.Generator) -> None
 
 
 @pytest.mark.parametrize("count", [3, 4, 10])
-def test_exchangeable_models_cannot_be_told_apart(generator: torch.Generator, count: int) -> None:
+def test_exchangeable_models_are_indistinguishable(generator: torch.Generator, count: int) -> None:
     base = hardness(generator)
-    found = told_apart(models(generator, base, count), models(generator, base, count))
+    found = pair_auc(models(generator, base, count), models(generator, base, count))
     assert found == pytest.approx(0.5, abs=0.03)
 
 
 def test_twins_that_are_alike_give_nothing_away(generator: torch.Generator) -> None:
     retrained = models(generator, hardness(generator), 3)
     noise = 1e-3 * torch.randn(retrained.shape, generator=generator).double()
-    assert told_apart(retrained + noise, retrained) == pytest.approx(0.5, abs=0.02)
+    assert pair_auc(retrained + noise, retrained) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("kept", [5.0, -5.0])
-def test_models_that_kept_something_or_forgot_too_much_are_told_apart(
+def test_models_that_remember_or_forgot_too_much_are_distinguished(
     generator: torch.Generator, kept: float
 ) -> None:
     base = hardness(generator)
     unlearned = models(generator, base, 3, above=kept)
-    assert told_apart(unlearned, models(generator, base, 3)) > 0.98
-    assert told_apart(base.expand(3, -1) + 0.01 * unlearned, models(generator, base, 3)) > 0.8
+    assert pair_auc(unlearned, models(generator, base, 3)) > 0.98
+    assert pair_auc(base.expand(3, -1) + 0.01 * unlearned, models(generator, base, 3)) > 0.8

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fedunlearn.lab.forgetting import resolve_requests, split_parts
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.errors import ForgetSetError
+from fedunlearn.lab.forget_requests import resolve_requests, split_parts
 from fedunlearn.names import Names
 from fedunlearn.questions.forget import ForgetSet, OfClasses, OfDraw, Part
 from fedunlearn.questions.wire import decode_forget_set, encode_forget_set

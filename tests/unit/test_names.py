@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedunlearn.lab.forgetting import resolve_requests
-from fedunlearn.lab.runner import run_scenario
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +16,8 @@ from fedunlearn.errors import (
     NonFiniteError,
     UnknownNameError,
 )
+from fedunlearn.lab.forget_requests import resolve_requests
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.names import Names, as_decimal, in_order
 from fedunlearn.progress import Silent

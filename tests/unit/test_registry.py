@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fedunlearn.lab.runner import run_scenario
 
 from fedunlearn.errors import ScenarioError
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.cubic_newton import CubicNewton

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from fedunlearn.lab.forgetting import resolve_requests, split_parts
 
 from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ForgetSetError, ScenarioError
+from fedunlearn.lab.forget_requests import resolve_requests, split_parts
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import parse_scenario

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fedunlearn.lab.store import COMPUTING
 
 import fedunlearn
+from fedunlearn.lab.result_keys import COMPUTING
 from fedunlearn.lab.source import source_digest
 
 FILES = {

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from fedunlearn.lab.removal import Removal, Retrained
-from fedunlearn.lab.store import Store, model_key, removals_key
 from safetensors.torch import save_file
 
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.lab.comparison import SEEDS_APART, with_seed
 from fedunlearn.lab.experiment import Experiment
+from fedunlearn.lab.result_keys import model_key, outcomes_key
+from fedunlearn.lab.result_store import FolderStore
+from fedunlearn.lab.stages import FittedModel, RequestOutcome
 from fedunlearn.lab.tuning import grid_points
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.registry import make_method, method_names
+from tests.comparisons import document, results_of
 
 COST = Cost(rounds=3, bytes_up=10, bytes_down=20, gradient_equivalents=1.5, seconds=0.1)
 BASE = ("data.alpha=1", "data.nodes=4")
@@ -31,7 +33,7 @@ CHANGES_MODELS = (
     *("data.seed=1", "data.nodes=5", "data.alpha=2", "data.limit=1000", "model.name=logistic"),
     *("training.rounds=5", "training.weight-decay=0.1", "training.batch-size=16"),
 )
-CHANGES_REMOVALS = (
+CHANGES_OUTCOMES = (
     *CHANGES_MODELS,
     *("forget.nodes=[2]", "forget.kind=samples", "unlearning.recovery-rounds=1"),
     *("unlearning.cubic-newton.products=4", "forget.nodes=largest forget.count=2"),
@@ -47,11 +49,11 @@ def test_what_a_model_depends_on_is_in_its_key(change: str) -> None:
     assert model_key(experiment(change), 1, None) != model_key(experiment(), 1, None)
 
 
-@pytest.mark.parametrize("change", CHANGES_REMOVALS)
-def test_what_a_removal_depends_on_is_in_its_key(change: str) -> None:
+@pytest.mark.parametrize("change", CHANGES_OUTCOMES)
+def test_what_an_outcome_depends_on_is_in_its_key(change: str) -> None:
     changed = experiment(*change.split())
     name = "cubic-newton"
-    assert removals_key(changed, 1, name, None) != removals_key(experiment(), 1, name, None)
+    assert outcomes_key(changed, 1, name, None) != outcomes_key(experiment(), 1, name, None)
 
 
 @pytest.mark.parametrize("change", CHANGES_NEITHER)
@@ -59,7 +61,7 @@ def test_nothing_else_is(change: str) -> None:
     changed, same = experiment(change), experiment()
     assert model_key(changed, 1, None) == model_key(same, 1, None)
     name = "cubic-newton"
-    assert removals_key(changed, 1, name, None) == removals_key(same, 1, name, None)
+    assert outcomes_key(changed, 1, name, None) == outcomes_key(same, 1, name, None)
 
 
 def test_seeds_requests_and_budgets_have_keys_of_their_own() -> None:
@@ -67,7 +69,7 @@ def test_seeds_requests_and_budgets_have_keys_of_their_own() -> None:
     keys = [
         *(model_key(one, seed, forget) for seed in (1, 2) for forget in (None, *one.requests)),
         *(
-            removals_key(one, seed, name, budgets)
+            outcomes_key(one, seed, name, budgets)
             for seed, name, budgets in itertools.product(
                 (1, 2), ("cubic-newton", "fine-tune"), (None, (1.0, 2.0), (2.0, 2.0))
             )
@@ -77,57 +79,69 @@ def test_seeds_requests_and_budgets_have_keys_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("recovered", [False, True])
-def test_removals_come_back_as_they_were(tmp_path: Path, recovered: bool) -> None:
-    store = Store(tmp_path / "made" / "here")
+def test_outcomes_come_back_as_they_were(tmp_path: Path, recovered: bool) -> None:
+    store = FolderStore(tmp_path / "made" / "here")
     before = torch.arange(5.0, dtype=torch.float64) if recovered else None
-    removal = Removal(
+    outcome = RequestOutcome(
         weights=torch.randn(5),
         before_recovery=before,
         status="done",
         claim="EMPIRICAL",
-        details={"rounds": 3, "gain": float("inf"), "candidates": [{"weight": 0.1}]},
+        details={"rounds": 3, "gain": 0.5, "candidates": [{"weight": 0.1}]},
         cost=COST,
         compute=1.25,
         recording=COST if recovered else None,
+        path=((0, torch.rand(3, 2)), (4, torch.rand(3, 2))),
     )
-    assert store.load_removals("key") is None
-    store.save_removals("key", [removal, removal])
-    found = store.load_removals("key")
+    assert store.outcomes("key") is None
+    store.save_outcomes("key", [outcome, outcome])
+    found = store.outcomes("key")
     assert found is not None and len(found) == 2
     for one in found:
-        assert torch.equal(one.weights, removal.weights)
+        assert torch.equal(one.weights, outcome.weights)
         assert (one.before_recovery is None) == (before is None)
         for part in ("status", "claim", "details", "cost", "compute", "recording"):
-            assert getattr(one, part) == getattr(removal, part)
+            assert getattr(one, part) == getattr(outcome, part)
+        for (rounds, shown), (wanted, same) in zip(one.path, outcome.path, strict=True):
+            assert rounds == wanted and torch.equal(shown, same)
     assert [path.name for path in store.folder.iterdir()] == ["key.safetensors"]
 
 
-def test_models_come_back_as_they_were(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    models = [Retrained(torch.randn(4), COST), Retrained(torch.randn(4).double(), COST)]
-    store.save_models("key", models)
-    found = store.load_models("key")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_comes_back_as_it_was(tmp_path: Path, dtype: torch.dtype) -> None:
+    store = FolderStore(tmp_path)
+    model = FittedModel(torch.randn(4, dtype=dtype), COST)
+    store.save_model("key", model)
+    found = store.model("key")
     assert found is not None
-    for one, wanted in zip(found, models, strict=True):
-        assert (
-            torch.equal(one.weights, wanted.weights) and one.weights.dtype == wanted.weights.dtype
-        )
-        assert one.cost == wanted.cost
+    assert torch.equal(found.weights, model.weights) and found.weights.dtype == dtype
+    assert found.cost == model.cost
+
+
+def test_results_come_back_as_they_were_and_damaged_ones_count_as_missing(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    results = results_of(document(0))
+    assert store.results("key") is None
+    store.save_results("key", results)
+    assert store.results("key") == results
+    path = tmp_path / "key.json"
+    path.write_text(path.read_text()[:200])
+    assert store.results("key") is None
 
 
 @pytest.mark.parametrize("how", ["empty", "torn", "other"])
 def test_a_file_that_cannot_be_read_counts_as_not_there(tmp_path: Path, how: str) -> None:
-    store = Store(tmp_path)
-    store.save_models("key", [Retrained(torch.randn(100), COST)])
+    store = FolderStore(tmp_path)
+    store.save_model("key", FittedModel(torch.randn(100), COST))
     path = tmp_path / "key.safetensors"
     whole = path.read_bytes()
     if how == "other":
         save_file({"weights": torch.zeros(2)}, path)
     else:
         path.write_bytes(b"" if how == "empty" else whole[: len(whole) // 2])
-    assert store.load_models("key") is None
-    store.save_models("key", [Retrained(torch.randn(3), COST)])
-    assert store.load_models("key") is not None
+    assert store.model("key") is None
+    store.save_model("key", FittedModel(torch.randn(3), COST))
+    assert store.model("key") is not None
 
 
 def test_runs_share_no_seed() -> None:

@@ -7,12 +7,14 @@ import math
 import statistics
 
 import pytest
-from fedunlearn.reporting.spread import Figure, as_json, summarise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedunlearn.errors import InputError
+from fedunlearn.reporting.documents import read_document
 from fedunlearn.reporting.pareto import pareto_front
-from tests.comparisons import document
+from fedunlearn.reporting.seed_summary import Comparison, Figure, summarise
+from tests.comparisons import cost, document, summary_of
 
 COORDINATES = st.one_of(st.integers(0, 4).map(float), st.floats(0.0, 1e9))
 POINTS = st.dictionaries(st.text("abcdef", min_size=1), st.tuples(COORDINATES, COORDINATES))
@@ -46,7 +48,7 @@ def test_equal_points_are_all_members():
 
 
 def test_means_and_sample_standard_deviations():
-    method = summarise("s", [document(0), document(1), document(2)]).requests[0].methods
+    method = summary_of("s", [document(0), document(1), document(2)]).requests[0].methods
     figure = method["cubic-newton"].figures["forget_js"]
     assert figure.values == (0.03, 0.032, 0.034)
     assert figure.mean == pytest.approx(0.032)
@@ -54,14 +56,15 @@ def test_means_and_sample_standard_deviations():
 
 
 def test_one_seed_has_no_spread():
-    comparison = summarise("s", [document(0)])
-    assert comparison.requests[0].trained["tow"] == Figure(0.5, None, (0.5,))
-    assert "spread" not in as_json(comparison)["requests"][0]["trained"]["tow"]
+    comparison = summary_of("s", [document(0)])
+    assert comparison.requests[0].trained["tow"] == Figure(mean=0.5, values=(0.5,))
+    written = comparison.model_dump(mode="json")
+    assert "spread" not in written["requests"][0]["trained"]["tow"]
 
 
 def test_equal_values_have_a_spread_of_exactly_zero():
-    trained = summarise("s", [document(seed) for seed in range(3)]).requests[0].trained
-    assert trained["forget_accuracy"] == Figure(0.6, 0.0, (0.6, 0.6, 0.6))
+    trained = summary_of("s", [document(seed) for seed in range(3)]).requests[0].trained
+    assert trained["forget_accuracy"] == Figure(mean=0.6, spread=0.0, values=(0.6, 0.6, 0.6))
 
 
 @pytest.mark.parametrize("hole", [None, math.nan, math.inf])
@@ -72,7 +75,7 @@ def test_a_metric_that_a_seed_lacks_is_aggregated_over_the_others_and_says_so(ho
         del entry["forget_js"]
     else:
         entry["forget_js"] = hole
-    figures = summarise("s", documents).requests[0].methods["fine-tune"].figures
+    figures = summary_of("s", documents).requests[0].methods["fine-tune"].figures
     assert figures["forget_js"].values == (0.06, 0.064)
     assert figures["forget_js"].mean == pytest.approx(0.062)
     floors = (0.01 + 0.012) / 2  # of the same two seeds
@@ -80,24 +83,23 @@ def test_a_metric_that_a_seed_lacks_is_aggregated_over_the_others_and_says_so(ho
     assert len(figures["tow"].values) == 3
 
 
-def test_every_number_is_aggregated_whatever_its_name():
+def test_every_metric_and_cost_is_aggregated():
     documents = [document(seed) for seed in range(2)]
     for seed, each in enumerate(documents):
         entry = each["requests"][0]["methods"]["cubic-newton"]
-        entry |= {"klom": 0.1 + seed, "novel": {"deep": 7 + seed}, "flag": True}
-        entry["recording"] = {"rounds": 3, "seconds": 0.1}
-    figures = summarise("s", documents).requests[0].methods["cubic-newton"].figures
+        entry["klom"] = 0.1 + seed
+        entry["recording"] = cost(3, 1.0, 1, 1, seed)
+    figures = summary_of("s", documents).requests[0].methods["cubic-newton"].figures
     assert figures["klom"].values == (0.1, 1.1)
-    assert figures["novel.deep"].mean == 7.5
     assert figures["recording.rounds"].mean == 3
     assert figures["seconds"].values == (0.123, 1.123)
     assert figures["bytes"].mean == 1_090_000 + 2_840_000
-    assert not {"flag", "weight", "details.weight", "status"} & figures.keys()
+    assert not {"weight", "details.weight", "status"} & figures.keys()
 
 
 def test_floors_both_as_ratio_of_means_and_seed_by_seed():
     documents = [document(seed) for seed in range(3)]
-    figures = summarise("s", documents).requests[0].methods["cubic-newton"].figures
+    figures = summary_of("s", documents).requests[0].methods["cubic-newton"].figures
     js, floors = (0.03, 0.032, 0.034), (0.01, 0.011, 0.012)
     ratio = figures["forget_js_floors"]
     assert ratio.mean == pytest.approx(statistics.fmean(js) / statistics.fmean(floors))
@@ -107,17 +109,17 @@ def test_floors_both_as_ratio_of_means_and_seed_by_seed():
 
 
 @pytest.mark.parametrize("floor", [{}, {"forget_js": 0.0}])
-def test_without_a_floor_nothing_is_told_in_floors(floor):
+def test_without_a_floor_there_is_no_figure_in_floors(floor):
     documents = [document(seed) for seed in range(2)]
     for each in documents:
         each["requests"][0]["floor"] = floor
-    request = summarise("s", documents).requests[0]
+    request = summary_of("s", documents).requests[0]
     assert "forget_js_floors" not in request.methods["cubic-newton"].figures
     assert "forget_js_floors_by_seed" not in request.trained
 
 
 def test_every_request_of_a_sequence_is_summarised():
-    comparison = summarise("s", [document(seed, requests=3) for seed in range(2)])
+    comparison = summary_of("s", [document(seed, requests=3) for seed in range(2)])
     assert [request.descriptions for request in comparison.requests] == [
         ("node 0", "node 1"),
         ("node 1", "node 2"),
@@ -131,52 +133,57 @@ def test_before_recovery_is_apart_and_empty_where_nothing_recovered():
     documents = [document(seed) for seed in range(2)]
     for each in documents:
         each["requests"][0]["methods"]["fine-tune"]["before_recovery"] = {"forget_js": 0.09}
-    methods = summarise("s", documents).requests[0].methods
+    methods = summary_of("s", documents).requests[0].methods
     assert methods["fine-tune"].before_recovery["forget_js"].mean == pytest.approx(0.09)
     assert methods["fine-tune"].figures["forget_js"].mean == pytest.approx(0.061)
     assert methods["cubic-newton"].before_recovery == {}
 
 
 def test_says_which_settings_were_not_the_same():
-    comparison = summarise("s", [document(seed) for seed in (4, 5)])
+    comparison = summary_of("s", [document(seed) for seed in (4, 5)])
     assert comparison.varied == {"data.seed": (4, 5)}
     assert comparison.scenario["data"]["seed"] == 4
     assert len(comparison.environments) == 1
 
 
-def test_a_method_under_a_name_of_its_own_is_known_by_its_kind():
+def test_a_method_under_a_name_of_its_own_has_its_registered_name():
     each = document(0)
     each["scenario"]["unlearning"]["mine"] = {"method": "cubic-newton"}
-    comparison = summarise("s", [each])
-    assert comparison.kind("mine") == "cubic-newton"
-    assert comparison.kind("fine-tune") == "fine-tune"
+    comparison = summary_of("s", [each])
+    assert comparison.registered_name("mine") == "cubic-newton"
+    assert comparison.registered_name("fine-tune") == "fine-tune"
 
 
 def test_seeds_of_other_methods_are_refused():
     other = document(1)
     del other["requests"][0]["methods"]["fine-tune"]
-    with pytest.raises(ValueError, match="small: results 2 are of cubic-newton, instant"):
-        summarise("small", [document(0), other])
+    with pytest.raises(InputError, match="small: results 2 are of cubic-newton, instant"):
+        summary_of("small", [document(0), other])
 
 
 def test_seeds_of_other_requests_are_refused():
-    with pytest.raises(ValueError, match="small: 2 requests in results 2, 1 in the first"):
-        summarise("small", [document(0), document(1, requests=2)])
+    with pytest.raises(InputError, match="small: 2 requests in results 2, 1 in the first"):
+        summary_of("small", [document(0), document(1, requests=2)])
 
 
 def test_no_seed_is_refused():
-    with pytest.raises(ValueError, match="no results"):
+    with pytest.raises(InputError, match="no results"):
         summarise("small", [])
 
 
-def test_json_holds_plain_numbers_seconds_included():
-    comparison = summarise("small", [document(seed, requests=2) for seed in range(2)])
-    loaded = json.loads(json.dumps(as_json(comparison), allow_nan=False))
-    request = loaded["requests"][0]
-    assert request["forget"]["descriptions"] == ["node 0", "node 1"]
-    assert request["forget"]["forgotten_examples"]["values"] == [300, 301]
+def test_a_comparison_is_read_back_as_it_was_written(tmp_path):
+    summary = summary_of("small", [document(seed, requests=2) for seed in range(2)])
+    comparison = Comparison(scenarios=(summary,))
+    path = tmp_path / "comparison.json"
+    path.write_text(comparison.to_json())
+    assert read_document(path, Comparison) == comparison
+    written = json.loads(path.read_text())
+    assert written["schema"] == 1
+    (scenario,) = written["scenarios"]
+    assert (scenario["name"], scenario["seeds"]) == ("small", 2)
+    request = scenario["requests"][0]
+    assert request["descriptions"] == ["node 0", "node 1"]
+    assert request["sizes"]["forgotten_examples"]["values"] == [300, 301]
     newton = request["methods"]["cubic-newton"]
-    assert newton["seconds"]["values"] == [0.123, 1.123]
+    assert newton["figures"]["seconds"]["values"] == [0.123, 1.123]
     assert newton["statuses"] == {"done": 2}
-    assert set(request) == {"forget", "floor", "trained", "retrained", "methods"}
-    assert (loaded["name"], loaded["seeds"]) == ("small", 2)
