@@ -36,7 +36,7 @@ from fedunlearn.reporting.svg import (
 from fedunlearn.reporting.table_columns import byte_unit
 
 OURS = ("cubic-newton", "instant-cubic-newton")
-SPACING = 6.0  # pixels between the points of a line that names keep off
+SPACING = 12.0  # pixels between the points of a line that names keep off
 NEAR_ZERO = 0.2  # decades between no cost and the least one
 Line = tuple[Point, Point]
 

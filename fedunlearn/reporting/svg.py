@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 METHOD_COLOURS = 6
 LABEL_LEFT = 1.035  # of the width of the axes
-ITERATIONS = 1000
+ITERATIONS = 100
 
 _VARIABLES = (
     *("page", "ink", "muted", "rule", "heat", "floor", "trained", "retrained"),
