@@ -12,7 +12,7 @@ from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.leases import Lease
 from fedunlearn.requests.ledger import export_ledger, verify_export, verify_ledger
-from fedunlearn.requests.models import model_path
+from fedunlearn.requests.model_lineage import model_path
 from fedunlearn.requests.statement import node_scope, scope_of, sign_deletion
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.rpc.v1 import deletion_pb2 as pb

@@ -14,7 +14,7 @@ from fedunlearn.requests.database import Transaction
 from fedunlearn.requests.deletion import Deletion, Scope, ScopeKind, State
 from fedunlearn.requests.leases import Lease, held, job_row
 from fedunlearn.requests.log_store import append
-from fedunlearn.requests.models import (
+from fedunlearn.requests.model_lineage import (
     Model,
     Models,
     insert_model,
