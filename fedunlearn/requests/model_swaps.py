@@ -249,13 +249,6 @@ class Removals(Models):
         with self._database.read() as connection:
             return _of_job(connection, job)
 
-    def applied_of(self, deletion: str) -> Applied | None:
-        """Return a request's removal, if it is in the current model's line."""
-        query = select(APPLIED).where(APPLIED.c.deletion == deletion, ~APPLIED.c.rolled_back)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _applied(row)
-
     def all_applied(self) -> tuple[Applied, ...]:
         """Return all removals in the order of the log, also those that were taken back."""
         with self._database.read() as connection:

@@ -22,7 +22,17 @@ from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.ledger import export_ledger, verify_export, verify_ledger
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.state import open_state
-from tests.deletions import ISSUER, OLGA, START, completed, keep_model, leased, made, populate
+from tests.deletions import (
+    ISSUER,
+    OLGA,
+    START,
+    completed,
+    heads_of,
+    keep_model,
+    leased,
+    made,
+    populate,
+)
 
 COMMAND = Path(sys.executable).with_name("fedunlearn")
 
@@ -38,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[RequestStore]:
 
 
 def test_every_older_head_is_proved_and_no_other(store: RequestStore) -> None:
-    heads = store.heads()
+    heads = heads_of(store)
     assert len(heads) > 3
     for older in heads:
         proof = json.loads(json.dumps(prove_consistency(store, older)))
@@ -53,7 +63,7 @@ def test_every_older_head_is_proved_and_no_other(store: RequestStore) -> None:
 def test_a_log_that_was_restored_and_continued_cannot_be_proved(
     store: RequestStore, tmp_path: Path
 ) -> None:
-    older = store.heads()[-1]
+    older = heads_of(store)[-1]
     url = f"sqlite:///{tmp_path / 'another.db'}"
     with RequestStore.open(url, issuer=ISSUER, durable=False) as restored:
         populate(restored)
@@ -83,7 +93,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_proof_does_not_verify(store: RequestStore, change: str) -> None:
-    older = store.heads()[1]
+    older = heads_of(store)[1]
     proof = json.loads(json.dumps(prove_consistency(store, older)))
     CHANGES[change](proof)
     with pytest.raises(VerificationError):
@@ -91,7 +101,7 @@ def test_a_changed_proof_does_not_verify(store: RequestStore, change: str) -> No
 
 
 def test_a_head_of_another_key_is_refused(store: RequestStore) -> None:
-    older = store.heads()[1]
+    older = heads_of(store)[1]
     other = PrivateKey.generate("ed25519").public
     with pytest.raises(VerificationError):
         verify_consistency(prove_consistency(store, older), other, older)
@@ -99,8 +109,8 @@ def test_a_head_of_another_key_is_refused(store: RequestStore) -> None:
 
 
 def test_heads_are_found_in_heads_receipts_exports_and_proofs(store: RequestStore) -> None:
-    last = store.heads()[-1]
-    proof = prove_consistency(store, store.heads()[0])
+    last = heads_of(store)[-1]
+    proof = prove_consistency(store, heads_of(store)[0])
     for document in (head_document(last), export_ledger(store), proof):
         assert last_head_in(json.loads(json.dumps(document))) == last
     for document in ({}, {"payload": "?"}, {"heads": []}, {"root": 1}):
