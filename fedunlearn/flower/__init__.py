@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedunlearn.flower.sessions import SessionSettings as SessionSettings
 
 _HOME = {
-    "RememberingStrategy": "remembering",
+    "RememberingStrategy": "remembering_strategy",
     "SessionSettings": "sessions",
     "unlearnable": "own_client",
     "unlearning": "own_server",
