@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedunlearn.federation.federation import Federation as Federation
-    from fedunlearn.federation.federation import TrainedModel as TrainedModel
+    from fedunlearn.federation.trained_model import TrainedModel as TrainedModel
     from fedunlearn.federation.training import TrainingPlan as TrainingPlan
     from fedunlearn.flower.simulation import simulate as simulate
     from fedunlearn.networks import build_model as build_model
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedunlearn.recording.storage import open_recording as open_recording
     from fedunlearn.recording.storage import save_recording as save_recording
     from fedunlearn.risk.task import Task as Task
-    from fedunlearn.scenario.settings import TrainingSettings as TrainingSettings
+    from fedunlearn.settings import TrainingSettings as TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
     from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
     from fedunlearn.unlearning.fed_eraser import FedEraser as FedEraser
@@ -98,9 +98,9 @@ _HOME = {
     "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",
     "StochasticCubicNewtonSettings": "unlearning.stochastic_cubic_newton",
     "Task": "risk.task",
-    "TrainedModel": "federation.federation",
+    "TrainedModel": "federation.trained_model",
     "TrainingPlan": "federation.training",
-    "TrainingSettings": "scenario.settings",
+    "TrainingSettings": "settings",
     "Unlearned": "unlearning.method",
     "UnlearningMethod": "unlearning.method",
     "WeightNegation": "unlearning.weight_negation",

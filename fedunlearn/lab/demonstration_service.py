@@ -18,13 +18,14 @@ from torch import Tensor
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.data.sources import Split
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.site import site_of
 from fedunlearn.networks import build_model
 from fedunlearn.node.records import COMMITMENTS
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.model_store import model_file
-from fedunlearn.operator.remover import FederationRemover
 from fedunlearn.operator.worker_loop import (
     MODELS,
     NODES,
@@ -44,9 +45,9 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.state import open_state
-from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import utc_now
 
 OPERATOR = "consortium"
@@ -134,7 +135,7 @@ class DemonstrationService:
             name="flower",
             idle_s=0.0,
             stop=threading.Event(),
-            tell=lambda worked: None,
+            on_job=lambda worked: None,
         )
         work_in(site_of(self._experiment), self._federation, place)
         return [self._results_of(owner, deletion.id) for owner, deletion in filed]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 
 from fedunlearn.evaluation.metrics import Parts
-from fedunlearn.federation.federation import Recordable
+from fedunlearn.federation.trained_model import Recordable
 from fedunlearn.lab.forget_requests import resolve_requests, split_parts
 from fedunlearn.lab.scenario_task import ScenarioTask, scenario_task
 from fedunlearn.networks import build_model
@@ -19,7 +19,7 @@ from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.reporting.results import NodeAndClassNames
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.scenario.sections import Scenario
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.registry import make_method
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedunlearn.errors import InputError
 from fedunlearn.federation.accounting import Cost
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.lab.stages import FittedModel, RequestOutcome
 from fedunlearn.reporting.documents import Document, read_document

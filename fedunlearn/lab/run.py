@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.federations import OpenFederation

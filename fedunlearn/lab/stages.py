@@ -11,19 +11,15 @@ from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.federation.accounting import Cost
-from fedunlearn.federation.federation import (
-    Federation,
-    Listening,
-    Recordable,
-    Recorded,
-    TrainedModel,
-)
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel, TrainingObserver
+from fedunlearn.federation.training import OnRound
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.model_outputs import probabilities_of
 from fedunlearn.networks import build_model
 from fedunlearn.parameters import initial_weights, require_finite
 from fedunlearn.unlearning.faults import unlearn
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 from fedunlearn.unlearning.recovery import recover
 
 Path = tuple[tuple[int, Tensor], ...]
@@ -178,7 +174,7 @@ def _unlearn_request(
     path: list[tuple[int, Tensor]] = [(0, trained.weights)]
     with federation.measure() as meter:
         try:
-            unlearned = unlearn(sized, trained, federation, forget, watch=_into(path))
+            unlearned = unlearn(sized, trained, federation, forget, on_round=_into(path))
             compute = meter.cost(retained).gradient_equivalents
             recovered = recover(
                 federation,
@@ -234,7 +230,7 @@ def _recording_cost(
     spent = [
         trained.recorded[item].spent
         for item in method.to_record()
-        if not isinstance(item, Listening)  # recorded during training at no cost
+        if not isinstance(item, TrainingObserver)  # recorded during training at no cost
     ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
@@ -245,10 +241,12 @@ def _as_trained(trained: TrainedModel, weights: Tensor) -> TrainedModel:
     A recording of the model before is not valid for this one; the history of training is.
     """
     history: dict[Recordable, Recorded] = {
-        item: value for item, value in trained.recorded.items() if isinstance(item, Listening)
+        item: value
+        for item, value in trained.recorded.items()
+        if isinstance(item, TrainingObserver)
     }
     return replace(trained, weights=weights, recorded=history)
 
 
-def _into(path: list[tuple[int, Tensor]]) -> Watch:
+def _into(path: list[tuple[int, Tensor]]) -> OnRound:
     return lambda rounds, weights: path.append((rounds, weights))

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedunlearn.errors import FedunlearnError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import OpenOwn, removal_app, training_app
 from fedunlearn.flower.own_federation import OwnFederation
-from fedunlearn.flower.taking_over import TakeOver
+from fedunlearn.flower.takeover import TakeOver
 from fedunlearn.operator.app_folder import APP, DATABASE, OUT, STATE, AppFolder
 from fedunlearn.operator.app_removals import AppRemovals
 from fedunlearn.service.state import ServiceState, open_state

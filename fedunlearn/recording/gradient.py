@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 
 
@@ -39,7 +40,7 @@ class GradientAt:
             ForgetSet.of_nodes(), weight_decay=trained.settings.weight_decay
         )
         with federation.progress.piece("recording", 1):
-            gradient = everything.gradient(trained.towards_start(self.share))
+            gradient = everything.gradient(trained.interpolated(self.share))
         return RecordedGradient(everything.retained, gradient)
 
     def __str__(self) -> str:

@@ -29,11 +29,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
-from fedunlearn.unlearning.undone import Undone, measure_undone
+from fedunlearn.unlearning.unfinished_training import Undone, measure_undone
 from fedunlearn.vectors import dot
 
 Source = Literal["departing", "recorded", "retained"]
@@ -140,7 +141,7 @@ def open_influence(
         ForgetSetError: Nothing would be forgotten, or nothing would stay.
     """
     decay = trained.settings.weight_decay
-    point = trained.towards_start(linearise_at)
+    point = trained.interpolated(linearise_at)
     given = None if completion == "auto" else completion
     if source == "departing":
         objective = federation.objective(

@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from fedunlearn.scenario.sections import Scenario
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
-from fedunlearn.worker.settings import WorkerSettings
+from fedunlearn.worker.worker_settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

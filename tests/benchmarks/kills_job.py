@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.session import SessionTransport
@@ -26,7 +27,7 @@ from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.invitation import Invitation
 from fedunlearn.questions.question import Answer, Question
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.benchmarks.kills import NODES, STOP, invitation_path
 from tests.federations import TinyTask

@@ -43,12 +43,13 @@ def server_memory() -> dict[str, object]:
 def main() -> None:
     """Take the step and print the peak of this process in MiB."""
     from fedunlearn.federation.accounting import MeterStack
-    from fedunlearn.federation.federation import Federation, TrainedModel
+    from fedunlearn.federation.federation import Federation
+    from fedunlearn.federation.trained_model import TrainedModel
     from fedunlearn.federation.transport.inline import InlineTransport
     from fedunlearn.questions.forget import ForgetSet, Part
     from fedunlearn.questions.kinds import Gradient, Products
     from fedunlearn.questions.question import Answer, Question
-    from fedunlearn.scenario.settings import TrainingSettings
+    from fedunlearn.settings import TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 
     class Diagonal:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import flatten
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 
 NODES, FEATURES, DECAY = 8, 12, 1e-2

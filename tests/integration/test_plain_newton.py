@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Unlearned
@@ -127,7 +127,7 @@ def test_the_path_has_every_smaller_space(name: str) -> None:
     federation, _ = federation_of(TinyTask(), NODES)
     heard: list[tuple[int, Tensor]] = []
     make_method(name, {"products": 4}).unlearn(
-        trained(), federation, FORGET["class"], watch=lambda n, w: heard.append((n, w.clone()))
+        trained(), federation, FORGET["class"], on_round=lambda n, w: heard.append((n, w.clone()))
     )
     assert [number for number, _ in heard] == [2, 3, 4, 5]
     for (_, weights), products in zip(heard, range(1, 5), strict=True):

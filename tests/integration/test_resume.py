@@ -11,8 +11,9 @@ import torch
 
 from fedunlearn.errors import JobError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation
@@ -21,7 +22,7 @@ from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.question import Answer, Question
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import TinyTask
 from tests.inline_grid import InlineGrid

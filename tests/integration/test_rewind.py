@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedunlearn.evaluation.metrics import js_divergence
 from fedunlearn.federation.accounting import Meter
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation
@@ -21,7 +22,7 @@ from fedunlearn.parameters import initial_weights, load
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from fedunlearn.unlearning.rewind import Rewind, RewindSettings
@@ -88,7 +89,7 @@ def unlearn(
                 trained or trained_model(),
                 federation,
                 forget,
-                watch=lambda number, weights: path.append((number, weights.clone())),
+                on_round=lambda number, weights: path.append((number, weights.clone())),
             )
         return unlearned, meter
 

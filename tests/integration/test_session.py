@@ -25,8 +25,9 @@ from fedunlearn.errors import (
 )
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
-from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
+from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import Endpoint, SessionServer
 from fedunlearn.node.node import TaskNode
@@ -39,7 +40,7 @@ from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.questions.wire import answer_message, read_question
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.rpc.v1.session_pb2_grpc import SessionServiceStub
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from fedunlearn.unlearning.faults import unlearn
 from tests.federations import InTurn, TinyTask, join, weights_of

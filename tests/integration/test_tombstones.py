@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.errors import FederationError, MissingAnswerError, NodeLeftError, TaskError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate
@@ -27,7 +28,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.registry import make_method
 from tests.federations import TinyTask
 from tests.inline_grid import InlineGrid
