@@ -1,4 +1,4 @@
-"""Whole numbers as options take them, whose help need not tell their bounds."""
+"""Types of options for whole numbers, whose bounds the help does not print."""
 
 from __future__ import annotations
 

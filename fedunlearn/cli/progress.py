@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, silence in a pipe."""
+"""Progress bars on a terminal; nothing in a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedunlearn.progress import Progress, Silent
 
 
 class TerminalProgress:
-    """A bar for each piece of work; finished ones stay."""
+    """A bar for each piece of work; bars of finished pieces stay on the screen."""
 
     def __init__(self, bars: Bars) -> None:
         """Draw on these bars."""
@@ -40,7 +40,7 @@ class TerminalProgress:
             yield
         finally:
             self._open.pop()
-            # Work may take fewer rounds than were allowed for.
+            # A piece of work may end before its last step.
             done = self._bars.tasks[self._bars.task_ids.index(task)].completed
             self._bars.update(task, total=done)
 

@@ -1,4 +1,4 @@
-"""Tables for people, JSON for programs."""
+"""Printing of tables for people and of JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH_OF_PIPES = 160
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings; cells are text, never markup."""
+    """Print rows under headings; cells are plain text, not markup."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -36,10 +36,10 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value for programs."""
+    """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def printable(text: str) -> str:
-    """Return a text without what would steer a terminal; it may come from elsewhere."""
+    """Return a text without control characters; the text may come from another party."""
     return "".join(one if one.isprintable() else "�" for one in text)

@@ -1,1 +1,1 @@
-"""Metrics, attacks and what retrained models tell: numbers only."""
+"""Metrics, attacks and the comparison with retrained models: numbers only."""

@@ -1,4 +1,4 @@
-"""How evenly a model serves the nodes that stay."""
+"""Fairness: the spread of a model's accuracy over the nodes that stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def node_accuracies(predicted: Tensor, targets: Tensor, owners: Tensor) -> dict[
 
     Args:
         predicted: Classes (n,).
-        targets: (n,).
+        targets: True classes (n,).
         owners: Number of the node that holds each example (n,).
 
     Returns:
@@ -22,10 +22,14 @@ def node_accuracies(predicted: Tensor, targets: Tensor, owners: Tensor) -> dict[
 
 
 def fairness(predicted: Tensor, targets: Tensor, owners: Tensor) -> dict[str, float]:
-    """Return ``worst_node_accuracy``, and ``node_accuracy_spread``, the standard deviation.
+    """Return the lowest accuracy of a node and the standard deviation over nodes.
 
-    Every node counts the same, whatever it holds (Li, Sanjabi, Beirami, Smith 2020, "Fair resource
-    allocation in federated learning", definition 1). Arguments as for ``node_accuracies``.
+    Every node has the same weight, however many examples it holds (Li, Sanjabi, Beirami, Smith
+    2020, "Fair resource allocation in federated learning", definition 1). The arguments are those
+    of ``node_accuracies``.
+
+    Returns:
+        ``worst_node_accuracy`` and ``node_accuracy_spread``.
     """
     by_node = node_accuracies(predicted, targets, owners)
     accuracies = torch.tensor(list(by_node.values()), dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""The margin of a prediction, and how it is distributed over a handful of models.
+"""The margin of a prediction, and its distribution over a few models.
 
-The margin is what attacks on single examples look at: the logit of an example's class less the
+Attacks on single examples use the margin: the logit of an example's class less the
 log-sum-exp of the others', log(p / (1 - p)), which is nearly normal over models (Carlini et al.
 2022, "Membership inference attacks from first principles").
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 TINY = 1e-300
 LIMIT = 100.0
 LEAST_VARIANCE = 1e-4
-# With few models the spread of a single example says little: as if so many more had the mean one.
+# Shrinkage of an example's variance: the weight of the mean variance, as a number of models.
 MODELS_IN_COMMON = 8
 
 
@@ -23,11 +23,11 @@ def margins(probabilities: Tensor, targets: Tensor) -> Tensor:
     """Return log(p / (1 - p)) of the class that each example has.
 
     Args:
-        probabilities: Of one model (n, classes), float64.
-        targets: (n,).
+        probabilities: Class probabilities of one model (n, classes), float64.
+        targets: True classes (n,).
 
     Returns:
-        Shape (n,), between -100 and 100.
+        The margins (n,), between -100 and 100.
     """
     places = targets[:, None]
     own = probabilities.gather(1, places)[:, 0]
@@ -40,8 +40,8 @@ class Gaussians:
     """For each example, the normal distribution of its margin over models.
 
     Attributes:
-        mean: (n,).
-        variance: (n,), above 0.
+        mean: Means (n,).
+        variance: Variances (n,), above 0.
     """
 
     mean: Tensor
@@ -49,14 +49,14 @@ class Gaussians:
 
     @classmethod
     def of(cls, observed: Tensor) -> Gaussians:
-        """Fit.
+        """Fit the distributions to observed margins.
 
-        An example's variance is drawn towards the mean variance of all examples, the more so the
-        fewer models there are: for a few it is common to all, as Carlini et al. have it, for many
-        each has its own.
+        An example's variance is shrunk towards the mean variance of all examples, the more the
+        fewer models there are: with few models all examples share one variance, as in Carlini et
+        al., with many models each has its own.
 
         Args:
-            observed: Margins (models, n), of two models at least.
+            observed: Margins of at least two models (models, n).
 
         Returns:
             The distributions; no variance is below 1e-4.
@@ -67,7 +67,7 @@ class Gaussians:
         return cls(observed.mean(0), drawn.clamp_min(LEAST_VARIANCE))
 
     def standardised(self, observed: Tensor) -> Tensor:
-        """Return how many standard deviations margins (..., n) lie above the mean."""
+        """Return the number of standard deviations by which margins (..., n) exceed the mean."""
         return (observed - self.mean) / self.variance.sqrt()
 
     def log_density(self, observed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a model is from the one that never saw the forget set."""
+"""The distance of a model from the one that was trained without the forget set."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedunlearn.risk.task import Examples
 
 @dataclass(frozen=True)
 class Parts:
-    """The examples that metrics are taken on.
+    """The examples on which metrics are computed.
 
     Attributes:
-        forget: What leaves.
-        retain: What stays.
-        test: What no node trains on; for the removal of a class, without that class.
+        forget: Examples that leave.
+        retain: Examples that stay.
+        test: Held-out examples; for the removal of a class, without that class.
         owners: Number of the node that holds each example that stays (n,).
     """
 
@@ -53,7 +53,7 @@ class Predictions:
 
 
 def margins_of(models: Sequence[Predictions], parts: Parts, name: str) -> Tensor:
-    """Return several models' margins (models, n) on the part of a name."""
+    """Return the margins of several models (models, n) on the part with a name."""
     targets = parts.named()[name][1]
     return torch.stack([margins(model.of_part[name], targets) for model in models])
 
@@ -62,11 +62,11 @@ def js_divergence(left: Tensor, right: Tensor) -> float:
     """Return the Jensen-Shannon divergence of two models' predictions, mean over examples.
 
     Args:
-        left: Probabilities (n, classes).
-        right: Likewise.
+        left: Probabilities of one model (n, classes).
+        right: Probabilities of the other model (n, classes).
 
     Returns:
-        In nats, between 0 and ln 2.
+        The divergence in nats, between 0 and ln 2.
     """
     middle = (left + right) / 2
     return float((_kl(left, middle) + _kl(right, middle)).mean() / 2)
@@ -83,10 +83,10 @@ def losses(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def compare(model: Predictions, oracle: Predictions, parts: Parts) -> dict[str, float]:
-    """Hold a model's predictions against the retrained model's.
+    """Compare a model's predictions with those of the retrained model.
 
     Returns:
-        Accuracies, also those of the nodes, divergences, forget loss, tow and mia_auc, as in
+        Accuracies, also over nodes, divergences, forget loss, tow and mia_auc, by their keys in
         results.json.
     """
     result: dict[str, float] = {}
@@ -110,7 +110,7 @@ def floor(oracles: Sequence[Predictions]) -> dict[str, float]:
     """Return the mean divergence over pairs of independently retrained models.
 
     Args:
-        oracles: Retrained from different seeds; at least two for a floor.
+        oracles: Models retrained from different seeds; at least two for a floor.
 
     Returns:
         ``forget_js``, ``retain_js``, ``test_js``; empty for a single oracle.

@@ -1,4 +1,4 @@
-"""Relearn time: how soon a model knows again what it was to forget."""
+"""Relearn time: the training on the forget set after which a model has learned it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE = 0.25
 def relearn_epochs(
     weights: Tensor, forget: EmpiricalRisk, settings: TrainingSettings, wanted: float
 ) -> float:
-    """Train on the forget set alone until a model is as good there as the trained one was.
+    """Train on the forget set alone until the loss is as low there as the trained model's.
 
     Source: Golatkar, Achille, Soatto 2020, "Eternal sunshine of the spotless net"; Tarun,
     Chundawat, Mandal, Kankanhalli 2023, "Fast yet effective machine unlearning". Plain SGD with
@@ -27,15 +27,15 @@ def relearn_epochs(
     differ by more than a batch. The order is the same for every model.
 
     Args:
-        weights: To start from (d,).
+        weights: Weights to start from (d,).
         forget: The risk on the forget set.
-        settings: Of training.
+        settings: Settings of training.
         wanted: Mean loss of the trained model on the forget set.
 
     Returns:
         Epochs until the loss is at most 1.05 times the wanted one, in steps of one batch: 0 for a
-        model that has forgotten nothing, 10 for one that has not got there by then; nan where the
-        loss is no number.
+        model that has forgotten nothing, 10 where the loss is still higher then; nan where the
+        loss is not a number.
     """
     rate = RATE * settings.learning_rate
     order = (settings.seed,)

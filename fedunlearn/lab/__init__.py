@@ -1,1 +1,1 @@
-"""Scenarios from start to end, where all data are at hand: run, compare, tune, evaluate."""
+"""Scenarios from start to end: run, compare, tune and demonstrate with all data at hand."""

@@ -67,8 +67,8 @@ def compare_scenarios(
     Args:
         scenarios: The scenarios.
         numbers: Numbers of the runs, see ``with_seed``.
-        store: Where the results of jobs are stored, and found by a later comparison.
-        processes: How many jobs run at once; with 1 they run in this process.
+        store: The store of the jobs' results, in which a later comparison finds them.
+        processes: Number of jobs that run at once; with 1 they run in this process.
         progress: Receives one step for each job.
 
     Returns:

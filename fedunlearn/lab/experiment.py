@@ -68,16 +68,16 @@ class Experiment:
 
     @cached_property
     def parts(self) -> tuple[Parts, ...]:
-        """For each request, the examples of what has left by then, and of what stays."""
+        """For each request the examples that have left by then, and those that stay."""
         return tuple(split_parts(forget, self.task.split) for forget in self.requests)
 
     @property
     def retained(self) -> tuple[int, ...]:
-        """How many examples stay after each request."""
+        """Number of examples that stay after each request."""
         return tuple(len(parts.retain[0]) for parts in self.parts)
 
     def training(self, seed: int) -> TrainingSettings:
-        """Return the training's settings with the seed of a model."""
+        """Return the settings of training with the seed of a model."""
         return self.scenario.training.model_copy(update={"seed": seed})
 
     @property
@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def replica_seeds(self) -> range:
-        """Seeds of the models that forget: training's own, then those of the further ones."""
+        """Seeds of the models that forget: training's own, then those of the replicas."""
         first = self.scenario.training.seed
         return range(first, first + 1 + self.scenario.evaluation.replicas)
 
@@ -98,7 +98,7 @@ class Experiment:
         return NodeAndClassNames(nodes=tuple(split.node_names), classes=tuple(split.labels))
 
     def to_record(self) -> list[Recordable]:
-        """Return what the methods want recorded."""
+        """Return what has to be recorded for the methods."""
         return [item for method in self.methods.values() for item in method.to_record()]
 
     def as_run(self) -> dict[str, JsonValue]:

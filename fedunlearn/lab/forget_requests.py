@@ -1,4 +1,4 @@
-"""A scenario's forget section, made concrete on its data."""
+"""The forget sets of a scenario: its forget section, resolved on its data."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fedunlearn.scenario.sections import COMMONEST, LARGEST, ForgetSettings
 
 
 def resolve_requests(settings: ForgetSettings, split: Split) -> tuple[ForgetSet, ...]:
-    """Name nodes, samples or classes, and check that they are there and that something stays.
+    """Resolve a forget section into forget sets, and check that data leave and that data stay.
 
     Returns:
         The rules that nodes apply to their own data, one a request; each follows those before it.
 
     Raises:
-        ForgetSetError: A node that does not exist, a class no one has, everybody, or nothing.
+        ForgetSetError: A node does not exist, no node has a class, or everything or nothing leaves.
     """
     chosen = _chosen_nodes(settings, split)
     if settings.kind == "node":
         if len(chosen) == len(split.nodes):
-            raise ForgetSetError("forget.nodes: all nodes would leave; at least one must stay")
+            raise ForgetSetError("forget.nodes: all nodes would leave; at least one has to stay")
         return _following([ForgetSet.of_nodes(*some) for some in _groups(chosen, settings)])
     if settings.kind == "samples":
         return _following(_draws(settings, split, chosen))
@@ -34,7 +34,7 @@ def resolve_requests(settings: ForgetSettings, split: Split) -> tuple[ForgetSet,
 
 
 def _groups(items: list[int], settings: ForgetSettings) -> list[list[int]]:
-    """Return what leaves together: each by itself in a sequence, else all."""
+    """Return the items of each request: one item each in a sequence, else all in one."""
     return [[item] for item in items] if settings.sequential else [items]
 
 
@@ -66,13 +66,13 @@ def _chosen_nodes(settings: ForgetSettings, split: Split) -> list[int]:
         _require_rule("forget.nodes", LARGEST, split.node_names)
         wanted = settings.count or 1
         if wanted > count:
-            raise ForgetSetError(f"forget.count: {wanted} nodes are asked for, there are {count}")
+            raise ForgetSetError(f"forget.count: {wanted} nodes are requested, there are {count}")
         return sorted(range(count), key=lambda node: -len(split.nodes[node]))[:wanted]
     return _numbers(settings.nodes, split.node_names, "forget.nodes", LARGEST)
 
 
 def _chosen_classes(settings: ForgetSettings, split: Split, nodes: list[int]) -> list[int]:
-    """Return the labels that are to be forgotten on some nodes, or on all where none are named."""
+    """Return the labels that the settings name; they must occur on the chosen nodes."""
     labels, examples = split.targets.unique(return_counts=True)
     if len(labels) == 1:
         raise ForgetSetError(
@@ -87,7 +87,7 @@ def _chosen_classes(settings: ForgetSettings, split: Split, nodes: list[int]) ->
         known = [int(label) for label in labels]
     if settings.class_ == COMMONEST:
         _require_rule("forget.class", COMMONEST, split.labels)
-        return [int(labels[examples.argmax()])]  # of several the first: they ascend
+        return [int(labels[examples.argmax()])]  # the first of several: labels ascend
     assert settings.class_ is not None  # the settings require it
     wanted = _numbers(settings.class_, split.labels, "forget.class", COMMONEST)
     for label in wanted:
@@ -95,12 +95,12 @@ def _chosen_classes(settings: ForgetSettings, split: Split, nodes: list[int]) ->
             names = ", ".join(split.labels[number] for number in known)
             raise ForgetSetError(f"forget.class: {where.format(split.labels[label])} are {names}")
     if not nodes and set(wanted) >= set(everywhere):
-        raise ForgetSetError("forget.class: these are all classes; at least one must stay")
+        raise ForgetSetError("forget.class: these are all classes; at least one has to stay")
     return wanted
 
 
 def _numbers(given: tuple[Name, ...] | Name, names: Names, key: str, rule: str) -> list[int]:
-    """Return the numbers of one or several names, each once, in their order."""
+    """Return the numbers of one or more names, each once, in their order."""
     if isinstance(given, tuple):
         return list(dict.fromkeys(names.number(name, key) for name in given))
     try:
@@ -112,7 +112,7 @@ def _numbers(given: tuple[Name, ...] | Name, names: Names, key: str, rule: str) 
 
 
 def _require_rule(key: str, rule: str, names: Names) -> None:
-    """Refuse a rule that is a name too, unless it stands in a list."""
+    """Refuse a rule that is also the name of a node or class; a list would hold the name."""
     if rule in names.texts:
         raise ForgetSetError(
             f"{key}: {rule!r} is a rule and the name of a {names.one}; give [{rule!r}] for the "
@@ -129,10 +129,10 @@ def _named(nodes: list[int], split: Split) -> str:
 
 
 def split_parts(forget: ForgetSet, split: Split) -> Parts:
-    """Cut all nodes' examples into what has left by now and what stays, for evaluation.
+    """Split all nodes' examples into those that have left by now and those that stay.
 
     Returns:
-        The parts; tested is on all labels but those that were removed and of which nothing stays.
+        The parts; test examples are of all labels except those that were removed everywhere.
     """
     gone: list[torch.Tensor] = []
     stays: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""From weights to results: every model is compared with the retrained ones."""
+"""The measurement of a run: every model is compared with the retrained ones."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class _Request:
 
     @cached_property
     def _triggered(self) -> tuple[Tensor, int] | None:
-        """Test images with the backdoor's trigger and its class, where there is a backdoor."""
+        """Test images with the backdoor's trigger, and the backdoor's class; None without one."""
         backdoor = self._scenario.data.backdoor
         if backdoor is None:
             return None

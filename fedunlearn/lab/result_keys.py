@@ -101,7 +101,7 @@ _DIGESTS: dict[int, tuple[Split, str]] = {}
 
 
 def _digest_of(split: Split) -> str:
-    """Return the sha256 of all examples and of who holds them; kept with the split it is of."""
+    """Return the SHA-256 of all examples and their nodes; computed once for the latest split."""
     if id(split) not in _DIGESTS:
         named = hashlib.sha256()
         for tensor in (split.inputs, split.targets, split.test_inputs, split.test_targets):

@@ -12,16 +12,16 @@ from fedunlearn.scenario.loading import LoadedScenario
 
 
 class ScenarioTask:
-    """Classification on a scenario's data. Travels as settings; data is loaded where it is used."""
+    """Classification on a scenario's data, pickled as its settings and loaded where it is used."""
 
     def __init__(self, data: DataSettings, model: ModelSettings) -> None:
-        """Take the settings; loads nothing."""
+        """Use these settings, without loading any data yet."""
         self._data = data
         self._model = model
 
     @property
     def split(self) -> Split:
-        """All examples of all nodes, for those who evaluate; a node sees its own only."""
+        """All examples of all nodes, for evaluation; a node uses its own only."""
         return load_split(self._data)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -53,6 +53,6 @@ class ScenarioTask:
 
 
 def scenario_task(loaded: LoadedScenario) -> ScenarioTask:
-    """Return what the nodes of a scenario compute on."""
+    """Return the task of a scenario's nodes."""
     scenario = loaded.settings
     return ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)

@@ -1,4 +1,4 @@
-"""A worker over a scenario's federation, simulated: trains the first model where there is none."""
+"""A worker in the simulated federation of a scenario; it trains the first model if necessary."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedunlearn.scenario.loading import LoadedScenario
 def work_simulated(
     loaded: LoadedScenario, place: WorkPlace, *, transport: TransportName, progress: Progress
 ) -> None:
-    """Work in a simulated federation, whose nodes keep their records in the state folder.
+    """Run the worker in a simulated federation whose nodes store records in the state folder.
 
     Args:
-        loaded: Data, model, training, method.
-        place: Requests and models.
+        loaded: The scenario: data, model, training and method.
+        place: The state folder with requests and models.
         transport: ``inline`` or ``flower``.
-        progress: Hears of training and rounds.
+        progress: Receives the progress of training and rounds.
     """
     experiment = Experiment.prepare(loaded)
     names = experiment.task.split.node_names
@@ -36,4 +36,4 @@ def work_simulated(
                 refused=[names.place(name) for name in place.refused],
             )
     finally:
-        place.stop.set()  # where the engine has failed, the work inside does not know it
+        place.stop.set()  # where the engine has failed, the worker inside is not informed

@@ -1,7 +1,7 @@
-"""The digest of source that a result depends on: its modules and what they import, as code alone.
+"""The digest of the source code that a result depends on: modules and what they import.
 
-Comments and docstrings do not count, nor do modules that the computation never imports: editing
-them leaves every cached model in use.
+Comments, docstrings and modules that the computation never imports do not count: after an edit of
+these, every cached model is still valid.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def source_digest(package: Path, roots: Iterable[str], source: str = "") -> str:
-    """Return the sha256 of some modules of a package and of all that they import from it.
+    """Return the SHA-256 of some modules of a package and of everything they import from it.
 
     Args:
         package: Folder of the package.
         roots: Names of modules.
-        source: Of a module outside of the package, which counts with what it imports.
+        source: Source of a module outside of the package, which counts with its imports.
 
     Returns:
-        Hexadecimal; the same where the code is.
+        A hexadecimal digest; the same for the same code.
     """
     own = ast.parse(source)
     trees = _closure(package, [*roots, *_imported(own, package.name)])
@@ -59,7 +59,7 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
 
 
 def _path(package: Path, module: str) -> Path | None:
-    """Return the file of a module; None for a member of one, or the package itself."""
+    """Return the file of a module; None for a member of a module or the package itself."""
     parts = module.split(".")[1:]
     if not parts:
         return None
@@ -71,7 +71,7 @@ def _path(package: Path, module: str) -> Path | None:
 
 
 def _code(tree: ast.Module) -> str:
-    """Return a module's code without comments and docstrings; changes the tree."""
+    """Return a module's code without comments and docstrings; this changes the tree."""
     for node in ast.walk(tree):
         if isinstance(node, _Documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]

@@ -1,4 +1,4 @@
-"""What every page has: its template, and settings as they stand in a scenario file."""
+"""The common parts of pages: rendering a template, and settings in TOML's notation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Section:
     """A table of a scenario.
 
     Attributes:
-        name: With those it lies in, separated by dots.
-        lines: As TOML has them.
+        name: Dotted name of the table.
+        lines: Its lines in TOML's notation.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Section:
 
 
 def render(template: str, **values: object) -> str:
-    """Return a page; what is not marked as markup is escaped, and what is missing an error."""
+    """Return a page; text is escaped unless it is markup, and a missing value is an error."""
     environment = Environment(
         loader=PackageLoader("fedunlearn.reporting"),
         autoescape=True,
@@ -43,11 +43,11 @@ def sections(
 
     Args:
         tables: Keys to values and further tables.
-        varied: Dotted key to the values it had in turn; they stand in a comment.
-        above: What the tables lie in.
+        varied: Dotted key to its value for each seed, which is added as a comment.
+        above: Dotted name of the table that contains these tables.
 
     Yields:
-        Those that hold values, outer ones first.
+        The tables that contain values, outer tables first.
     """
     for key, table in tables.items():
         if not isinstance(table, Mapping):
@@ -66,14 +66,14 @@ def sections(
 
 
 def toml(value: object) -> str:
-    """Return a value as TOML has it."""
+    """Return a value in TOML's notation."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(toml(item) for item in value)}]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def unbroken(text: str) -> str:
-    """Keep numbers and their signs on one line."""
+    """Return a text whose numbers and signs are not separated by a line break."""
     for breaking in (" %", " ±", "± "):
         text = text.replace(breaking, breaking.replace(" ", "\N{NO-BREAK SPACE}"))
     return text

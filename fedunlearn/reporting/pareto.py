@@ -1,4 +1,4 @@
-"""Which of several choices are not beaten by another."""
+"""The Pareto front of points with two costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Point = tuple[float, float]
 
 
 def _dominates(left: Point, right: Point) -> bool:
-    """Return whether a point is nowhere larger than another and somewhere smaller."""
+    """Return whether a point is at most another in both costs and smaller in one."""
     return left != right and left[0] <= right[0] and left[1] <= right[1]
 
 
@@ -16,10 +16,10 @@ def pareto_front(points: Mapping[str, Point]) -> tuple[str, ...]:
     """Return the names of the points that no other dominates.
 
     Args:
-        points: Name to what it costs and how far it is off; less of either is better.
+        points: Name to the two costs of a point; less is better.
 
     Returns:
-        By ascending cost; points that are equal are all members.
+        The names by ascending first cost; equal points are all members.
     """
     front = [
         name

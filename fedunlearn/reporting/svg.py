@@ -73,10 +73,10 @@ def log_axis(
 
     Args:
         axes: To scale.
-        which: Of its axes.
-        values: What has to find room.
-        write: How a tick is written.
-        linear: Decades that the linear part takes, if there is one.
+        which: The axis.
+        values: Values that have to be visible.
+        write: Formats a tick.
+        linear: Length of the linear part in decades, if there is one.
     """
     least = min((value for value in values if value > 0.0), default=1.0)
     low, high = least / 1.35, max([least, *values]) * 1.35
@@ -131,12 +131,14 @@ def move_apart(
     obstacles: Sequence[Point] = (),
     only: Literal["xy", "y"] = "xy",
     inside: bool = True,
-    arrows: Mapping[str, Any] | None = None,
+    arrows: Mapping[str, object] | None = None,
 ) -> None:
-    """Move texts until they cover neither each other nor the obstacles; the same input, the same.
+    """Move texts until they cover neither each other nor the obstacles.
+
+    The same input gives the same places.
 
     Args:
-        axes: The axes of the texts, drawn but for them.
+        axes: The axes of the texts, to which nothing else is added later.
         texts: Texts at the points that they name.
         obstacles: Points in the coordinates of the texts.
         only: The directions in which texts may move.
@@ -156,7 +158,7 @@ def move_apart(
 
 
 def note(axes: Axes, text: str, xy: Point, offset: Point, place: Any, **alignment: Any) -> None:
-    """Write beside a point; the offset is in pixels."""
+    """Write a text beside a point; the offset is in pixels."""
     axes.annotate(text, xy, offset, place, "offset points", **alignment)
 
 

@@ -1,9 +1,9 @@
-"""Which examples a scenario has, how they lie over the nodes, and which network learns them."""
+"""The data and model sections of a scenario: examples, their partition, the network."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from fedunlearn.settings import (
 DEFAULT_NODES = 10
 DEFAULT_CLASSES_PER_NODE = 2
 
-# What a source needs and what that is, for errors.
+# The keys that a source requires, with the values that errors suggest.
 REQUIRED: dict[str, dict[str, str]] = {
     "idx": {"path": "a folder in MNIST's layout"},
     "csv": {
@@ -31,7 +31,7 @@ REQUIRED: dict[str, dict[str, str]] = {
         "label": "a column, or a comparison on one as in 'num > 0'",
     },
 }
-# The sources that have columns, and which of their keys each has.
+# The sources that have each of these keys.
 SOURCES_WITH: dict[str, tuple[str, ...]] = {
     "label": ("csv", "huggingface"),
     "text": ("csv", "huggingface"),
@@ -44,12 +44,12 @@ SOURCES_WITH: dict[str, tuple[str, ...]] = {
 
 
 class BackdoorSettings(Settings):
-    """A backdoor that is planted before training, so that its removal can be measured.
+    """A backdoor that is added to training data, so that its removal can be measured.
 
     Attributes:
-        nodes: Who plants it: names as the data have them, or the node with most examples.
-        share: Of their images that are not of the target class; one at least.
-        target: The class that the trigger shall mean, as the data name it.
+        nodes: Names of the nodes whose data get the trigger, or the node with most examples.
+        share: Share of their images of other classes that get it; at least one image.
+        target: Name of the class that these images are labelled with.
     """
 
     nodes: SeveralNames | OneName = "largest"
@@ -58,10 +58,10 @@ class BackdoorSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which examples there are and how they lie over the nodes.
+    """The examples and their partition over the nodes.
 
     Attributes:
-        name: Where the examples come from.
+        name: The source of the examples.
         path: idx: a folder in MNIST's layout; csv: a .csv or .csv.gz; huggingface: a name on the
             hub, or a local folder.
         input: huggingface: the column of images.
@@ -70,14 +70,14 @@ class DataSettings(Settings):
         missing: csv, huggingface: texts that mean that a value is missing, as ``NA`` or ``?``.
         words: csv, huggingface: columns that hold words although most of their cells are numbers.
         zero_is_missing: csv: columns in which 0 means that the value is missing.
-        limit: At most so many training examples.
-        partition: How they lie over the nodes.
+        limit: Largest number of training examples.
+        partition: The rule of the partition over the nodes.
         alpha: dirichlet: its concentration.
-        classes_per_node: pathological: how many classes a node holds; else None.
+        classes_per_node: pathological: number of classes of a node; else None.
         by: natural: the column that names the node; never a feature.
-        nodes: How many; natural: None until the data has been read.
-        seed: Of all draws of the data.
-        backdoor: What is planted in the data of some nodes, if anything.
+        nodes: Number of nodes; natural: None until the data has been read.
+        seed: Seed of all draws of the data.
+        backdoor: The backdoor in the data of some nodes, if there is one.
     """
 
     name: Literal["digits", "idx", "csv", "huggingface"] = "digits"
@@ -99,16 +99,16 @@ class DataSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_partition(cls, data: Any) -> Any:
-        """Fill in how many nodes there are, unless the data names them, and classes on each."""
+    def _defaults_of_the_partition(cls, data: object) -> object:
+        """Set the default number of nodes, unless data names them, and of classes of a node."""
         if not isinstance(data, dict):
             return data
         if data.get("partition") == "natural":
             return data
-        data = {"nodes": DEFAULT_NODES} | data
+        defaults = {"nodes": DEFAULT_NODES}
         if data.get("partition") == "pathological" and "classes-per-node" not in data:
-            data = {"classes_per_node": DEFAULT_CLASSES_PER_NODE} | data
-        return data
+            defaults["classes_per_node"] = DEFAULT_CLASSES_PER_NODE
+        return defaults | data
 
     @model_validator(mode="after")
     def _keys_of_the_source(self) -> DataSettings:
@@ -160,6 +160,6 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Which network is trained."""
+    """The network that is trained."""
 
     name: str = "mlp"

@@ -16,15 +16,17 @@ from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.toml import read_toml
 
+TomlTable = dict[str, object]
+
 # Keys whose values are names of nodes or classes.
 NAMES = frozenset({"forget.class", "forget.nodes", "data.backdoor.nodes", "data.backdoor.target"})
-# An item of a list: a text in quotes, in which there may be commas, or what stands between two.
+# An item of a list: a text in quotes, which may contain commas, or the text between two commas.
 _ITEM = re.compile(r"""\s*"(?:[^"\\]|\\.)*"|\s*'[^']*'|[^,]+""")
 
 
 @dataclass(frozen=True)
 class LoadedScenario:
-    """A scenario and where it came from.
+    """A scenario with its name and folder.
 
     Attributes:
         name: File name without its ending.
@@ -48,7 +50,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
         The scenario and its folder.
 
     Raises:
-        ScenarioError: The file is missing or no TOML, or a key or value cannot be used.
+        ScenarioError: The file is missing or not TOML, or a key or value cannot be used.
     """
     try:
         table = read_toml(path, ScenarioError, "scenario")
@@ -58,17 +60,17 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> LoadedScenario:
 
 
 def load_scenarios(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[LoadedScenario]:
-    """Read several scenario files, whose names must tell them apart.
+    """Read several scenario files, which must have different names.
 
     Args:
         paths: TOML files.
-        overrides: As for ``load_scenario``, for each of them.
+        overrides: See ``load_scenario``; they apply to each scenario.
 
     Returns:
         The scenarios, in the order given.
 
     Raises:
-        ScenarioError: As for ``load_scenario``, or two have the same name.
+        ScenarioError: A scenario cannot be used, or two have the same name.
     """
     loaded = [load_scenario(path, overrides) for path in paths]
     names = [one.name for one in loaded]
@@ -79,14 +81,14 @@ def load_scenarios(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list
 
 
 def parse_scenario(
-    table: dict[str, Any], overrides: Sequence[str] = (), source: str = "scenario"
+    table: TomlTable, overrides: Sequence[str] = (), source: str = "scenario"
 ) -> Scenario:
     """Check a scenario's tables.
 
     Args:
-        table: As read from TOML; changed by the overrides.
-        overrides: As for ``load_scenario``.
-        source: Named in errors.
+        table: The tables as read from TOML; the overrides change them.
+        overrides: See ``load_scenario``.
+        source: Name of the scenario in errors.
 
     Returns:
         The scenario.
@@ -103,7 +105,7 @@ def parse_scenario(
 
 
 def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what is wrong with the first key that is: its name, why, what is allowed."""
+    """Describe the first wrong key in one line: its name, the reason and what is allowed."""
     details = error.errors()
     location = _location(details[0]["loc"], model)
     same = [detail for detail in details if _location(detail["loc"], model)[:2] == location[:2]]
@@ -113,7 +115,7 @@ def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
         known = _known_keys(model, location[:-1])
         hint = nearest(str(location[-1]), known)
         return f"{key}: unknown key{hint}; known keys here are {', '.join(known)}"
-    if first["type"] == "value_error":  # raised by a validator of ours: names the key itself
+    if first["type"] == "value_error":  # of a settings' validator: the message names the key
         return f"{key}.{first['ctx']['error']}" if key else str(first["ctx"]["error"])
     if any(key == name or key.startswith(f"{name}.") for name in NAMES):
         return f"{key}: must be a name in quotes, or a list of names, not {first['input']!r}"
@@ -123,12 +125,12 @@ def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that is most like one that is unknown."""
+    """Return a hint at the known word that is most similar to an unknown one."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def _apply(table: TomlTable, override: str) -> None:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or len(path) < 2 or not all(path):
@@ -143,7 +145,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 
 def _names(text: str) -> Any:
-    """Return a name, or a list of names, as it was written: 007, 1_11 and 1e10 are texts."""
+    """Return a name or a list of names as written: 007, 1_11 and 1e10 are texts."""
     if text.startswith("[") and text.endswith("]"):
         items = [item.strip() for item in _ITEM.findall(text[1:-1])]
         return [_names(item) for item in items if item]
@@ -159,14 +161,14 @@ def _toml_value(text: str) -> Any:
 
 
 def _location(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[int | str, ...]:
-    """Drop what pydantic adds to a location for the members of a union."""
-    kept: list[int | str] = []
+    """Return a location without the parts that pydantic adds for the members of a union."""
+    own: list[int | str] = []
     section: type[BaseModel] | None = model
     for part in location:
         if section is not None or isinstance(part, int):
-            kept.append(part)
+            own.append(part)
         section = _section(section, part)
-    return tuple(kept)
+    return tuple(own)
 
 
 def _section(model: type[BaseModel] | None, key: int | str) -> type[BaseModel] | None:

@@ -1,8 +1,8 @@
-"""The sections of a scenario that say what is forgotten, how, and what is measured."""
+"""The sections of a scenario for the forget set, the methods and the evaluation."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,17 +19,17 @@ LARGEST, COMMONEST = "largest", "commonest"
 
 
 class ForgetSettings(Settings):
-    """What is to be forgotten. Nodes and classes are named as the data name them.
+    """The forget section. Nodes and classes have the names that the data give them.
 
     Attributes:
         kind: Whole nodes, a share of the examples, or a class.
-        nodes: Who leaves, or whose examples do: a name, several, or ``largest``; None for
-            everyone's (samples, class). In a list, every text is a name.
-        count: How many of the largest nodes; samples in sequence: how many draws. None for one.
+        nodes: The nodes that leave, or whose examples leave: a name, several, or ``largest``; None
+            for all nodes (samples, class). In a list, every text is a name.
+        count: Number of the largest nodes; samples in sequence: number of draws. None for one.
         fraction: samples: the share of the examples of each node.
         class_: class: a name, several, or ``commonest``: the one with most examples on these nodes.
             In a list, every text is a name.
-        seed: samples: of the draw.
+        seed: samples: seed of the draw.
         sequential: One request after the other, in the order given, each evaluated: the nodes (the
             largest first), the classes, or ``count`` draws of samples with seeds that ascend.
     """
@@ -44,8 +44,8 @@ class ForgetSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _largest_where_nodes_leave(cls, data: Any) -> Any:
-        """Let the largest node leave, where nobody says who does."""
+    def _largest_where_nodes_leave(cls, data: object) -> object:
+        """Set the default of ``nodes`` where nodes leave: the largest node."""
         if not isinstance(data, dict) or data.get("kind", "node") != "node":
             return data
         return data if data.get("nodes") is not None else data | {"nodes": LARGEST}
@@ -88,15 +88,15 @@ class ForgetSettings(Settings):
 
 
 class UnlearningSettings(Settings):
-    """Which methods run; each one's own settings are checked by the method itself."""
+    """The methods that run; each method checks its own settings."""
 
     methods: tuple[str, ...] = Field(("cubic-newton", "fine-tune"), strict=False, min_length=1)
     recovery_rounds: Annotated[int, Field(ge=0)] = 0
-    of_method: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    of_method: dict[str, dict[str, object]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_tables(cls, data: Any) -> Any:
+    def _gather_tables(cls, data: object) -> object:
         """Move the tables ``[unlearning.<method>]`` under one key."""
         if not isinstance(data, dict):
             return data
@@ -106,14 +106,15 @@ class UnlearningSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What the results are held against, and what is measured that costs more than a prediction.
+    """The retrained models, and measurements that cost more than a prediction.
 
     Attributes:
-        oracles: How many retrained models; the first shares initialisation and order with training.
-        replicas: How many further models are trained with other seeds, each sharing initialisation
-            and order with an oracle, so that every method can be seen as a distribution of models.
-            2 at least, or 0 for none.
-        relearn: Whether models are trained on the forget set until they know it again.
+        oracles: Number of retrained models; the first shares initialisation and order with
+            training.
+        replicas: Number of further models that are trained with other seeds, each sharing
+            initialisation and order with an oracle, so that a method gives a distribution of
+            models. At least 2, or 0 for none.
+        relearn: Whether relearn time is measured, by training models on the forget set.
     """
 
     oracles: Annotated[int, Field(ge=1)] = 3
@@ -136,7 +137,7 @@ class EvaluationSettings(Settings):
 
 
 class Scenario(Settings):
-    """One experiment, whole."""
+    """All sections of a scenario."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
