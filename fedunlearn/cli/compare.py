@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from fedunlearn.cli.files import require_writable
-from fedunlearn.cli.scenarios import overrides_option
+from fedunlearn.cli.lab_options import (
+    cache_option,
+    first_option,
+    jobs_option,
+    json_option,
+    out_option,
+    overrides_option,
+    processes,
+    seeds_option,
+)
 from fedunlearn.files import write_whole
-
-seeds_option = click.option(
-    "--seeds",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Number of runs of each scenario, each with its own data, forget set and models.",
-)
-first_option = click.option(
-    "--first",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="S",
-    help="Number of the first run; it is added to the scenario's seeds.",
-)
-jobs_option = click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="J",
-    help="Number of processes, one thread each.  [default: number of cores]",
-)
-cache_option = click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="Folder of stored models, so that no job is done twice.  [default: OUT/cache]",
-)
-
-
-def processes(jobs: int | None) -> int:
-    """Return the number of processes to use."""
-    return jobs or len(os.sched_getaffinity(0))
 
 
 @click.command()
@@ -57,19 +29,12 @@ def processes(jobs: int | None) -> int:
     required=True,
 )
 @seeds_option
-@first_option
+@first_option(0, "Number of the first run; it is added to the scenario's seeds.")
 @overrides_option
 @jobs_option
 @cache_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("comparison"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for comparison.html, .json, .csv and every run's results.json.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print comparison.json instead of tables.")
+@out_option("comparison", "comparison.html, .json, .csv and every run's results.json")
+@json_option("comparison.json")
 def compare(
     scenarios: tuple[Path, ...],
     seeds: int,

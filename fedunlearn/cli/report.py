@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fedunlearn.cli.files import require_writable
+from fedunlearn.cli.lab_options import json_option, out_option
 
 
 @click.command()
@@ -18,15 +19,8 @@ from fedunlearn.cli.files import require_writable
     nargs=-1,
     required=True,
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("comparison"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for comparison.html, .json and .csv.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print comparison.json instead of tables.")
+@out_option("comparison", "comparison.html, .json and .csv")
+@json_option("comparison.json")
 def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Compare results.json files that earlier runs wrote.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from fedunlearn.cli.files import require_writable
+from fedunlearn.cli.lab_options import json_option, out_option, overrides_option
 from fedunlearn.errors import VerificationError
 from fedunlearn.files import write_whole
 
@@ -18,30 +19,14 @@ if TYPE_CHECKING:
 
 Transport = Literal["inline", "flower"]
 
-overrides_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Change one setting; VALUE is a TOML value or a bare word, which is a string. Repeatable.",
-)
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for results.json and report.html.",
-)
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print results.json instead of the table."
-)
+_out_option = out_option("out", "results.json and report.html")
+_json_option = json_option("results.json")
 
 
 @click.command()
 @overrides_option
-@out_option
-@json_option
+@_out_option
+@_json_option
 def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Train on digits over 10 nodes, let the largest leave, remove its influence, compare."""
     from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
@@ -69,8 +54,8 @@ def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     show_default=True,
     help="Nodes in this process, or on Flower's simulation engine.",
 )
-@out_option
-@json_option
+@_out_option
+@_json_option
 def run(
     scenario: Path, overrides: tuple[str, ...], transport: Transport, out: Path, as_json: bool
 ) -> None:

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import click
 
-from fedunlearn.cli.compare import cache_option, jobs_option, processes, seeds_option
 from fedunlearn.cli.files import require_writable
-from fedunlearn.cli.scenarios import overrides_option
+from fedunlearn.cli.lab_options import (
+    cache_option,
+    first_option,
+    jobs_option,
+    json_option,
+    out_option,
+    overrides_option,
+    processes,
+    seeds_option,
+)
 from fedunlearn.files import write_whole
 
 
@@ -23,26 +31,12 @@ from fedunlearn.files import write_whole
     help="Number of points of its grid that each method may try.",
 )
 @seeds_option
-@click.option(
-    "--first",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    metavar="S",
-    help="Number of the first run; choose runs that no comparison reports.",
-)
+@first_option(1000, "Number of the first run; choose runs that no comparison reports.")
 @overrides_option
 @jobs_option
 @cache_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("tuning"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder for tuning.json and the cache.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print tuning.json instead of tables.")
+@out_option("tuning", "tuning.json and the cache")
+@json_option("tuning.json")
 def tune(
     scenario: Path,
     trials: int,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedunlearn.cli.scenarios import Transport, overrides_option
+from fedunlearn.cli.lab_options import overrides_option
+from fedunlearn.cli.scenarios import Transport
 from fedunlearn.cli.serve import database_option, state_option
 from fedunlearn.errors import FedunlearnError
 
