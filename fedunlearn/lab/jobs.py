@@ -175,7 +175,7 @@ class Measure(Job):
         """Return the results of the run; see Job."""
         experiment = federations.experiment(self.loaded)
         environment = environment_of(federations)
-        key = results_key(experiment, self.budgets, environment)
+        key = results_key(experiment, self.budgets, environment) if store.persistent else ""
         stored = store.results(key)
         if stored is not None:
             return Measured(stored, ())

@@ -57,7 +57,7 @@ def results_key(experiment: Experiment, budgets: Sequence[float], environment: E
     """Return the key of the results of a run, which depend on everything in it."""
     split = experiment.task.split
     document: dict[str, JsonValue] = {
-        "code": source_digest(Path(fedunlearn.__file__).parent, MEASURING),
+        "code": _code(MEASURING),
         "name": experiment.name,
         "names": [*split.node_names, *split.labels],
         "scenario": experiment.as_run(),
@@ -78,7 +78,7 @@ def results_key(experiment: Experiment, budgets: Sequence[float], environment: E
 
 def _of_model(experiment: Experiment, seed: int, forget: ForgetSet | None) -> dict[str, JsonValue]:
     return {
-        "code": _code(),
+        "code": _code(COMPUTING),
         "torch": str(torch.__version__),
         "data": _digest_of(experiment.task.split),
         "initial": digest(initial_weights(experiment.task.model, seed)).hex(),
@@ -116,9 +116,9 @@ def _digest_of(split: Split) -> str:
 
 
 @cache
-def _code() -> str:
-    """Return the digest of the source that models and removals are computed by."""
-    return source_digest(Path(fedunlearn.__file__).parent, COMPUTING)
+def _code(modules: tuple[str, ...]) -> str:
+    """Return the digest of the source code of some modules and of what they import."""
+    return source_digest(Path(fedunlearn.__file__).parent, modules)
 
 
 @cache

@@ -29,9 +29,11 @@ class ResultStore(ABC):
 
     Attributes:
         holds_recordings: Whether a trained model is held with what was recorded of it.
+        persistent: Whether the store outlives the process; only then it holds results of runs.
     """
 
     holds_recordings = False
+    persistent = False
 
     @abstractmethod
     def save_model(self, key: str, model: FittedModel) -> None:
@@ -59,7 +61,7 @@ class ResultStore(ABC):
         return None
 
     def save_results(self, key: str, results: Results) -> None:
-        """Store the results of a run, where the store outlives it."""
+        """Store the results of a run, where the store is persistent."""
         del key, results
 
     def results(self, key: str) -> Results | None:
@@ -124,6 +126,8 @@ _COST, _OUTCOMES = TypeAdapter(Cost), TypeAdapter(tuple[_StoredOutcome, ...])
 
 class FolderStore(ResultStore):
     """Results in a folder, which other processes and later runs use too."""
+
+    persistent = True
 
     def __init__(self, folder: Path) -> None:
         """Use a folder, which is made when first written to."""
