@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -21,7 +20,6 @@ from fedunlearn.evaluation.metrics import (
     js_divergence,
     losses,
 )
-from fedunlearn.reporting.results import to_json
 
 
 def random_probabilities(seed: int, count: int = 40, classes: int = 5) -> torch.Tensor:
@@ -105,8 +103,3 @@ def test_floor_is_the_mean_over_all_pairs() -> None:
     pairs = [js_divergence(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert floor(models)["retain_js"] == pytest.approx(sum(pairs) / 3)
     assert floor(models[:1]) == {}
-
-
-def test_json_leaves_out_what_is_not_a_number() -> None:
-    document = to_json({"a": 1.5, "b": float("nan"), "c": {"d": math.inf, "e": [1, math.nan]}})
-    assert json.loads(document) == {"a": 1.5, "c": {"e": [1]}}
