@@ -220,9 +220,9 @@ def test_settings_name_whom_they_say(settings: dict[str, object], expected: Forg
     ("settings", "says"),
     [
         ({"nodes": (4,)}, "forget.nodes: node 4 does not exist; nodes are 0 to 3"),
-        ({"nodes": (3, 2, 1, 0)}, "forget.nodes: all nodes would leave; at least one must stay"),
-        ({"count": 4}, "forget.nodes: all nodes would leave; at least one must stay"),
-        ({"count": 5}, "forget.count: 5 nodes are asked for, there are 4"),
+        ({"nodes": (3, 2, 1, 0)}, "forget.nodes: all nodes would leave; at least one has to stay"),
+        ({"count": 4}, "forget.nodes: all nodes would leave; at least one has to stay"),
+        ({"count": 5}, "forget.count: 5 nodes are requested, there are 4"),
         (
             {"kind": "samples", "nodes": (1, 9)},
             "forget.nodes: node 9 does not exist; nodes are 0 to 3",
