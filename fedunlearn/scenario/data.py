@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fedunlearn.names import nearest
 from fedunlearn.settings import (
@@ -103,20 +103,6 @@ class DataSettings(Settings):
     seed: Seed = 0
     backdoor: BackdoorSettings | None = None
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_installed(cls, name: str) -> str:
-        """Refuse a data set that no installed package has; built-in names need no look-up."""
-        if name in BUILT_IN:
-            return name
-        known = sorted({*BUILT_IN, *(point.name for point in entry_points(group=DATASETS))})
-        if name not in known:
-            raise ValueError(
-                f"data set {name!r} is unknown{nearest(name, known)}; installed are "
-                f"{', '.join(known)}"
-            )
-        return name
-
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_partition(cls, data: Any) -> Any:
@@ -129,6 +115,18 @@ class DataSettings(Settings):
         if data.get("partition") == "pathological" and "classes-per-node" not in data:
             data = {"classes_per_node": DEFAULT_CLASSES_PER_NODE} | data
         return data
+
+    @model_validator(mode="after")
+    def _name_is_installed(self) -> DataSettings:
+        """Refuse a data set that no installed package has; built-in names need no look-up."""
+        if self.name not in BUILT_IN:
+            known = sorted({*BUILT_IN, *(point.name for point in entry_points(group=DATASETS))})
+            if self.name not in known:
+                raise ValueError(
+                    f"name: data set {self.name!r} is unknown{nearest(self.name, known)}; "
+                    f"installed are {', '.join(known)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _keys_of_the_source(self) -> DataSettings:
