@@ -23,7 +23,8 @@ Point = tuple[float, float]
 
 METHOD_COLOURS = 6
 LABEL_LEFT = 1.035  # of the width of the axes
-ITERATIONS = 100
+# Labels in one column are cheap to move, and need more steps where many start at one place.
+ITERATIONS = {"xy": 100, "y": 1000}
 
 _VARIABLES = (
     *("page", "ink", "muted", "rule", "heat", "floor", "trained", "retrained"),
@@ -152,7 +153,7 @@ def move_apart(
     xs, ys = zip(*obstacles, strict=True) if obstacles else (None, None)
     adjust_text(
         list(texts), xs, ys, ax=axes, avoid_self=only == "xy", ensure_inside_axes=inside,
-        only_move=dict.fromkeys(("text", "static", "explode", "pull"), only), iter_lim=ITERATIONS,
+        only_move=dict.fromkeys(("text", "static", "explode", "pull"), only), iter_lim=ITERATIONS[only],
         arrowprops=dict(arrows or {}),
     )  # fmt: skip
 
