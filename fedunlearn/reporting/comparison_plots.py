@@ -36,8 +36,8 @@ from fedunlearn.reporting.svg import (
 from fedunlearn.reporting.table_columns import byte_unit
 
 OURS = ("cubic-newton", "instant-cubic-newton")
-SPACING = 12.0  # pixels between the points of a line that names keep off
-NEAR_ZERO = 0.2  # decades between no cost and the least one
+SPACING = 12.0  # pixels between the points that stand for a line when names are placed
+NEAR_ZERO = 0.2  # decades between zero and the smallest cost
 Line = tuple[Point, Point]
 
 BESIDE, LAST = "muted", "ink"
@@ -109,16 +109,16 @@ def colours_of(summary: ScenarioSummary) -> dict[str, str]:
 def quality_against_cost(
     request: RequestSummary, cost: CostAxis, *, colours: Mapping[str, str], key: str
 ) -> Markup:
-    """Draw every method's forget JS against what it cost, and the front.
+    """Draw every method's forget JS against its cost, and the front.
 
     Args:
         request: The results of the request.
         cost: The horizontal axis; logarithmic, with zero where a cost is zero.
         colours: CSS variables as ``colours_of`` returns them.
-        key: Unique in the page.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG; empty where no method has this cost.
+        The SVG element; empty where no method has this cost.
     """
     points = _points(request, cost)
     if not points:
@@ -181,10 +181,10 @@ def course(
         reference: Name and value of a horizontal line.
         logarithmic: Whether the vertical axis is logarithmic.
         colours: CSS variables as ``colours_of`` returns them; muted models have no bars of spread.
-        key: Unique in the page.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     means = {
         name: [(place, f.mean) for place, f in enumerate(figures, start=1) if f]
@@ -242,7 +242,7 @@ def _retraining(axes: Axes, at: float, cost: CostAxis, colour: str) -> None:
 
 
 def _draw_front(axes: Axes, corners: Sequence[Point]) -> list[Point]:
-    """Draw the least forget JS that can be had for each cost; return its steps."""
+    """Draw the lowest forget JS for each cost, and return the steps of the line."""
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
     steps = [(corners[0][0], top)]
     for x, y in (*corners, (right, corners[-1][1])):
@@ -272,7 +272,7 @@ def _draw_point(axes: Axes, x: Figure, y: Figure, *, colour: str) -> list[Line]:
     Variants of cubic Newton are filled circles, others on the front are squares, the rest hollow.
 
     Returns:
-        The line of the upright spread, which names keep off.
+        The line of the upright spread, which names must not cover.
     """
     shade, plain = SENTINELS[colour], colour == BESIDE
     marker = "s" if colour == LAST else "o"

@@ -210,7 +210,7 @@ def _course(summary: ScenarioSummary, colours: Mapping[str, str], key: str) -> I
 
 
 def _overview(summaries: Sequence[ScenarioSummary]) -> list[_Table]:
-    """Return a table a metric: what every method reached in every scenario."""
+    """Return one table for each metric, with the value of every method in every scenario."""
     methods = dict.fromkeys(name for summary in summaries for name in summary.requests[-1].methods)
     colours = [plots.colours_of(summary) for summary in summaries]
     tables = []

@@ -87,12 +87,12 @@ def forget_curves(
     Args:
         curves: Method to (rounds, divergence), ascending.
         references: Model to the divergence that a horizontal line marks.
-        colours: As of ``colour_names``.
-        provisional: Method to how many points after its first are drawn hollow.
-        key: Unique in the page.
+        colours: CSS variables as ``colour_names`` returns them.
+        provisional: Method to the number of points after its first that are drawn hollow.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     last = max((curve[-1][0] for curve in curves.values() if curve), default=0) or 1
     margin = 24 + 6.8 * max((len(name) for name in [*curves, *references]), default=0)
@@ -132,15 +132,15 @@ def heat_map(
     """Draw the mean prediction on the examples of each label.
 
     Args:
-        probabilities: (labels, classes).
-        labels: Of the rows; a class's own column is outlined.
-        counts: Examples behind each row.
+        probabilities: Mean probabilities (labels, classes).
+        labels: Labels of the rows; the true class of a row is outlined.
+        counts: Number of examples of each row.
         name: Returns the name of a class.
-        model: Whose predictions these are.
-        key: Unique in the page.
+        model: Name of the model.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     values = probabilities.numpy()
     rows, classes = values.shape
@@ -188,13 +188,13 @@ def example_bars(
     """Draw one example and what every model predicts for it.
 
     Args:
-        example: With or without an image.
+        example: The example, with or without an image.
         name: Returns the name of a class.
-        colours: As of ``colour_names``.
-        key: Unique in the page.
+        colours: CSS variables as ``colour_names`` returns them.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     models = {name: vector.numpy() for name, vector in example.probabilities.items()}
     classes = max(len(vector) for vector in models.values())
@@ -223,7 +223,7 @@ def example_bars(
     free = [n for n in range(0, classes, every) if 2 * abs(n - target) >= every]
     shown = sorted({*free, target})
     plain = max(len(name(number)) for number in shown) <= UPRIGHT
-    # Longer names would run into one another: the true class alone is named then.
+    # Longer names would overlap: only the true class is named then.
     texts = [_short(name(n)) if plain or n == target else "" for n in shown]
     axes.set_xticks(shown, texts)
     for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
@@ -251,13 +251,13 @@ def spectrum(
     """Draw Ritz values by magnitude, negative ones hollow, and the damping as a line.
 
     Args:
-        ritz_values: Ascending.
-        damping: In their units; no line where it is None or 0.
-        colour: CSS variable, without its dashes.
-        key: Unique in the page.
+        ritz_values: Ritz values in ascending order.
+        damping: The damping in their units; no line where it is None or 0.
+        colour: CSS variable of the method, without its dashes.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     figure, axes = new_figure(480, 280, (78, 46, 80, 10))
     shown = [value for value in ritz_values if value != 0.0]
@@ -289,11 +289,11 @@ def gain_ratios(
     Args:
         candidates: The weights that were tried.
         weight: The weight that was chosen.
-        colour: CSS variable, without its dashes.
-        key: Unique in the page.
+        colour: CSS variable of the method, without its dashes.
+        key: Name of the figure, unique in the page.
 
     Returns:
-        SVG.
+        The SVG element.
     """
     figure, axes = new_figure(480, 280, (62, 46, 86, 24))
     shown = [(c, c.gain) for c in candidates if c.gain is not None and c.weight > 0.0]

@@ -153,8 +153,8 @@ def move_apart(
     xs, ys = zip(*obstacles, strict=True) if obstacles else (None, None)
     adjust_text(
         list(texts), xs, ys, ax=axes, avoid_self=only == "xy", ensure_inside_axes=inside,
-        only_move=dict.fromkeys(("text", "static", "explode", "pull"), only), iter_lim=ITERATIONS[only],
-        arrowprops=dict(arrows or {}),
+        only_move=dict.fromkeys(("text", "static", "explode", "pull"), only),
+        iter_lim=ITERATIONS[only], arrowprops=dict(arrows or {}),
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def to_svg(figure: Figure, key: str, label: str) -> Markup:
 
     Args:
         figure: The figure.
-        key: Unique in the page.
+        key: Name of the figure, unique in the page.
         label: What the figure shows, for those who cannot see it.
 
     Returns:
