@@ -47,10 +47,6 @@ class ScenarioTask:
         )
         return (inputs, targets) if len(targets) else None
 
-    def test_data(self) -> tuple[Tensor, Tensor]:
-        """The held-out examples."""
-        return self.split.test_inputs, self.split.test_targets
-
 
 def scenario_task(loaded: LoadedScenario) -> ScenarioTask:
     """Return the task of a scenario's nodes."""
