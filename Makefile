@@ -22,7 +22,7 @@ NEWER := flwr|certifi|uv
 FLOWER_TESTS := $(addprefix tests/,integration/test_engine.py integration/test_flower_sessions.py \
 	integration/test_training.py integration/test_transports.py acceptance/test_work.py)
 
-.PHONY: install demo test test-newest check fuzz lint bench deployment protos clean
+.PHONY: install demo test test-newest check fuzz lint bench deployment docs protos clean
 
 install: $(STAMP)
 
@@ -65,6 +65,11 @@ bench: install $(PEERS)
 deployment: install
 	$(BIN)/python simulations/deployment/deploy.py --out out-deployment
 
+# The documentation site, in site/; a link, an anchor or a name that is not there fails the build. The
+# variable silences a notice of mkdocs-material about another program.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(PEERS): tests/benchmarks/requirements.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
@@ -74,4 +79,4 @@ protos: install
 		protos/fedunlearn/rpc/v1/session.proto protos/fedunlearn/rpc/v1/deletion.proto
 
 clean:
-	rm -rf $(VENV) out out-deployment bench.json
+	rm -rf $(VENV) out out-deployment site bench.json
