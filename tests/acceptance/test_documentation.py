@@ -104,7 +104,7 @@ def require_command(words: list[str]) -> None:
     options, left, _ = command.make_parser(context).parse_args(words)
     if "help" not in options:
         for one in command.params:
-            given = options.get(one.name) not in (None, ())
+            given = isinstance(options.get(one.name), str | tuple | list) and options[one.name]
             assert given or not one.required or one.envvar, one.name
     assert not left
 
