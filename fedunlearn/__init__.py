@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedunlearn.recording.storage import open_recording as open_recording
     from fedunlearn.recording.storage import save_recording as save_recording
     from fedunlearn.risk.task import Task as Task
-    from fedunlearn.scenario.settings import TrainingSettings as TrainingSettings
+    from fedunlearn.settings import TrainingSettings as TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
     from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
     from fedunlearn.unlearning.fed_eraser import FedEraser as FedEraser
@@ -100,7 +100,7 @@ _HOME = {
     "Task": "risk.task",
     "TrainedModel": "federation.federation",
     "TrainingPlan": "federation.training",
-    "TrainingSettings": "scenario.settings",
+    "TrainingSettings": "settings",
     "Unlearned": "unlearning.method",
     "UnlearningMethod": "unlearning.method",
     "WeightNegation": "unlearning.weight_negation",

@@ -115,11 +115,6 @@ def path(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
     return proof
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the proof that a leaf is in the tree over hashes of leaves (2.1.3.1)."""
-    return path(levels(leaves), index)
-
-
 def verify_inclusion(
     root: bytes, size: int, index: int, leaf_hash: bytes, path: Sequence[bytes]
 ) -> None:

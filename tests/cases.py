@@ -15,9 +15,9 @@ from fedunlearn.risk.task import Examples, Loss
 from fedunlearn.solvers.cubic import CubicSolver, CubicSubproblem, KrylovCubicSolver
 from fedunlearn.solvers.descent import DescentCubicSolver
 from fedunlearn.solvers.dual import DualCubicSolver
-from fedunlearn.solvers.operator import DenseOperator, LinearOperator
+from fedunlearn.solvers.linear_operator import DenseOperator, LinearOperator
 
-Vector = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CubicKind:
             share of the boundary's radius 2 |leftmost| / M; below 1 it is the hard case.
     """
 
-    spectrum: Callable[[np.random.Generator, int], tuple[Vector, Vector]]
+    spectrum: Callable[[np.random.Generator, int], tuple[FloatArray, FloatArray]]
     positive_semidefinite: bool
     inner_share: float | None = None
 
@@ -69,71 +69,71 @@ class CubicKind:
         )
 
 
-def _definite(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _definite(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     return np.sort(generator.uniform(0.1, 1.0, d)), generator.standard_normal(d)
 
 
-def _definite_at_rest(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _definite_at_rest(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     return _definite(generator, d)[0], np.zeros(d)
 
 
-def _indefinite(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _indefinite(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues = np.sort(generator.uniform(-0.5, 1.0, d))
     eigenvalues[0] = -1.0
     return eigenvalues, generator.standard_normal(d)
 
 
-def _saddle_at_rest(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _saddle_at_rest(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     return _indefinite(generator, d)[0], np.zeros(d)
 
 
-def _hard(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _hard(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _indefinite(generator, d)
     gradient[0] = 0.0
     return eigenvalues, gradient
 
 
-def _nearly_hard(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _nearly_hard(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _indefinite(generator, d)
     gradient[0] = 1e-12
     return eigenvalues, gradient
 
 
-def _repeated(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _repeated(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _indefinite(generator, d)
     eigenvalues[: math.ceil(d / 3)] = -1.0
     return eigenvalues, gradient
 
 
-def _hard_repeated(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _hard_repeated(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _repeated(generator, d)
     gradient[eigenvalues == -1.0] = 0.0
     return eigenvalues, gradient
 
 
-def _singular(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _singular(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _definite(generator, d)
     eigenvalues[: math.ceil(d / 3)] = 0.0
     return eigenvalues, gradient
 
 
-def _singular_in_range(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _singular_in_range(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _definite(generator, d)
     flat = d // 3
     eigenvalues[:flat], gradient[:flat] = 0.0, 0.0
     return eigenvalues, gradient
 
 
-def _singular_at_rest(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _singular_at_rest(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     return _singular(generator, d)[0], np.zeros(d)
 
 
-def _wild(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _wild(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues = np.sort(10.0 ** generator.uniform(-4.0, 2.0, d))
     return eigenvalues, 10.0 ** generator.uniform(-3.0, 0.0, d)
 
 
-def _wild_indefinite(generator: np.random.Generator, d: int) -> tuple[Vector, Vector]:
+def _wild_indefinite(generator: np.random.Generator, d: int) -> tuple[FloatArray, FloatArray]:
     eigenvalues, gradient = _wild(generator, d)
     signs = np.where(generator.random(d) < 0.3, -1.0, 1.0)
     return np.sort(signs * eigenvalues), gradient

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from fedunlearn.requests.deletion import Deletion, NewDeletion
 from fedunlearn.requests.issuing import make_receipts
-from fedunlearn.requests.keys import PrivateKey
+from fedunlearn.requests.keys import PrivateKey, PublicKey
 from fedunlearn.requests.leases import Lease
 from fedunlearn.requests.ledger import export_ledger, verify_export, verify_ledger
-from fedunlearn.requests.models import model_path
+from fedunlearn.requests.log import TreeHead
+from fedunlearn.requests.log_store import read_heads
+from fedunlearn.requests.model_lineage import lineage_has, model_path
+from fedunlearn.requests.model_swaps import Applied
+from fedunlearn.requests.principals import Principal
 from fedunlearn.requests.statement import node_scope, scope_of, sign_deletion
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
@@ -130,3 +134,31 @@ def holds(store: RequestStore, models: Path | None = None) -> bool:
     assert not findings, "\n".join(map(str, findings))
     assert not verify_export(export_ledger(store), ISSUER.public)
     return True
+
+
+def heads_of(store: RequestStore) -> list[TreeHead]:
+    """Return all signed tree heads of the log."""
+    with store.snapshot() as connection:
+        return read_heads(connection)
+
+
+def in_lineage(store: RequestStore, sha256: str) -> bool:
+    """Return whether a model is the current one, or one it descends from."""
+    with store.snapshot() as connection:
+        return lineage_has(connection, sha256)
+
+
+def applied_of(store: RequestStore, deletion: str) -> Applied | None:
+    """Return a request's removal, if it is in the current model's line."""
+    held = (one for one in store.all_applied() if not one.rolled_back)
+    return next((one for one in held if one.deletion == deletion), None)
+
+
+def principal_of(store: RequestStore, key: PublicKey) -> Principal | None:
+    """Return for whom a key speaks."""
+    return next((one for one in store.principals() if one.key == key), None)
+
+
+def owner_of(store: RequestStore, node: str) -> str | None:
+    """Return the name of a node's owner."""
+    return next((one.name for one in store.principals() if node in one.nodes), None)

@@ -16,7 +16,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples, Task
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from tests.federations import TRANSPORTS
 
 DECAY = 1e-2
@@ -48,7 +48,7 @@ class PlaneTask:
 
 
 @dataclass
-class Listening:
+class RecordingTransport:
     """A transport that hears whom each question goes to, and what it asks."""
 
     transport: Transport
@@ -76,11 +76,11 @@ class Untrained:
 
 def federation_of(
     task: Task, nodes: Iterable[int], *, transport: str = "inline"
-) -> tuple[Federation, Listening]:
+) -> tuple[Federation, RecordingTransport]:
     """Open a federation of some of a task's nodes; those between them do not exist for it."""
     numbers = tuple(nodes)
     reach = TRANSPORTS[transport](task, max(numbers) + 1)
-    listening = Listening(reach.transport)
+    listening = RecordingTransport(reach.transport)
     examples = {number: len(task.data(number)[1]) for number in numbers}
     federation = Federation(examples, listening, Untrained(), reach.meters, deadline_s=30.0)
     return federation, listening

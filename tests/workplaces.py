@@ -17,7 +17,7 @@ from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.simulated_work import work_simulated
 from fedunlearn.lab.site import site_of
 from fedunlearn.node.records import COMMITMENTS
-from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.worker_loop import MODELS, NODES, WorkPlace
 from fedunlearn.progress import Silent
 from fedunlearn.requests.deletion import Deletion, NewDeletion
@@ -33,7 +33,7 @@ from fedunlearn.requests.statement import (
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.service.state import ServiceState, open_state
-from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import Worked, utc_now
 
 FEDERATION = "workplace"
@@ -83,7 +83,7 @@ def work(state: ServiceState, loaded: LoadedScenario | None = None) -> list[Work
         name="w",
         idle_s=0.0,
         stop=threading.Event(),
-        tell=told.append,
+        on_job=told.append,
     )
     work_simulated(loaded or scenario(), place, transport="inline", progress=Silent())
     return told

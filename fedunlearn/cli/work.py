@@ -84,7 +84,7 @@ def work(
     run = _runner(scenario, app, connection, nodes, overrides, transport, once, name, database)
     left: set[str] = set()
 
-    def tell(worked: Worked) -> None:
+    def print_job(worked: Worked) -> None:
         left.update(worked.deletions)
         if worked.state is State.SUCCEEDED:
             left.difference_update(worked.deletions)
@@ -92,7 +92,7 @@ def work(
         click.echo(f"{line}: {worked.reason}" if worked.reason else line)
 
     with open_state(state, database) as opened, _stopping() as stop:
-        run(opened, stop, tell)
+        run(opened, stop, print_job)
         left.update(one.id for one in opened.store.list(states=(State.RUNNING,), limit=1000))
     if once:
         _require_none(left)
@@ -166,7 +166,7 @@ def _in_scenario(loaded: LoadedScenario, transport: Transport, once: bool, name:
                 name=name or socket.gethostname(),
                 idle_s=0.0 if once else None,
                 stop=stop,
-                tell=report,
+                on_job=report,
             )
             work_simulated(loaded, place, transport=transport, progress=bars)
 

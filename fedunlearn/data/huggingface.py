@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedunlearn.data.class_labels import classes, label_column
 from fedunlearn.data.draw import Indices
-from fedunlearn.data.labels import classes, label_column
 from fedunlearn.data.table import Table, listed
 from fedunlearn.data.tabular import Source, held_out, limited, natural_groups, texts
 from fedunlearn.errors import ScenarioError

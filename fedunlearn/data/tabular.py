@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedunlearn.data.cells import require_no_marker
+from fedunlearn.data.class_labels import classes, label_column, numbered
 from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.features import features
-from fedunlearn.data.labels import classes, label_column, numbered
 from fedunlearn.data.table import Table, read_table
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.objective import EmpiricalRisk
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 
 EPOCHS = 10
 MARGIN = 1.05

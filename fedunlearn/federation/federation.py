@@ -10,19 +10,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
+from fedunlearn.model_state import ModelState
 from fedunlearn.names import listed
 from fedunlearn.node.enrolment import Enrolment
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 
 # Given a deletion, what it removed and the nodes concerned: how many examples each has recorded.
 SendTombstones = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
@@ -43,24 +43,24 @@ class Recordable(Hashable, Protocol):
         ...
 
 
-class Listener(Protocol):
-    """Hears of every round of training and keeps something of it."""
+class RoundObserver(Protocol):
+    """Receives every round of training and collects what a method needs of it."""
 
-    def hear(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+    def on_round(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
         """Take a round: its number, the weights (d,) before it, each node's result."""
         ...
 
-    def kept(self) -> Any:
-        """Return what was kept, when training has ended."""
+    def collected(self) -> Any:
+        """Return what was collected, when training has ended."""
         ...
 
 
 @runtime_checkable
-class Listening(Recordable, Protocol):
-    """A Recordable that must listen while training runs; afterwards it is too late."""
+class TrainingObserver(Recordable, Protocol):
+    """A Recordable that must observe training while it runs; it cannot be recorded afterwards."""
 
-    def listen(self) -> Listener:
-        """Return a new listener."""
+    def observer(self) -> RoundObserver:
+        """Return a new observer for one training."""
         ...
 
 
@@ -88,14 +88,14 @@ class TrainedModel:
         settings: How it was trained; weight decay and learning rate are used.
         recorded: What was recorded when training ended, by what asked for it.
         state: Trained values of tensors beside the weights that nodes have not, by their names in
-            ``state_dict``: what ``what_travels`` finds.
+            ``state_dict``: what ``state_to_transfer`` finds.
     """
 
     weights: Tensor
     initial: Tensor | None = None
     settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
-    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
+    state: Mapping[str, Tensor] = field(default_factory=ModelState)
 
     def __post_init__(self) -> None:
         """Refuse what is no vector of weights.
@@ -145,7 +145,7 @@ class TrainedModel:
             )
         return self.recorded[wanted].value
 
-    def towards_start(self, share: float) -> Tensor:
+    def interpolated(self, share: float) -> Tensor:
         """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
         if share == 1.0:
             return self.weights
@@ -181,7 +181,7 @@ class Federation:
         progress: Hears of every round.
         layout: Where the model's tensors lie in the weights (d,); None where nobody said.
         state: Tensors of the model beside its trainable weights that nodes load before they
-            answer, by their names in ``state_dict``; see ``what_travels``.
+            answer, by their names in ``state_dict``; see ``state_to_transfer``.
         batch_size: In which nodes estimate running statistics, as training had it.
         deadline_s: Seconds within which every node must answer a round.
         journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
@@ -198,7 +198,7 @@ class Federation:
     meters: MeterStack
     progress: Progress = field(default_factory=Silent)
     layout: ParameterLayout | None = None
-    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
+    state: Mapping[str, Tensor] = field(default_factory=ModelState)
     batch_size: int = 32
     deadline_s: float = 600.0
     journal: Journal | None = None
@@ -340,17 +340,17 @@ class Federation:
         order = settings.seed if seed is None else seed
         plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
         wanted = list(dict.fromkeys(record))
-        listeners = {item: item.listen() for item in wanted if isinstance(item, Listening)}
+        observers = {item: item.observer() for item in wanted if isinstance(item, TrainingObserver)}
 
         def on_local(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
-            for listener in listeners.values():
-                listener.hear(number, before, local)
+            for observer in observers.values():
+                observer.on_round(number, before, local)
 
-        weights = self.train(initial, plan, label=label, on_local=on_local if listeners else None)
-        heard: dict[Recordable, Recorded] = {
-            item: Recorded(each.kept(), Meter().stopped()) for item, each in listeners.items()
+        weights = self.train(initial, plan, label=label, on_local=on_local if observers else None)
+        observed: dict[Recordable, Recorded] = {
+            item: Recorded(each.collected(), Meter().stopped()) for item, each in observers.items()
         }
-        return self.record(TrainedModel(weights, initial, settings, heard), wanted)
+        return self.record(TrainedModel(weights, initial, settings, observed), wanted)
 
     def _require_start(self, initial: Tensor) -> None:
         _require_vector("initial", initial)

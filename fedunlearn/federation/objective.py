@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.evaluation import Evaluated, Evaluation
 from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
 from fedunlearn.federation.transport.base import Transport
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import require_finite
 from fedunlearn.progress import Progress
@@ -43,7 +43,7 @@ from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.subspace_summary import Summary, unpack
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.statistics import with_statistics
-from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.vectors import accumulate, dot
 
 
@@ -116,7 +116,7 @@ class FederatedObjective:
         self._progress = progress
         self._deadline_s = deadline_s
         self._journal = journal
-        self.state = CarriedState.of(state or {})
+        self.state = ModelState.of(state or {})
         self.batch_size = batch_size
         self.rounds = 0
 
@@ -202,7 +202,7 @@ class FederatedObjective:
         Between the initial and the trained weights the trained statistics fit neither. None is
         asked where the state holds no running statistics.
         """
-        self.state = CarriedState(self.statistics(weights, self.batch_size, seed=0))
+        self.state = ModelState(self.statistics(weights, self.batch_size, seed=0))
 
     def statistics(self, weights: Tensor, batch_size: int, seed: int) -> dict[str, Tensor]:
         """Estimate anew on what stays what normalisation layers have as running statistics.

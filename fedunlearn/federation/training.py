@@ -13,7 +13,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.wire import encode_forget_set
 from fedunlearn.risk.local_rules import LocalRule
 from fedunlearn.risk.local_training import ORDINARY
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedunlearn.flower.own_client import unlearnable as unlearnable
     from fedunlearn.flower.own_server import unlearning as unlearning
-    from fedunlearn.flower.remembering import RememberingStrategy as RememberingStrategy
+    from fedunlearn.flower.remembering_strategy import RememberingStrategy as RememberingStrategy
     from fedunlearn.flower.sessions import SessionSettings as SessionSettings
 
 _HOME = {
-    "RememberingStrategy": "remembering",
+    "RememberingStrategy": "remembering_strategy",
     "SessionSettings": "sessions",
     "unlearnable": "own_client",
     "unlearning": "own_server",

@@ -1,7 +1,7 @@
-"""Ends what an interrupted engine leaves behind.
+"""Ends the processes that an interrupted engine leaves behind.
 
 Ray starts its processes in several steps, and an interrupt between two of them leaves some whose
-parent is gone. While the block runs this process adopts such orphans (Linux, prctl(2)), so that
+parent has ended. While the block runs, this process adopts such orphans (Linux, prctl(2)), so that
 they are found among its descendants.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 2.0
@@ -22,7 +22,7 @@ GRACE_S = 2.0
 
 @contextmanager
 def ended_on_failure() -> Iterator[None]:
-    """End every process that was started inside the block, where the block fails."""
+    """End every process that was started inside the block, if the block fails."""
     before = _descendants()
     _adopt_orphans(True)
     try:
@@ -36,7 +36,7 @@ def ended_on_failure() -> Iterator[None]:
 
 @contextmanager
 def ended_afterwards() -> Iterator[None]:
-    """End every process that was started inside the block, however it ends."""
+    """End every process that was started inside the block, however the block ends."""
     before = _descendants()
     _adopt_orphans(True)
     try:
@@ -48,7 +48,7 @@ def ended_afterwards() -> Iterator[None]:
 
 
 def _reap() -> None:
-    """Take note of the adopted children that have ended."""
+    """Collect the exit statuses of adopted children, so that no zombies stay."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -59,29 +59,24 @@ def _adopt_orphans(wanted: bool) -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
-def _end_all_but(before: set[int]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + GRACE_S
-        while (left := _descendants() - before) and time.monotonic() < deadline:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            time.sleep(0.1)
+def _end_all_but(before: set[psutil.Process]) -> None:
+    """Terminate, then kill; processes that are started meanwhile are found in the next pass."""
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for _ in range(int(GRACE_S / 0.1)):
+            left = _descendants() - before
+            if not left:
+                return
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    end(process)
+            time.sleep(0.1)  # psutil.wait_procs would take exit statuses from Popen objects
 
 
-def _descendants() -> set[int]:
-    """Return the living descendants of this process; none where there is no /proc to look at."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # gone meanwhile
-            # pid (name, which may hold anything) state parent ...
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(path.parent.name))
-    found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        new = children.get(waiting.pop(), [])
-        found.update(new)
-        waiting += new
+def _descendants() -> set[psutil.Process]:
+    """Return the living descendants of this process."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process)
     return found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import InputError
 from fedunlearn.parameters import ParameterLayout, flatten_state, trainable
-from fedunlearn.travelling import by_own_names
+from fedunlearn.state_transfer import by_own_names
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
 from fedunlearn.flower.sessions import SessionSettings
-from fedunlearn.flower.taking_over import TakenOver, TakeOver, taking_over
+from fedunlearn.flower.takeover import TakenOver, TakeOver, taking_over
 from fedunlearn.names import Names
 from fedunlearn.networks import build_model
 from fedunlearn.parameters import trainable

@@ -11,7 +11,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, UnknownNameError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation
@@ -22,10 +21,11 @@ from fedunlearn.flower.own_enrolment import OwnNode, enrol_own, numbered
 from fedunlearn.flower.removed_examples import exclude, record_tombstones
 from fedunlearn.flower.sessions import SessionOrMessages, SessionSettings
 from fedunlearn.flower.strategy_trainer import StrategyTrainer
+from fedunlearn.model_state import ModelState
 from fedunlearn.names import Name, Names, listed
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.travelling import what_travels
+from fedunlearn.state_transfer import state_to_transfer
 
 BATCH = 32
 
@@ -150,7 +150,7 @@ class OwnFederation:
         self.exclude(ForgetSet.of_nodes())
 
     def advance(
-        self, left: Collection[int], carried: CarriedState, state: Mapping[str, Tensor]
+        self, left: Collection[int], carried: ModelState, state: Mapping[str, Tensor]
     ) -> None:
         """Take the new model's state, and leave out the nodes that have left.
 
@@ -212,7 +212,7 @@ def open_own_federation(
     addresses = {number: node.address for number, node in enrolled.items()}
     tensors = form.tensors(trained)
     networks = {number: node.enrolment.network for number, node in enrolled.items()}
-    travelling = what_travels(form.model, tensors, networks)
+    travelling = state_to_transfer(form.model, tensors, networks)
     session = SessionOrMessages(metered, addresses, sessions) if sessions else None
 
     def leave_out(forget: ForgetSet) -> None:

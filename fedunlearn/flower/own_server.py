@@ -18,18 +18,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import open_own_federation
-from fedunlearn.flower.remembering import RememberingStrategy
+from fedunlearn.flower.remembering_strategy import RememberingStrategy
 from fedunlearn.flower.removal import Known, Removal
 from fedunlearn.flower.sessions import SessionSettings
-from fedunlearn.flower.taking_over import hand_over, handing_over
+from fedunlearn.flower.takeover import hand_over, handing_over
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import VAR, build_model, running_statistics
 from fedunlearn.parameters import require_finite
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 
 DEADLINE_S = 600.0
 
@@ -113,7 +113,7 @@ def unlearning(
     )
     if remembering is not None and remembering.participants:
         own.participants = frozenset().union(*remembering.participants.values())
-    model_now = TrainedModel(weights, start, settings, state=CarriedState(form.state(trained)))
+    model_now = TrainedModel(weights, start, settings, state=ModelState(form.state(trained)))
     try:
         hand_over(own, model_now)
     except BaseException:

@@ -14,12 +14,12 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation
 from fedunlearn.flower.removal_result import Outcome, RemovalResult
+from fedunlearn.model_state import ModelState
 from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.names import Name
 from fedunlearn.networks import running_statistics
@@ -170,7 +170,7 @@ class Removal:
                 )
                 require_finite(weights, chosen.name)
                 arrays, state, statistics = self._new_model(federation, weights, forget)
-                carried = CarriedState({name: state[name] for name in federation.state})
+                carried = ModelState({name: state[name] for name in federation.state})
                 changed = replace(federation, state=carried)
                 after = self._evaluate(changed, weights, forget)
                 while auto and (more := self._more_rounds(chosen, recovery_rounds, before, after)):
@@ -181,7 +181,7 @@ class Removal:
                     )
                     require_finite(weights, chosen.name)
                     arrays, state, statistics = self._new_model(changed, weights, forget, state)
-                    carried = CarriedState({name: state[name] for name in federation.state})
+                    carried = ModelState({name: state[name] for name in federation.state})
                     changed = replace(federation, state=carried)
                     after = self._evaluate(changed, weights, forget)
                 recorded = own.record_tombstones(deletion, forget)
@@ -228,7 +228,7 @@ class Removal:
     def _advance(
         self,
         weights: Tensor,
-        carried: CarriedState,
+        carried: ModelState,
         state: Mapping[str, Tensor],
         forget: ForgetSet,
     ) -> None:
@@ -271,7 +271,7 @@ class Removal:
         if trained is not None and trainer.from_initial:
             statistics = BY_TRAINING if running_statistics(before) else "none"
             return self._form.record(weights, before), before, statistics
-        carried = CarriedState({name: before[name] for name in federation.state})
+        carried = ModelState({name: before[name] for name in federation.state})
         federation = replace(federation, state=carried)
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         found = objective.statistics(weights, federation.batch_size, seed=0)

@@ -24,8 +24,8 @@ from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.site import site_of
 from fedunlearn.networks import build_model
 from fedunlearn.node.records import COMMITMENTS
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.model_store import model_file
-from fedunlearn.operator.remover import FederationRemover
 from fedunlearn.operator.worker_loop import (
     MODELS,
     NODES,
@@ -43,9 +43,9 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.state import open_state
-from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import utc_now
 
 OPERATOR = "consortium"
@@ -133,7 +133,7 @@ class Asking:
             name="flower",
             idle_s=0.0,
             stop=threading.Event(),
-            tell=lambda worked: None,
+            on_job=lambda worked: None,
         )
         work_in(site_of(self._experiment), self._federation, place)
         return [self._told(owner, deletion.id) for owner, deletion in filed]

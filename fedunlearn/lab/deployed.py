@@ -55,7 +55,7 @@ def run_deployed(loaded: LoadedScenario, open_federation: Open, places: Places) 
             name=WORKER,
             idle_s=places.idle_s,
             stop=threading.Event(),
-            tell=lambda worked: None,
+            on_job=lambda worked: None,
         )
         nodes, model = _nodes(experiment)
         names = experiment.task.split.node_names

@@ -15,7 +15,7 @@ from fedunlearn.networks import build_model
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.scenario.sections import Scenario
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.registry import make_method
 

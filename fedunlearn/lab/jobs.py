@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from fedunlearn.errors import FederationError
-from fedunlearn.federation.federation import Federation, Listening, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation, Recordable, TrainedModel, TrainingObserver
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.measuring import Measuring
@@ -148,7 +148,7 @@ class Remove(Job):
     ) -> TrainedModel:
         """Return the trained model, trained once more where a method must have listened."""
         (kept,) = store.load_models(model_key(self.experiment, self.seed, None)) or (None,)
-        if kept is None or any(isinstance(item, Listening) for item in wanted):
+        if kept is None or any(isinstance(item, TrainingObserver) for item in wanted):
             trained = train(self.experiment, federation, wanted, self.seed)
             if kept is not None and not torch.equal(trained.weights, kept.weights):
                 raise FederationError("training the same model twice gave different weights")

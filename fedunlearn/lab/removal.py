@@ -12,15 +12,16 @@ from fedunlearn.errors import NonFiniteError
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.federation import (
     Federation,
-    Listening,
     Recordable,
     Recorded,
     TrainedModel,
+    TrainingObserver,
 )
+from fedunlearn.federation.training import OnRound
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.parameters import initial_weights, require_finite
 from fedunlearn.unlearning.faults import unlearn
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 from fedunlearn.unlearning.recovery import recover
 
 Path = tuple[tuple[int, Tensor], ...]
@@ -173,7 +174,7 @@ def _answer(
     path: list[tuple[int, Tensor]] = [(0, trained.weights)]
     with federation.measure() as meter:
         try:
-            unlearned = unlearn(sized, trained, federation, forget, watch=_into(path))
+            unlearned = unlearn(sized, trained, federation, forget, on_round=_into(path))
             compute = meter.cost(retained).gradient_equivalents
             recovered = recover(
                 federation,
@@ -221,7 +222,7 @@ def recording_cost(
     spent = [
         trained.recorded[item].spent
         for item in method.to_record()
-        if not isinstance(item, Listening)  # training told it
+        if not isinstance(item, TrainingObserver)  # training told it
     ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
@@ -233,12 +234,14 @@ def _as_trained(trained: TrainedModel, weights: Tensor) -> TrainedModel:
     stays what it was.
     """
     kept: dict[Recordable, Recorded] = {
-        item: value for item, value in trained.recorded.items() if isinstance(item, Listening)
+        item: value
+        for item, value in trained.recorded.items()
+        if isinstance(item, TrainingObserver)
     }
     return replace(trained, weights=weights, recorded=kept)
 
 
-def _into(path: list[tuple[int, Tensor]]) -> Watch:
+def _into(path: list[tuple[int, Tensor]]) -> OnRound:
     return lambda rounds, weights: path.append((rounds, weights))
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import (
     FedunlearnError,
     NoCurvatureError,
@@ -16,13 +15,14 @@ from fedunlearn.errors import (
     OwnCodeError,
     TaskError,
 )
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import build_model, require_one_network
 from fedunlearn.parameters import flatten, load, seeded
 from fedunlearn.risk.examples import Batch, Examples, Form, TensorExamples, batch_for, few
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
-from fedunlearn.risk.randomness import generators_kept, same_values
+from fedunlearn.risk.randomness import generators_restored, same_values
 from fedunlearn.risk.task import Task
 
 # Reads where data() draws from a random generator, even if the first two agree.
@@ -96,7 +96,7 @@ def require_same_reads(task: Task, node: int, examples: Examples) -> None:
     Raises:
         NotDeterministicError: They differ.
     """
-    with generators_kept():
+    with generators_restored():
         reads, seed = 2, 1
         while seed < reads:
             with seeded(seed):
@@ -144,7 +144,7 @@ def require_usable(
         TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
         NotDeterministicError: Something draws or mixes the examples of a batch; likewise.
     """
-    with generators_kept():
+    with generators_restored():
         try:
             risk = EmpiricalRisk(model, task.loss, examples)
         except NotDeterministicError:
@@ -176,7 +176,7 @@ def _require_one_function(
     """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
     own = flatten(model)
     state = model.state_dict()
-    carried = CarriedState({name: state[name] for name in sent if name in state})
+    carried = ModelState({name: state[name] for name in sent if name in state})
     generator = torch.Generator().manual_seed(0)
     moved = own + 0.1 * torch.randn(len(own), generator=generator).to(own) * (own.abs() + 0.1)
 

@@ -43,7 +43,7 @@ def require_same_network(
         enrolments: What every node says of itself, by its number.
         own: The server's network; without one, the one that most nodes have is right.
         sent: Names in ``state_dict`` of tensors that the server has trained values of, which are
-            not compared here; see ``what_travels``.
+            not compared here; see ``state_to_transfer``.
 
     Returns:
         The network, without what is sent; None where nobody says.

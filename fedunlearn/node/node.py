@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.commitments import Commitments
 from fedunlearn.errors import (
     EmptyNodeError,
@@ -19,6 +18,7 @@ from fedunlearn.errors import (
     OwnCodeError,
     TaskError,
 )
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.node.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.node.enrolment import Enrolment
@@ -98,7 +98,7 @@ class TaskNode:
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
         self._usable = False
         self._sent = sent
-        self._state = CarriedState()
+        self._state = ModelState()
         self._tried = set() if tried is None else tried
 
     @cached_property
@@ -148,7 +148,7 @@ class TaskNode:
         """What the model is as it was built, whatever state it was given since."""
         return NetworkDigest.of(self.model)
 
-    def _take_state(self, state: CarriedState) -> None:
+    def _take_state(self, state: ModelState) -> None:
         """Load what travels of the model beside its weights, unless it has been loaded."""
         if state == self._state:
             return
@@ -156,7 +156,7 @@ class TaskNode:
         _ = self._network
         if not self._state.keys() <= state.keys():
             del self.model  # back to what was built
-            self._state = CarriedState()
+            self._state = ModelState()
         state.load(self.model)
         self._state = state
 

@@ -30,7 +30,7 @@ from fedunlearn.node.own_call import (
 from fedunlearn.risk.dataset_examples import Divide
 from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.network import twice_differentiable
-from fedunlearn.risk.randomness import generators_kept
+from fedunlearn.risk.randomness import generators_restored
 from fedunlearn.risk.task import Loss
 from fedunlearn.trees import Tree, described
 
@@ -130,7 +130,7 @@ def adapted(model: nn.Module, form: OwnForm) -> nn.Module:
 def _trial(model: nn.Module) -> Iterator[None]:
     """Call a model in the block without a graph, a warning, or a generator that moves."""
     with (
-        generators_kept(),
+        generators_restored(),
         torch.no_grad(),
         twice_differentiable(model),
         warnings.catch_warnings(),

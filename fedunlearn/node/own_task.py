@@ -17,7 +17,7 @@ from fedunlearn.node.own_model import OwnForm, OwnLoss, adapted, form_of_own
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.risk.dataset_examples import DatasetExamples
 from fedunlearn.risk.examples import Examples, TensorExamples, few
-from fedunlearn.risk.randomness import generators_kept
+from fedunlearn.risk.randomness import generators_restored
 from fedunlearn.risk.task import Loss
 from fedunlearn.trees import Tree, map_tensors
 
@@ -66,7 +66,9 @@ class OwnTask:
 
     def model(self) -> nn.Module:
         """Build the model, in eval mode, called as the data need it."""
-        with generators_kept():  # the first time data are read, which must not change what is drawn
+        with (
+            generators_restored()
+        ):  # the first time data are read, which must not change what is drawn
             form = self.form
         return adapted(self._make().eval(), form)
 

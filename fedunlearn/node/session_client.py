@@ -10,8 +10,8 @@ import grpc
 import torch
 
 from fedunlearn.addresses import proxy_option
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, NodeLostError, UnreachableError
+from fedunlearn.model_state import ModelState
 from fedunlearn.node.node import safe_message
 from fedunlearn.questions.chunks import (
     STATE,
@@ -121,7 +121,7 @@ class _Replies:
 def _serve(
     node: Node, call: Iterator[bytes], replies: _Replies, payload: torch.dtype | None, limit: int
 ) -> int:
-    answered, before, held = 0, None, CarriedState()
+    answered, before, held = 0, None, ModelState()
     for frame in call:
         header = pb.AttendResponse.FromString(frame).question
         if header.number == 0:
@@ -139,9 +139,9 @@ def _serve(
             point = tensors["point"]
             vectors = tensors.get("vectors", point.new_empty(0, len(point)))
             state = {n.removeprefix(STATE): t for n, t in tensors.items() if n.startswith(STATE)}
-            held = CarriedState(state) if state else held
+            held = ModelState(state) if state else held
             del assembly, tensors, state
-            carried = held if header.question.state_sha256 else CarriedState()
+            carried = held if header.question.state_sha256 else ModelState()
             question = before = read_question(
                 header.question, point, vectors, before, state=carried
             )

@@ -18,7 +18,7 @@ from fedunlearn.federation.transport.session_server import Endpoint
 from fedunlearn.flower.own_client import Forgetting
 from fedunlearn.flower.sessions import SessionSettings
 from fedunlearn.scenario.loading import first_complaint
-from fedunlearn.scenario.settings import Settings
+from fedunlearn.settings import Settings
 from fedunlearn.toml import read_toml
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.registry import make_method

@@ -17,7 +17,7 @@ from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import Known, OpenOwn
 from fedunlearn.flower.own_federation import OwnFederation
-from fedunlearn.flower.taking_over import TakeOver
+from fedunlearn.flower.takeover import TakeOver
 from fedunlearn.names import Names
 from fedunlearn.networks import build_model
 from fedunlearn.operator.app_folder import AppFolder
@@ -26,7 +26,7 @@ from fedunlearn.operator.site import Site
 from fedunlearn.operator.worker_loop import MODELS, NAMES, WorkPlace, work_in
 from fedunlearn.service.state import ServiceState
 from fedunlearn.unlearning.method import UnlearningMethod
-from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import Worked
 
 KEYS = "node-keys.json"
@@ -133,7 +133,7 @@ class AppRemovals:
             name=WORKER,
             idle_s=self.idle_s,
             stop=self.stop,
-            tell=self.report,
+            on_job=self.report,
         )
 
     @property

@@ -14,7 +14,7 @@ from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import OpenOwn, removal_app, training_app
 from fedunlearn.flower.own_federation import OwnFederation
-from fedunlearn.flower.taking_over import TakeOver
+from fedunlearn.flower.takeover import TakeOver
 from fedunlearn.operator.app_folder import APP, DATABASE, OUT, STATE, AppFolder
 from fedunlearn.operator.app_removals import AppRemovals
 from fedunlearn.service.state import ServiceState, open_state

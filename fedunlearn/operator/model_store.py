@@ -14,18 +14,18 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import InputError, NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
 from fedunlearn.files import flush_folder, replacing, write_whole
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, fixed_tensors
 from fedunlearn.parameters import ParameterLayout, digest
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.storage import BASIS, SUMS, open_recording, save_recording
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.method import UnlearningMethod
-from fedunlearn.worker.models import ModelFolder
+from fedunlearn.worker.model_folder import ModelFolder
 
 INITIAL = "initial.safetensors"
 NO_INITIAL = "initial.unknown"
@@ -70,7 +70,7 @@ def model_file(
     )
 
 
-def read_state(content: bytes) -> CarriedState:
+def read_state(content: bytes) -> ModelState:
     """Read from a model's file the trained values of tensors beside the weights.
 
     Args:
@@ -87,7 +87,7 @@ def read_state(content: bytes) -> CarriedState:
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
         names = json.loads(metadata[STATE])[STATE] if STATE in metadata else ()
-        return CarriedState({name: tensors[name] for name in names})
+        return ModelState({name: tensors[name] for name in names})
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise VerificationError(
             "the model file cannot be read; restore it from a backup"

@@ -15,14 +15,14 @@ from fedunlearn.commitments import Commitment
 from fedunlearn.errors import LeaseLostError, StoreError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.files import write_whole
-from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.site import Site
 from fedunlearn.requests.deletion import ScopeKind, State
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.store import RequestStore
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.settings import WorkerSettings
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import Worked, Worker, utc_now
+from fedunlearn.worker.worker_settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class WorkPlace:
         name: Of the worker, in events.
         idle_s: End when nothing has been due for so long; None waits for ever.
         stop: Set from outside to end after the job at hand.
-        tell: Hears what became of every job.
+        on_job: Receives what became of every job.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class WorkPlace:
     name: str
     idle_s: float | None
     stop: threading.Event
-    tell: Callable[[Worked], None]
+    on_job: Callable[[Worked], None]
 
     @property
     def refused(self) -> frozenset[str]:
@@ -121,7 +121,7 @@ def work_in(
             log.warning("%s", error)
             worked = None
         if worked is not None:
-            place.tell(worked)
+            place.on_job(worked)
             busy = time.monotonic()
         elif _over(place, busy):
             return

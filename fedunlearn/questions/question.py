@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedunlearn.carried import CarriedState
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
@@ -70,12 +70,12 @@ class Question:
     ask: Ask
     vectors: Tensor
     sample: Sample | None = None
-    state: Mapping[str, Tensor] = field(default_factory=CarriedState)
+    state: Mapping[str, Tensor] = field(default_factory=ModelState)
 
     @cached_property
-    def carried(self) -> CarriedState:
+    def carried(self) -> ModelState:
         """The state as it crosses."""
-        return CarriedState.of(self.state)
+        return ModelState.of(self.state)
 
     @cached_property
     def _point_digest(self) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Vector = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Summary:
     examples: int
     square: float
     outside: float
-    gradient: Vector
-    curvature: Vector
+    gradient: FloatArray
+    curvature: FloatArray
 
     @classmethod
     def nothing(cls, size: int) -> Summary:
@@ -60,7 +60,7 @@ class Summary:
             self.curvature - other.curvature,
         )
 
-    def within(self, coordinates: Vector) -> Summary:
+    def within(self, coordinates: FloatArray) -> Summary:
         """Return what a smaller subspace sees of one group, or of sums but for ``outside``.
 
         Args:
@@ -73,7 +73,7 @@ class Summary:
         return Summary(self.examples, self.square, self.outside + lost, along, symmetric)
 
 
-def from_upper(entries: Vector, size: int) -> Vector:
+def from_upper(entries: FloatArray, size: int) -> FloatArray:
     """Return the symmetric matrix (q, q) whose upper triangle, by rows, has these entries."""
     matrix = np.zeros((size, size))
     rows, columns = np.triu_indices(size)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import BadAnswerError, ForgetSetError
+from fedunlearn.model_state import ModelState
 from fedunlearn.questions.forget import ForgetSet, Part, read_forget_set
 from fedunlearn.questions.kinds import read_kind
 from fedunlearn.questions.question import Answer, Question, Sample
@@ -87,7 +87,7 @@ def decode_question(
         message = pb.Question.FromString(header)
     except DecodeError as error:
         raise ValueError("question header does not parse") from error
-    return read_question(message, point, vectors, state=CarriedState(state))
+    return read_question(message, point, vectors, state=ModelState(state))
 
 
 def read_question(
@@ -96,7 +96,7 @@ def read_question(
     vectors: Tensor,
     before: Question | None = None,
     *,
-    state: CarriedState | None = None,
+    state: ModelState | None = None,
 ) -> Question:
     """Put a question together from its header as a message and the tensors beside it.
 
@@ -125,7 +125,7 @@ def read_question(
         ask=read_kind(message),
         vectors=vectors,
         sample=_decode_sample(message),
-        state=CarriedState() if state is None else state,
+        state=ModelState() if state is None else state,
     )
     if question.carried.digest != message.state_sha256:
         raise ValueError("the model's state is not the one that the question names")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.questions.subspace_summary import Vector
+from fedunlearn.questions.subspace_summary import FloatArray
 
 # Of the rows that are mapped from a file, or widened to be handed out, at the same time.
 AT_ONCE_BYTES = 200 * 2**20
@@ -45,7 +45,7 @@ class Basis(ABC):
         for start in range(0, self.size, count):
             yield slice(start, min(self.size, start + count))
 
-    def moved(self, weights: Tensor, coordinates: Vector) -> Tensor:
+    def moved(self, weights: Tensor, coordinates: FloatArray) -> Tensor:
         """Return weights + Q y, shape (d,), for weights (d,) and y (q,)."""
         moved = weights.clone()
         for which in self._some_at_a_time(self.precision.itemsize):

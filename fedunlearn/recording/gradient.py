@@ -39,7 +39,7 @@ class GradientAt:
             ForgetSet.of_nodes(), weight_decay=trained.settings.weight_decay
         )
         with federation.progress.piece("recording", 1):
-            gradient = everything.gradient(trained.towards_start(self.share))
+            gradient = everything.gradient(trained.interpolated(self.share))
         return RecordedGradient(everything.retained, gradient)
 
     def __str__(self) -> str:

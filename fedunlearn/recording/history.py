@@ -42,12 +42,12 @@ class RoundHistory:
 
     every: int
 
-    def listen(self) -> _Kept:
-        """Return a listener that keeps rounds."""
-        return _Kept(self.every)
+    def observer(self) -> _HistoryObserver:
+        """Return an observer that collects rounds."""
+        return _HistoryObserver(self.every)
 
     def record(self, trained: TrainedModel, federation: Federation) -> NoReturn:
-        """Refuse: what training went through cannot be told by its end.
+        """Refuse, since the history of training cannot be recorded at its end.
 
         Raises:
             NotRecordedError: Always.
@@ -60,17 +60,17 @@ class RoundHistory:
         return f"history of every {self.every} rounds"
 
 
-class _Kept:
+class _HistoryObserver:
     def __init__(self, every: int) -> None:
         self._every = every
         self._rounds: list[PastRound] = []
 
-    def hear(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
-        """See Listener."""
+    def on_round(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+        """See RoundObserver."""
         if (number - 1) % self._every == 0:
             updates = {node: result.weights - before for node, result in local.items()}
             self._rounds.append(PastRound(number, before, updates))
 
-    def kept(self) -> tuple[PastRound, ...]:
-        """See Listener."""
+    def collected(self) -> tuple[PastRound, ...]:
+        """See RoundObserver."""
         return tuple(self._rounds)

@@ -2,13 +2,13 @@
 
 1. Range: the leading directions of the groups' gradient sums at u, or of random signed sums.
 2. Block Krylov: these, multiplied by the federation's curvature at u, once or more.
-3. Every group's summary in that working space.
-4. Compression, by the server alone: of the working space the q directions are kept in which the
+3. Every group's summary in that Krylov space.
+4. Compression, by the server alone: of the Krylov space the q directions are kept in which the
    removals that may come would move the model most. Each group's own removal, each node's and
    each label's is solved; their leading left singular vectors are the directions. Where only sums
    are seen, the removals are those of the signed sums, with nothing taken off the curvature.
 
-Rounds: 3 where the range is half of the working space, 2 + depth at most. Source of the range:
+Rounds: 3 where the range is half of the Krylov space, 2 + depth at most. Source of the range:
 Halko, Martinsson, Tropp 2011; the rest is ours. What was tried beside it: simulations/README.md.
 """
 
@@ -31,11 +31,11 @@ from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Signs
 from fedunlearn.questions.question import Sample
-from fedunlearn.questions.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import FloatArray, Summary
 from fedunlearn.recording.basis import MemoryBasis
 from fedunlearn.recording.recording import Group, Recording
+from fedunlearn.recording.recording_settings import RecordingSettings
 from fedunlearn.recording.reduced import ReducedProblem, natural_damping
-from fedunlearn.recording.settings import RecordingSettings
 from fedunlearn.solvers.range_finder import LeadingDirections, block_krylov, orthonormal
 from fedunlearn.vectors import dot
 
@@ -72,9 +72,9 @@ class SubspaceRecorder:
         decay = trained.settings.weight_decay
         horizon = trained.settings.horizon(federation.examples.values())
         everything = federation.objective(ForgetSet.of_nodes(), weight_decay=decay)
-        point = trained.towards_start(settings.linearise_at)
+        point = trained.interpolated(settings.linearise_at)
         sample = Sample.of(settings.product_share, seed=0)
-        products = min(settings.depth, math.ceil(settings.working / settings.range) - 1)
+        products = min(settings.depth, math.ceil(settings.krylov_directions / settings.range) - 1)
         with federation.progress.piece("recording", 2 + products):
             start, signed = self._range(everything, point)
             if not len(start):
@@ -83,19 +83,19 @@ class SubspaceRecorder:
                     "so that no direction can be recorded; choose another linearise-at"
                 )
             curvature = everything.curvature(point, settings.kind, sample)
-            working = block_krylov(curvature, start, settings.depth, settings.working)
-            total, groups = self._summaries(everything, point, working, sample)
+            krylov = block_krylov(curvature, start, settings.depth, settings.krylov_directions)
+            total, groups = self._summaries(everything, point, krylov, sample)
         trial = _Trial(
             total,
-            np.array([dot(row, point) for row in working]),
+            np.array([dot(row, point) for row in krylov]),
             decay,
             natural_damping(horizon),
             settings.absolute,
         )
-        moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, working)
-        kept = _leading(moves, settings.columns, len(working))
+        moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, krylov)
+        kept = _leading(moves, settings.directions, len(krylov))
         precision = getattr(torch, settings.precision)
-        rows = torch.from_numpy(kept.T).to(working.dtype) @ working
+        rows = torch.from_numpy(kept.T).to(krylov.dtype) @ krylov
         if precision is torch.bfloat16:
             rows = rows.to(precision)
         return Recording(
@@ -131,15 +131,15 @@ class SubspaceRecorder:
         return leading.basis(), None
 
     def _summaries(
-        self, everything: FederatedObjective, point: Tensor, working: Tensor, sample: Sample | None
+        self, everything: FederatedObjective, point: Tensor, krylov: Tensor, sample: Sample | None
     ) -> tuple[Summary, dict[Group, Summary]]:
         """Return the sum of all groups' summaries, and each of them unless only sums are seen."""
         settings = self.settings
-        total = Summary.nothing(len(working))
+        total = Summary.nothing(len(krylov))
         groups: dict[Group, Summary] = {}
         answers = everything.summaries(
             point,
-            working,
+            krylov,
             settings.kind,
             part=Part.RETAIN,
             by_label=settings.groups == "classes" and not settings.sums_only,
@@ -155,15 +155,15 @@ class SubspaceRecorder:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """Removals in the working space, to see where they would lead."""
+    """Removals in the Krylov space, to see where they would lead."""
 
     total: Summary
-    point: Vector
+    point: FloatArray
     weight_decay: float
     damping: float
     absolute: bool
 
-    def moves(self, groups: dict[Group, Summary]) -> Vector:
+    def moves(self, groups: dict[Group, Summary]) -> FloatArray:
         """Return the steps, as columns, of every removal of a group, a node or a label."""
         wholes: dict[tuple[str, int], list[Summary]] = defaultdict(list)
         for group, summary in groups.items():
@@ -180,14 +180,14 @@ class _Trial:
         # A single group cannot leave whole: no move, so that the first directions are as good.
         return np.stack(moves, axis=1) if moves else np.zeros((len(self.point), 0))
 
-    def moves_of_sums(self, sums: Tensor, working: Tensor) -> Vector:
+    def moves_of_sums(self, sums: Tensor, krylov: Tensor) -> FloatArray:
         """Return the steps, as columns, along random signed sums (m, d) of gradients."""
         return np.stack(
-            [self._move(self.total, along, 0) for along in (sums @ working.T).double().numpy()],
+            [self._move(self.total, along, 0) for along in (sums @ krylov.T).double().numpy()],
             axis=1,
         )
 
-    def _move(self, stays: Summary, left: Vector, examples: int) -> Vector:
+    def _move(self, stays: Summary, left: FloatArray, examples: int) -> FloatArray:
         problem = ReducedProblem.of(
             stays,
             left,
@@ -220,7 +220,7 @@ def _in_turn(
     yield from (early[node] for node in sorted(early))  # behind one that had nothing to say
 
 
-def _leading(moves: Vector, columns: int, size: int) -> Vector:
+def _leading(moves: FloatArray, columns: int, size: int) -> FloatArray:
     """Return the leading directions (size, q) of moves (size, m); all where they are few."""
     if size <= columns:
         return np.eye(size)

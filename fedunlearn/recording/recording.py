@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.questions.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import FloatArray, Summary
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.reduced import ReducedProblem
 
@@ -51,7 +51,7 @@ class Recording:
 
     basis: Basis
     share: float
-    point: Vector
+    point: FloatArray
     weight_decay: float
     horizon: float
     absolute: bool
@@ -59,8 +59,8 @@ class Recording:
     examples: int
     stays: Summary
     groups: Mapping[Group, Summary]
-    left: Vector
-    coordinates: Vector
+    left: FloatArray
+    coordinates: FloatArray
     model: bytes
     gone: tuple[ForgetSet, ...] = field(default=())
 
@@ -129,7 +129,7 @@ class Recording:
             absolute=self.absolute,
         )
 
-    def linear(self) -> Vector:
+    def linear(self) -> FloatArray:
         """Return Q'b, shape (q,), of the influence objective G(w) = F_r(w) - <b, w> around u."""
         gradient = (self.stays.gradient + self.left) / self.stays.examples
         ratio = self.examples / self.stays.examples

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedunlearn.questions.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import FloatArray, Summary
 from fedunlearn.solvers.cubic import ReducedStep, solve_projected, spectrum
 from fedunlearn.solvers.weight import damped_weight
 
@@ -38,17 +38,17 @@ class ReducedProblem:
         absolute: As for ``spectrum``.
     """
 
-    gradient: Vector
-    curvature: Vector
+    gradient: FloatArray
+    curvature: FloatArray
     absolute: bool
 
     @classmethod
     def of(
         cls,
         stays: Summary,
-        left: Vector,
+        left: FloatArray,
         examples: int,
-        point: Vector,
+        point: FloatArray,
         *,
         weight_decay: float,
         absolute: bool,

@@ -26,7 +26,7 @@ from safetensors import numpy as arrays_file
 from fedunlearn.errors import RecordingError
 from fedunlearn.files import flush_folder, replacing
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.questions.subspace_summary import Summary, Vector, from_upper
+from fedunlearn.questions.subspace_summary import FloatArray, Summary, from_upper
 from fedunlearn.questions.wire import decode_forget_set, encode_forget_set
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.file_basis import (
@@ -223,7 +223,7 @@ def _content(recording: Recording, sha256: str) -> bytes:
     return _with_digest(content, _NO_DIGEST, hashlib.sha256(content).hexdigest())
 
 
-def _read(path: Path) -> tuple[_Document, Mapping[str, Vector]]:
+def _read(path: Path) -> tuple[_Document, Mapping[str, FloatArray]]:
     """Return what the file of sums holds, every byte of it checked.
 
     Raises:
@@ -293,7 +293,7 @@ def _packed_size(size: int) -> int:
     return size + size * (size + 1) // 2
 
 
-def _packed(summary: Summary) -> Vector:
+def _packed(summary: Summary) -> FloatArray:
     """Return a summary's gradient and the upper half of its curvature in one row, float64."""
     upper = summary.curvature[np.triu_indices(len(summary.gradient))]
     return np.concatenate([summary.gradient, upper])
@@ -303,6 +303,6 @@ def _numbers(summary: Summary) -> _Numbers:
     return _Numbers(examples=summary.examples, square=summary.square, outside=summary.outside)
 
 
-def _unpacked(numbers: _Numbers, row: Vector, size: int) -> Summary:
+def _unpacked(numbers: _Numbers, row: FloatArray, size: int) -> Summary:
     curvature = from_upper(row[size:], size)
     return Summary(numbers.examples, numbers.square, numbers.outside, row[:size].copy(), curvature)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from fedunlearn import merkle
 from fedunlearn.errors import VerificationError
 from fedunlearn.requests.clock import stamp
+from fedunlearn.requests.consistency import head_document, head_of
 from fedunlearn.requests.findings import Finding, check_key
 from fedunlearn.requests.keys import PublicKey
 from fedunlearn.requests.ledger_tables import check_models, check_requests, check_tables
@@ -29,7 +30,9 @@ __all__ = ["FORMAT", "Finding", "export_ledger", "verify_export", "verify_ledger
 FORMAT = "fedunlearn.ledger.v1"
 
 
-def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> list[Finding]:
+def verify_ledger(
+    store: RequestStore, key: PublicKey, models: Path | None, since: TreeHead | None = None
+) -> list[Finding]:
     """Return what does not hold; nothing where all does.
 
     The log under its tree heads, what the tables say against what the log leads to, receipts,
@@ -39,6 +42,7 @@ def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> l
         store: To check.
         key: The issuer's.
         models: Folder of the model files; None leaves them unchecked.
+        since: A tree head that was seen before, since which the log may only have grown.
     """
     found: list[Finding] = []
     try:
@@ -46,6 +50,7 @@ def verify_ledger(store: RequestStore, key: PublicKey, models: Path | None) -> l
             rows, heads = read_log(connection), read_heads(connection)
             replay = Replay()
             found += _check_log(rows, heads, key, replay)
+            found += _check_since(heads, key, since)
             found += _check_leaves(connection, rows)
             found += check_tables(connection, replay)
             found += check_requests(connection, rows)
@@ -82,16 +87,7 @@ def export_ledger(store: RequestStore) -> dict[str, object]:
         return {
             "format": FORMAT,
             "rows": [{"index": row.index, "entry": row.entry, "time": row.time} for row in rows],
-            "heads": [
-                {
-                    "size": head.size,
-                    "root": head.root,
-                    "time": head.time,
-                    "key_id": head.key_id,
-                    "signature": head.signature.hex(),
-                }
-                for head in heads
-            ],
+            "heads": [head_document(head) for head in heads],
             "keys": [
                 {
                     "id": row["id"],
@@ -105,31 +101,26 @@ def export_ledger(store: RequestStore) -> dict[str, object]:
         }
 
 
-def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
+def verify_export(
+    document: Mapping[str, Any], key: PublicKey, since: TreeHead | None = None
+) -> list[Finding]:
     """Return what does not hold of an exported ledger; nothing where all does.
 
     Args:
         document: As it was exported.
         key: The issuer's.
+        since: A tree head that was seen before, since which the log may only have grown.
     """
     where = "the exported ledger"
     try:
         if document["format"] != FORMAT:
             return [Finding(f"it is not of the format {FORMAT}", where)]
         rows = [LogRow(row["index"], row["entry"], row["time"]) for row in document["rows"]]
-        heads = [
-            TreeHead(
-                head["size"],
-                head["root"],
-                head["time"],
-                head["key_id"],
-                _unhex(head["signature"]),
-            )
-            for head in document["heads"]
-        ]
+        heads = [head_of(head) for head in document["heads"]]
         receipts = {int(index): str(text) for index, text in document["receipts"].items()}
         replay = Replay()
         found = list(_check_log(rows, heads, key, replay))
+        found += _check_since(heads, key, since)
         found += _check_receipts(rows, heads, receipts, key)
         found += _check_taken_back(receipts, replay)
         for entry in document["keys"]:
@@ -138,15 +129,10 @@ def verify_export(document: Mapping[str, Any], key: PublicKey) -> list[Finding]:
             )
         for id in sorted(set(replay.keys) - {entry["id"] for entry in document["keys"]}):
             found.append(Finding("it was registered and is not there", f"key {id}"))
+    except VerificationError as error:
+        return [Finding(str(error), where)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [Finding(f"it has another form: {error!r}", where)]
-    return found
-
-
-def _unhex(text: str) -> bytes:
-    found = bytes.fromhex(text)
-    if found.hex() != text:
-        raise ValueError("digits that are not lower case")
     return found
 
 
@@ -184,6 +170,21 @@ def _check_log(
         yield Finding("it is missing", f"the tree head of size {size}")
     if len(sizes) > len(signed & set(sizes)):
         yield Finding("it has more tree heads than times that it grew", "the log")
+
+
+def _check_since(
+    heads: Sequence[TreeHead], key: PublicKey, since: TreeHead | None
+) -> Iterator[Finding]:
+    """Check that an older tree head is among the heads, each of which holds of the log's rows."""
+    if since is None:
+        return
+    where = f"the tree head of size {since.size} that was seen before"
+    try:
+        since.verify(key)
+    except VerificationError as error:
+        yield Finding(str(error), where)
+    if since not in heads:
+        yield Finding("the log does not hold it: it was cut, or is another log", where)
 
 
 def _sizes_signed(entries: Sequence[Mapping[str, object]]) -> set[int]:
@@ -224,7 +225,7 @@ def _check_receipts(
             yield Finding(str(error), where)
             continue
         if receipt.index != index or receipt.leaf.decode() != entries.get(index):
-            yield Finding("it tells of another row", where)
+            yield Finding("it is of another row", where)
         if receipt.head not in heads:
             yield Finding("the log has no such tree head", where)
 

@@ -16,7 +16,7 @@ from fedunlearn.requests.deletion import OPEN, TRANSITIONS, ScopeKind, State
 from fedunlearn.requests.findings import Finding, check_key
 from fedunlearn.requests.keys import PublicKey
 from fedunlearn.requests.log import LogRow, parse_canonical
-from fedunlearn.requests.models import model_path
+from fedunlearn.requests.model_lineage import model_path
 from fedunlearn.requests.replay import Removal, Replay
 from fedunlearn.requests.rows import blob, scope_from, scope_text
 from fedunlearn.requests.statement import DELETION_TYPE, scope_of
@@ -73,8 +73,8 @@ def _check_applied(connection: Connection, replay: Replay) -> Iterator[Finding]:
     left = dict(replay.removals)
     query = select(APPLIED, _raw(APPLIED.c.rolled_back))
     for row in connection.execute(query.order_by(APPLIED.c.index)).mappings():
-        told = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
-        same = left.pop(row["index"], None) == told
+        logged = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
+        same = left.pop(row["index"], None) == logged
         if not same or row["flag"] != (row["index"] in replay.taken_back):
             yield Finding("what was applied is not what the log says", f"row {row['index']}")
     for index in left:
@@ -143,7 +143,7 @@ def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[F
     steps: dict[str, list[RowMapping]] = {}
     for event in connection.execute(select(EVENTS).order_by(EVENTS.c.number)).mappings():
         steps.setdefault(event["deletion"], []).append(event)
-    told = _told(rows)
+    logged = _entries_by_request(rows)
     parsed: dict[str, PublicKey | None] = {}
     for row in connection.execute(select(DELETIONS)).mappings():
         where = f"request {row['id']}"
@@ -155,7 +155,7 @@ def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[F
             _signed(row, parsed.get(row["key_id"])),
             None if owns else "its key is not its owner's",
             _stepped(row, steps.pop(row["id"], [])),
-            _as_told(row, told.get(row["id"], ())),
+            _state_by_log(row, logged.get(row["id"], ())),
             _ended(row, standing.pop(row["id"], None)),
         ):
             if wrong is not None:
@@ -190,19 +190,19 @@ def _signed(row: RowMapping, key: PublicKey | None) -> str | None:
     return None
 
 
-def _told(rows: Sequence[LogRow]) -> dict[str, list[Mapping[str, object]]]:
-    told: dict[str, list[Mapping[str, object]]] = {}
+def _entries_by_request(rows: Sequence[LogRow]) -> dict[str, list[Mapping[str, object]]]:
+    logged: dict[str, list[Mapping[str, object]]] = {}
     for row in rows:
         try:
             entry = parse_canonical(row.entry.encode(), "its entry")
         except VerificationError:
             continue  # found by the check of the log
         if entry.get("kind") == "removal":
-            told.setdefault(str(entry.get("deletion")), []).append(entry)
-    return told
+            logged.setdefault(str(entry.get("deletion")), []).append(entry)
+    return logged
 
 
-def _as_told(row: RowMapping, entries: Sequence[Mapping[str, object]]) -> str | None:
+def _state_by_log(row: RowMapping, entries: Sequence[Mapping[str, object]]) -> str | None:
     for entry in entries:
         for name in ("request_id", "owner", "key_id", "statement_sha256"):
             if entry.get(name, row[name]) != row[name]:

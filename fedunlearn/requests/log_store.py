@@ -30,11 +30,6 @@ class Log:
         with self._database.read() as connection:
             return read_log(connection, after)
 
-    def heads(self) -> list[TreeHead]:
-        """Return all signed tree heads, the smallest first."""
-        with self._database.read() as connection:
-            return read_heads(connection)
-
     def last_head(self) -> TreeHead | None:
         """Return the head over all rows; None where there are no rows."""
         with self._database.read() as connection:
@@ -47,14 +42,6 @@ class Log:
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _head(row)
-
-    def inclusion(self, index: int, size: int) -> list[bytes]:
-        """Return the proof that a row is in the log of some size.
-
-        Raises:
-            IndexError: There is no such row.
-        """
-        return self.inclusions([index], size)[index]
 
     def inclusions(self, indexes: Iterable[int], size: int) -> dict[int, list[bytes]]:
         """Return the proofs that rows are in the log of some size.

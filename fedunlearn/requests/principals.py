@@ -187,22 +187,6 @@ class Principals(Log):
                 for row in connection.execute(query.order_by(NODES.c.name)).mappings()
             }
 
-    def owner_of(self, node: str) -> str | None:
-        """Return the name of a node's owner."""
-        with self._database.read() as connection:
-            query = select(NODES.c.owner).where(NODES.c.name == node)
-            owner: str | None = connection.execute(query).scalar_one_or_none()
-            return owner
-
-    def principal_of_key(self, key_id: str) -> Principal | None:
-        """Return for whom a key speaks, or spoke until it was revoked."""
-        with self._database.read() as connection:
-            row = connection.execute(_KEYS.where(KEYS.c.id == key_id)).mappings().one_or_none()
-            if row is None:
-                return None
-            owned = connection.execute(_OWNED.where(NODES.c.owner == row["principal"]))
-            return _principal(row, [node.name for node in owned])
-
     def principals(self) -> list[Principal]:
         """Return all keys with those for whom they speak, by name, the oldest key first."""
         owned: dict[str, list[str]] = {}

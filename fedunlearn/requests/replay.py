@@ -121,8 +121,8 @@ class Replay:
         if not job or job[-1] != max(self._standing()):
             raise VerificationError("it does not take the last removal back")
         last = self.removals[job[-1]]
-        told = entry["deletions"], entry["model_before"], entry["model_after"]
-        if told != ([self.removals[i].deletion for i in job], last.new, last.base):
+        logged = entry["deletions"], entry["model_before"], entry["model_after"]
+        if logged != ([self.removals[i].deletion for i in job], last.new, last.base):
             raise VerificationError("it tells of other requests or models than the removal")
         self.taken_back.update(job)
         if last.new != last.base:

@@ -14,8 +14,8 @@ from fedunlearn.requests.filing import Filing
 from fedunlearn.requests.guards import MOST_AUDITS, Guards
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.leases import Leases
+from fedunlearn.requests.model_swaps import Removals
 from fedunlearn.requests.principals import Principals
-from fedunlearn.requests.removals import Removals
 from fedunlearn.requests.statistics import Figures
 
 __all__ = ["RequestStore", "state_url"]

@@ -179,7 +179,7 @@ class Ascent(LocalRule):
 
 
 @dataclass(frozen=True)
-class Unlearning(LocalRule):
+class UnlearningCrossEntropy(LocalRule):
     """Descent on the unlearning cross-entropy -log(1 - p_y / 2) (Pan et al. 2025, equation 3).
 
     It is bounded, unlike the negative of the cross-entropy, and its gradient vanishes with p_y.
@@ -286,5 +286,6 @@ def _gradient_and_fisher(work: Work, inputs: Tree, targets: Tree) -> tuple[Tenso
 
 
 RULES: dict[str, type[LocalRule]] = {
-    rule.name: rule for rule in (Descent, Ascent, Unlearning, Distillation, FisherDescent)
+    rule.name: rule
+    for rule in (Descent, Ascent, UnlearningCrossEntropy, Distillation, FisherDescent)
 }

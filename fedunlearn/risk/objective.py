@@ -29,17 +29,13 @@ from fedunlearn.risk.memory import examples_per_chunk
 from fedunlearn.risk.network import (
     FlatNetwork,
     gradient_of,
-    gradient_of_each,
     twice_differentiable,
 )
 from fedunlearn.risk.probe import require_deterministic, require_ggn
 from fedunlearn.risk.products import Curvature, Function, KeptProduct, keep_product
 from fedunlearn.risk.separate import require_separate_examples
 from fedunlearn.risk.task import Loss
-from fedunlearn.trees import has_rows, map_tensors
-
-# Of per-example gradients held at once.
-FISHER_BYTES = 64 * 2**20
+from fedunlearn.trees import map_tensors
 
 
 @dataclass(frozen=True)
@@ -153,35 +149,6 @@ class EmpiricalRisk:
         def add_all() -> None:
             for chunk in self._chunks():
                 total.add_(gradient_of(_composed(chunk), point))
-
-        self._flat.holding(point, add_all)
-        return total.to(weights.device)
-
-    def fisher_diagonal(self, weights: Tensor) -> Tensor:
-        """Return the diagonal (d,) of the empirical Fisher matrix at weights (d,), as a sum.
-
-        sum_i (grad loss_i)^2, entry by entry: one gradient an example, with the observed targets
-        (Kunstner, Hennig, Balles 2019, equation 5; in unlearning Liu et al. 2022). In units of the
-        loss squared over weights squared.
-        """
-        point = weights.to(self.layout.device)
-
-        def of_one(point: Tensor, inputs: Inputs, target: Targets) -> Tensor:
-            outputs = self._network(map_tensors(lambda row: row[None], inputs))(point)
-            return self.loss(outputs, map_tensors(lambda row: row[None], target))
-
-        at_once = max(1, min(self._chunk, FISHER_BYTES // point.nbytes))
-        total = torch.zeros_like(point)
-
-        def add_all() -> None:
-            for places in self.examples.chunks(at_once):
-                inputs, targets = self._take(places)
-                if has_rows(inputs, len(places)) and has_rows(targets, len(places)):
-                    each = gradient_of_each(of_one, point, inputs, targets)
-                    total.add_(each.square().sum(0))
-                    continue
-                for place in places.split(1):
-                    total.add_(gradient_of(_composed(self._made(place)), point).square())
 
         self._flat.holding(point, add_all)
         return total.to(weights.device)

@@ -66,7 +66,7 @@ def global_sources() -> list[_Source]:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def generators_restored() -> Iterator[None]:
     """Set the random generators back to what they were when the block ends.
 
     Yields:

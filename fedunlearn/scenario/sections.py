@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedunlearn.scenario.data import DataSettings, ModelSettings
-from fedunlearn.scenario.settings import (
+from fedunlearn.settings import (
     OneName,
     Seed,
     Settings,

@@ -14,7 +14,7 @@ from fedunlearn.requests.statement import scope_of
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.authentication import Authenticator
 from fedunlearn.service.errors import Reason, ServiceRefusal, Violation, refuse_fields
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.snapshot import Snapshot
 from fedunlearn.service.validation import parsed_field
 

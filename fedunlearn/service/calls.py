@@ -12,11 +12,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
 
 from fedunlearn.errors import StoreError
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.audits import Audits
-from fedunlearn.service.errors import DETAILS_KEY, Reason, ServiceRefusal
+from fedunlearn.service.errors import Reason, ServiceRefusal
 from fedunlearn.service.metrics import Metrics
 from fedunlearn.service.names import CALL_KEY, path_of
 from fedunlearn.service.pulse import Blocking
@@ -132,10 +133,8 @@ class Calls:
                 self._refusal("audit", other)
         seconds = None if started is None else time.perf_counter() - started
         self._metrics.answered(call.method, refusal.code.name, refusal.reason, seconds)
-        status = refusal.status()
-        await call.context.abort(
-            refusal.code, status.message, ((DETAILS_KEY, status.SerializeToString()),)
-        )
+        status = rpc_status.to_status(refusal.status())
+        await call.context.abort(status.code, status.details, status.trailing_metadata)
 
     def _refusal(self, method: str, error: Exception) -> ServiceRefusal:
         if isinstance(error, ServiceRefusal):

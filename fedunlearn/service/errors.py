@@ -11,11 +11,11 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from fedunlearn.errors import ServiceError
 
 DOMAIN = "fedunlearn"
-DETAILS_KEY = "grpc-status-details-bin"
 # Details travel as metadata, of which peers take 8 KiB.
 MOST_VIOLATIONS = 16
 MOST_CHARACTERS = 200
@@ -196,18 +196,18 @@ def details(error: grpc.RpcError) -> list[Message]:
         error_details_pb2.QuotaFailure,
         error_details_pb2.RetryInfo,
     )
+    try:
+        status = rpc_status.from_call(error)
+    except (DecodeError, ValueError):  # no status, or that of another error
+        return []
     found: list[Message] = []
-    for key, value in error.trailing_metadata() or ():
-        if key != DETAILS_KEY:
-            continue
-        try:
-            status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                for kind in known:
-                    if detail.Is(kind.DESCRIPTOR):
-                        found.append(kind.FromString(detail.value))
-        except DecodeError:
-            return []
+    for detail in status.details if status else ():
+        for kind in known:
+            if detail.Is(kind.DESCRIPTOR):
+                try:
+                    found.append(kind.FromString(detail.value))
+                except DecodeError:
+                    return []
     return found
 
 

@@ -38,7 +38,7 @@ from fedunlearn.service.messages import (
 )
 from fedunlearn.service.metrics import Figures
 from fedunlearn.service.pulse import Blocking, Pulse
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.snapshot import Snapshot
 from fedunlearn.service.validation import parsed, time_of
 from fedunlearn.service.watch import Watches

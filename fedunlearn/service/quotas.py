@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fedunlearn.requests.deletion import NewDeletion
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.errors import Reason, ServiceRefusal, Violation
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 
 DAY = timedelta(days=1)
 FRESH = timedelta(seconds=10)

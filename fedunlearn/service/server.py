@@ -27,7 +27,7 @@ from fedunlearn.service.handlers import Handlers, Parts
 from fedunlearn.service.metrics import Figures, Metrics
 from fedunlearn.service.names import SERVICE
 from fedunlearn.service.pulse import Pulse
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.tls import server_credentials
 from fedunlearn.service.watch import Watches
 from fedunlearn.service.writer import Writer
@@ -173,7 +173,7 @@ class DeletionServer:
             await server.start()
             await _tell(health_of, _SERVING)
             beats.append(asyncio.create_task(_watch_health(health_of, pulse)))
-            started.tell(f"{settings.listen.rpartition(':')[0]}:{port}")
+            started.report(f"{settings.listen.rpartition(':')[0]}:{port}")
             await self._stop.wait()
             await health_of.enter_graceful_shutdown()
             watches.stop()
@@ -233,7 +233,7 @@ class _Started:
         self._address = ""
         self._error: BaseException | None = None
 
-    def tell(self, address: str) -> None:
+    def report(self, address: str) -> None:
         self._address = address
         self._done.set()
 
@@ -257,12 +257,12 @@ async def _tell(health_of: health.aio.HealthServicer, status: Any) -> None:
 
 async def _watch_health(health_of: health.aio.HealthServicer, pulse: Pulse) -> None:
     """Say that it does not serve while the store does not answer."""
-    told = True
+    reported = True
     while True:
         await asyncio.sleep(HEALTH_S)
-        if pulse.fresh is not told:
-            told = pulse.fresh
-            await _tell(health_of, _SERVING if told else _NOT_SERVING)
+        if pulse.fresh is not reported:
+            reported = pulse.fresh
+            await _tell(health_of, _SERVING if reported else _NOT_SERVING)
 
 
 def _reflect(server: grpc.aio.Server) -> None:

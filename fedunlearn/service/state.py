@@ -11,7 +11,7 @@ from fedunlearn.errors import KeyFileError, StoreError
 from fedunlearn.files import private_files, write_whole
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.store import RequestStore, state_url
-from fedunlearn.service.settings import ServiceSettings, load_settings
+from fedunlearn.service.service_settings import ServiceSettings, load_settings
 
 SETTINGS, ISSUER, ISSUER_PUBLIC, MODELS = "service.toml", "issuer.key", "issuer.pub", "models"
 

@@ -17,7 +17,7 @@ from fedunlearn.addresses import is_loopback
 from fedunlearn.errors import InputError
 
 if TYPE_CHECKING:
-    from fedunlearn.service.settings import ServiceSettings
+    from fedunlearn.service.service_settings import ServiceSettings
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 

@@ -12,7 +12,7 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.errors import Reason, ServiceRefusal, Violation, refuse_fields
 from fedunlearn.service.metrics import Metrics
 from fedunlearn.service.pulse import Blocking, Pulse
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 
 ENDED = frozenset({State.SUCCEEDED, State.REJECTED, State.CANCELLED})
 PAGE = 100

@@ -17,7 +17,7 @@ from fedunlearn.requests.deletion import Deletion, NewDeletion
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.errors import Reason, ServiceRefusal
 from fedunlearn.service.quotas import Quotas
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 
 MOST = 64  # requests a transaction; more would let the first wait for the last
 WAIT_S = 0.003  # for others that are likely to come: about what a transaction takes

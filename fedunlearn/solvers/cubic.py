@@ -16,8 +16,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
-from fedunlearn.solvers.operator import LinearOperator
-from fedunlearn.solvers.secular import Vector, minimise_cubic
+from fedunlearn.solvers.linear_operator import LinearOperator
+from fedunlearn.solvers.secular import FloatArray, minimise_cubic
 from fedunlearn.solvers.solution import Solution, Status
 
 
@@ -55,7 +55,7 @@ class ReducedStep(Solution):
         coordinates: (k,).
     """
 
-    coordinates: Vector
+    coordinates: FloatArray
 
 
 def lift(basis: KrylovBasis, steps: Sequence[ReducedStep]) -> Tensor:
@@ -64,14 +64,16 @@ def lift(basis: KrylovBasis, steps: Sequence[ReducedStep]) -> Tensor:
     return basis.lift(torch.from_numpy(coordinates)).T
 
 
-def reduced_gradient(basis: KrylovBasis, *, absolute: bool) -> tuple[Vector, Vector, Vector]:
+def reduced_gradient(
+    basis: KrylovBasis, *, absolute: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Do as ``spectrum`` does, for a basis and its gradient."""
     return spectrum(basis.projection.numpy(), basis.gradient.numpy(), absolute=absolute)
 
 
 def spectrum(
-    projection: Vector, gradient: Vector, *, absolute: bool
-) -> tuple[Vector, Vector, Vector]:
+    projection: FloatArray, gradient: FloatArray, *, absolute: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return Ritz values (k,), ascending, the gradient (k,) along them, and their vectors (k, k).
 
     Args:
@@ -88,7 +90,7 @@ def spectrum(
 
 
 def solve_projected(
-    projection: Vector, gradient: Vector, weight: float, *, absolute: bool = False
+    projection: FloatArray, gradient: FloatArray, weight: float, *, absolute: bool = False
 ) -> ReducedStep:
     """Minimise a cubic model that is at hand exactly.
 

@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem
 from fedunlearn.solvers.lanczos import finite_norm
-from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.solvers.solution import Status
 from fedunlearn.vectors import dot
 

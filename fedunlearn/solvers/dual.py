@@ -32,7 +32,7 @@ from typing_extensions import override
 
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.solvers.cubic import CubicSolver, CubicStep, CubicSubproblem
-from fedunlearn.solvers.secular import Vector
+from fedunlearn.solvers.secular import FloatArray
 from fedunlearn.solvers.solution import Status
 
 LARGEST_DIMENSION = 2000  # a matrix of 32 MB, and ten to thirty factorisations of it
@@ -52,13 +52,13 @@ class DualOptimum:
         status: CONVERGED, HARD_CASE, STATIONARY or UNBOUNDED.
     """
 
-    step: Vector
+    step: FloatArray
     damping: float
     value: float
     status: Status
 
 
-def maximise_dual(matrix: Vector, gradient: Vector, weight: float) -> DualOptimum:
+def maximise_dual(matrix: FloatArray, gradient: FloatArray, weight: float) -> DualOptimum:
     """Solve a dense cubic subproblem exactly, through its dual.
 
     Args:
@@ -103,7 +103,7 @@ def maximise_dual(matrix: Vector, gradient: Vector, weight: float) -> DualOptimu
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    step: Vector
+    step: FloatArray
     damping: float
     value: float
     gap: float  # z'(H + sigma I) z: from minus sigma to the leftmost eigenvalue
@@ -113,7 +113,7 @@ class _Found:
 class _Search:
     """Maximises D in units where ||H|| <= 1, ||g|| is 0 or 1, and 0 < M <= 1."""
 
-    def __init__(self, matrix: Vector, gradient: Vector, weight: float) -> None:
+    def __init__(self, matrix: FloatArray, gradient: FloatArray, weight: float) -> None:
         self.matrix = matrix
         self.gradient = gradient
         self.weight = weight
@@ -153,7 +153,7 @@ class _Search:
         return found
 
     def _newton_guess(
-        self, factor: tuple[Vector, bool], step: Vector, length: float, sigma: float
+        self, factor: tuple[FloatArray, bool], step: FloatArray, length: float, sigma: float
     ) -> float:
         if length == 0.0:
             return math.nan
@@ -161,7 +161,7 @@ class _Search:
         shrinkage = float(step @ linalg.cho_solve(factor, step)) / length**2
         return sigma - excess / (shrinkage / length + 0.5 * self.weight / sigma**2)
 
-    def _primal(self, factor: tuple[Vector, bool], step: Vector, sigma: float) -> _Found:
+    def _primal(self, factor: tuple[FloatArray, bool], step: FloatArray, sigma: float) -> _Found:
         """Bring s(sigma) to length 2 sigma / M along the leftmost direction."""
         for _ in range(3):
             self.leftmost = linalg.cho_solve(factor, self.leftmost)
@@ -180,14 +180,14 @@ class _Search:
         residual, step = min(candidates, key=lambda candidate: candidate[0])
         return _Found(step, sigma, value, gap, residual)
 
-    def _residual(self, step: Vector, sigma: float) -> float:
+    def _residual(self, step: FloatArray, sigma: float) -> float:
         """How far the step is from (H + sigma I)s = -g and ||s|| = 2 sigma / M together."""
         force = self.matrix @ step + sigma * step + self.gradient
         missing = 2.0 * sigma / self.weight - float(np.linalg.norm(step))
         return float(np.linalg.norm(force)) + sigma * abs(missing)
 
 
-def _newton(matrix: Vector, gradient: Vector, tolerance: float) -> DualOptimum:
+def _newton(matrix: FloatArray, gradient: FloatArray, tolerance: float) -> DualOptimum:
     """Return the shortest Newton step; the model must be bounded."""
     shortest = linalg.lstsq(matrix, -gradient, cond=8.0 * gradient.size * EPSILON)[0]
     left = float(np.linalg.norm(matrix @ shortest + gradient))
@@ -198,7 +198,7 @@ def _newton(matrix: Vector, gradient: Vector, tolerance: float) -> DualOptimum:
     return DualOptimum(shortest, 0.0, 0.5 * float(gradient @ shortest), Status.CONVERGED)
 
 
-def _factor(matrix: Vector, shift: float) -> tuple[Vector, bool] | None:
+def _factor(matrix: FloatArray, shift: float) -> tuple[FloatArray, bool] | None:
     """Return the Cholesky factor of H + shift I, or None where it is not positive definite."""
     shifted = matrix.copy()
     shifted[np.diag_indices_from(shifted)] += shift
@@ -290,8 +290,8 @@ def _nowhere(problem: CubicSubproblem, products: int, status: Status) -> CubicSt
     )
 
 
-def _finite(values: Tensor, what: str) -> Vector:
-    array: Vector = values.detach().double().numpy()
+def _finite(values: Tensor, what: str) -> FloatArray:
+    array: FloatArray = values.detach().double().numpy()
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{what} is not finite: check the model's weights and the data")
     return array

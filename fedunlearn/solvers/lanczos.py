@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.vectors import norm
 
 RESTART_SEED = 0x5EED

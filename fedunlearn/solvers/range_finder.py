@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.vectors import gram, not_finite
 
 # What is shorter than this share of the longest is rounding of it: some units of rounding a column,

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 
 from fedunlearn.solvers.solution import Status
 
-Vector = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 # Gradient components below this, in units of the curvature and the step, or below this share of the
 # largest count as zero: squares underflow.
@@ -34,13 +34,13 @@ class SpectralStep:
         status: CONVERGED, HARD_CASE, STATIONARY or UNBOUNDED.
     """
 
-    coordinates: Vector
+    coordinates: FloatArray
     damping: float
     value: float
     status: Status
 
 
-def minimise_cubic(eigenvalues: Vector, gradient: Vector, weight: float) -> SpectralStep:
+def minimise_cubic(eigenvalues: FloatArray, gradient: FloatArray, weight: float) -> SpectralStep:
     """Minimise the cubic model globally, where H is diagonal.
 
     Solves the secular equation ||s(sigma)|| = 2 sigma / M for its one root at or right of the
@@ -80,7 +80,7 @@ def _power_of_two(value: float) -> float:
     return math.ldexp(1.0, math.frexp(value)[1] - 1)
 
 
-def _minimise(eigenvalues: Vector, gradient: Vector, weight: float) -> SpectralStep:
+def _minimise(eigenvalues: FloatArray, gradient: FloatArray, weight: float) -> SpectralStep:
     """Do as ``minimise_cubic`` does, in units in which H, M and g are at most about 1."""
     if weight == 0.0:
         return _newton(eigenvalues, gradient)
@@ -114,7 +114,9 @@ def _minimise(eigenvalues: Vector, gradient: Vector, weight: float) -> SpectralS
     return _spectral_step(eigenvalues, gradient, weight, coordinates, damping, Status.CONVERGED)
 
 
-def _secular_root(gaps: Vector, gradient: Vector, weight: float, pole: float, norm: float) -> float:
+def _secular_root(
+    gaps: FloatArray, gradient: FloatArray, weight: float, pole: float, norm: float
+) -> float:
     """Find x > 0 with ||gradient / (gaps + x)|| = 2 (pole + x) / weight."""
     moving = gradient != 0.0
     gaps, gradient = gaps[moving], np.abs(gradient[moving])
@@ -148,7 +150,7 @@ def _root_of_product(offset: float, product: float) -> float:
     return 2.0 * product / (offset + math.sqrt(offset**2 + 4.0 * product))
 
 
-def _newton(eigenvalues: Vector, gradient: Vector) -> SpectralStep:
+def _newton(eigenvalues: FloatArray, gradient: FloatArray) -> SpectralStep:
     tolerance = eigenvalues.size * np.finfo(float).eps * float(np.abs(eigenvalues).max())
     flat = eigenvalues <= tolerance
     slope = np.finfo(float).eps * float(np.linalg.norm(gradient))
@@ -161,10 +163,10 @@ def _newton(eigenvalues: Vector, gradient: Vector) -> SpectralStep:
 
 
 def _spectral_step(
-    eigenvalues: Vector,
-    gradient: Vector,
+    eigenvalues: FloatArray,
+    gradient: FloatArray,
     weight: float,
-    coordinates: Vector,
+    coordinates: FloatArray,
     damping: float,
     status: Status,
 ) -> SpectralStep:

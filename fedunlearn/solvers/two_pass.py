@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.solvers.lanczos import KrylovBasis, finite_norm
-from fedunlearn.solvers.operator import LinearOperator
+from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.vectors import dot, norm
 
 

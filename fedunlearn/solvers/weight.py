@@ -32,7 +32,7 @@ from torch import Tensor
 
 from fedunlearn.solvers.cubic import ReducedStep, lift, reduced_gradient, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
-from fedunlearn.solvers.secular import Vector
+from fedunlearn.solvers.secular import FloatArray
 
 RELATIVE_DAMPINGS = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
 ACCEPTABLE = (0.75, 1.2)
@@ -196,7 +196,7 @@ def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = F
     return damped_weight(ritz, gradient, relative * (float(np.abs(ritz).max()) or 1.0))
 
 
-def damped_weight(ritz: Vector, gradient: Vector, damping: float) -> float:
+def damped_weight(ritz: FloatArray, gradient: FloatArray, damping: float) -> float:
     """Return the cubic weight whose step has a given damping.
 
     Args:

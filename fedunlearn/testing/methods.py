@@ -12,7 +12,7 @@ from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.testing.federations import Points, in_process
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
@@ -141,6 +141,6 @@ class MethodConformance:
                 trained,
                 federation,
                 forget,
-                watch=lambda number, weights: watched.append((number, weights.clone())),
+                on_round=lambda number, weights: watched.append((number, weights.clone())),
             )
         return unlearned, meter.rounds, watched

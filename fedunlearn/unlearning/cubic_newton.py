@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.scenario.settings import NotNegative, Settings
+from fedunlearn.settings import NotNegative, Settings
 from fedunlearn.solvers.cubic import ReducedStep, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
 from fedunlearn.solvers.weight import choose_weight

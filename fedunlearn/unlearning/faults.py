@@ -14,8 +14,9 @@ from typing import Any
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def unlearn(
     federation: Federation,
     forget: ForgetSet,
     *,
-    watch: Watch | None = None,
+    on_round: OnRound | None = None,
 ) -> Unlearned:
     """Let a method remove a forget set, by the federation's rule for nodes that fail.
 
@@ -35,7 +36,7 @@ def unlearn(
         trained: The model before.
         federation: All nodes; its ``on_fault`` is the rule.
         forget: What leaves. Who leaves is never dropped, for only it knows what leaves.
-        watch: See UnlearningMethod; hears of the attempts that failed too.
+        on_round: See UnlearningMethod; hears of the attempts that failed too.
 
     Returns:
         The model after; its status and ``details["dropped"]`` name who was dropped and why.
@@ -46,7 +47,7 @@ def unlearn(
     dropped: dict[int, str] = {}
     while True:
         try:
-            unlearned = method.unlearn(trained, federation, forget, watch=watch)
+            unlearned = method.unlearn(trained, federation, forget, on_round=on_round)
         except FederationError as error:
             left = set(federation.nodes) - set(error.nodes) - forget.leavers
             known = error.nodes and set(error.nodes) <= set(federation.nodes)

@@ -20,11 +20,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
-from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.history import PastRound, RoundHistory
-from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.settings import Settings
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.vectors import norm
 
 
@@ -61,7 +61,7 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         (wanted,) = self.to_record()
         kept: tuple[PastRound, ...] = trained.recording(wanted, "use a method without a history")
@@ -87,8 +87,8 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
                         share = result.examples / examples
                         step.add_(turned, alpha=share * norm(past.updates[node]) / length)
                 weights = weights + step
-                if watch is not None:
-                    watch(count, weights)
+                if on_round is not None:
+                    on_round(count, weights)
         details = {"rounds": len(replayed), "kept_rounds": len(kept)}
         return Unlearned(weights, "done", Claim.EMPIRICAL, details)
 

@@ -3,14 +3,15 @@
 Source: Pan, Wang, Li, Zheng, Wang, Zhou, "Federated Unlearning with Gradient Descent and Conflict
 Mitigation", AAAI 2025, algorithm 1:
 
-1. Unlearning: whoever leaves descends the unlearning cross-entropy (local_rules.Unlearning). The
-   server moves by the part of that update which is orthogonal to the updates of all that stay,
-   stretched to the length of the whole (equation 9): it conflicts with nobody.
+1. Unlearning: nodes that leave descend the unlearning cross-entropy
+   (local_rules.UnlearningCrossEntropy). The server moves by the part of their update that is
+   orthogonal to the updates of all nodes that stay, scaled to the length of the whole update
+   (equation 9), so that it conflicts with none of them.
 2. Recovery: ordinary training, from each update of which the part that leads back to the trained
    weights is taken away (equation 12).
 
-It needs the help of whoever leaves in every round of the first part, and each single update of
-those who stay, which secure aggregation would hide. Ours counts a node's training of
+It needs the nodes that leave in every round of the first part, and each single update of the nodes
+that stay, which secure aggregation would hide. Ours counts a node's training of
 ``unlearning-epochs`` as its gradient, as the paper does, and serves samples and classes by letting
 everyone who holds some of them take both roles.
 """
@@ -27,20 +28,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.training import LocalResult, TrainingPlan
+from fedunlearn.federation.training import LocalResult, OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.risk.local_rules import Unlearning
-from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings
-from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.risk.local_rules import UnlearningCrossEntropy
+from fedunlearn.settings import Positive, Settings
+from fedunlearn.unlearning.continued_training import DEFAULT_ROUNDS, ContinuedTrainingSettings
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.vectors import dot, norm
 
 
-class FedOsdSettings(GoingOnSettings):
+class FedOsdSettings(ContinuedTrainingSettings):
     """Settings of fed-osd.
 
     Attributes:
-        rounds: Of recovery; see GoingOnSettings.
+        rounds: Of recovery; see ContinuedTrainingSettings.
         unlearning_rounds: Of the first part; each takes two broadcasts.
         unlearning_rate: Step size on what leaves.
         unlearning_epochs: Of everyone, in each of these rounds.
@@ -65,10 +66,10 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = self.settings
-        recovery = settings.rounds or ALONE
+        recovery = settings.rounds or DEFAULT_ROUNDS
         weights, spent = trained.weights, 0
         with federation.progress.piece(
             f"{self.name}: rounds", 2 * settings.unlearning_rounds + recovery
@@ -76,8 +77,8 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
             for number in range(settings.unlearning_rounds):
                 weights = weights + self._away(weights, number, trained, federation, forget)
                 spent += 2
-                if watch is not None:
-                    watch(spent, weights)
+                if on_round is not None:
+                    on_round(spent, weights)
             for number in range(recovery):
                 plan = TrainingPlan(
                     trained.settings,
@@ -93,8 +94,8 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
                     {node: (not_along(u, back), n) for node, (u, n) in updates.items()}
                 )
                 spent += 1
-                if watch is not None:
-                    watch(spent, weights)
+                if on_round is not None:
+                    on_round(spent, weights)
         return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": spent})
 
     def _away(
@@ -125,7 +126,7 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
             local_epochs=settings.unlearning_epochs,
             without=forget,
             part=Part.FORGET,
-            rule=Unlearning(),
+            rule=UnlearningCrossEntropy(),
         )
         wanted = _average(_updates(federation.train_apart(weights, leaving), weights))
         others = _updates(federation.train_apart(weights, staying), weights)

@@ -12,16 +12,20 @@ from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.settings import Settings
+from fedunlearn.unlearning.continued_training import (
+    ContinuedTraining,
+    ContinuedTrainingSettings,
+    StartingPoint,
+)
 from fedunlearn.unlearning.method import Grid
 
 
-class FineTuneSettings(GoingOnSettings):
+class FineTuneSettings(ContinuedTrainingSettings):
     """Settings of fine-tune."""
 
 
-class FineTune(GoingOn[FineTuneSettings]):
+class FineTune(ContinuedTraining[FineTuneSettings]):
     """Training on the retain set, from where training ended."""
 
     name: ClassVar[str] = "fine-tune"
@@ -29,6 +33,8 @@ class FineTune(GoingOn[FineTuneSettings]):
     grid: ClassVar[Grid] = {"learning-rate": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9)}
 
     @override
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         del federation, forget
-        return Beginning(trained.weights, trained.settings.rounds + 1)
+        return StartingPoint(trained.weights, trained.settings.rounds + 1)

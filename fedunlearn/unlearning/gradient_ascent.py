@@ -27,13 +27,17 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import Ascent
-from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.settings import Positive, Settings
+from fedunlearn.unlearning.continued_training import (
+    ContinuedTraining,
+    ContinuedTrainingSettings,
+    StartingPoint,
+)
 from fedunlearn.unlearning.method import Grid
 from fedunlearn.vectors import norm
 
 
-class GradientAscentSettings(GoingOnSettings):
+class GradientAscentSettings(ContinuedTrainingSettings):
     """Settings of gradient-ascent.
 
     Attributes:
@@ -49,7 +53,7 @@ class GradientAscentSettings(GoingOnSettings):
     clip: Positive = 5.0
 
 
-class GradientAscent(GoingOn[GradientAscentSettings]):
+class GradientAscent(ContinuedTraining[GradientAscentSettings]):
     """Whoever leaves climbs, whoever stays trains on."""
 
     name: ClassVar[str] = "gradient-ascent"
@@ -57,7 +61,9 @@ class GradientAscent(GoingOn[GradientAscentSettings]):
     grid: ClassVar[Grid] = {"ascent-rate": (0.01, 0.03, 0.1, 0.3), "radius": (0.15, 1 / 3)}
 
     @override
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         settings = trained.settings
         after = settings.rounds + 1
         staying = TrainingPlan(settings, 1, after, settings.seed, without=forget)
@@ -78,7 +84,7 @@ class GradientAscent(GoingOn[GradientAscentSettings]):
                 reference=reference,
             )
             weights = federation.train(reference, leaving, label=climbing)
-        return Beginning(
+        return StartingPoint(
             weights, after, 2, {"radius": radius, "climbed": norm(weights - reference)}
         )
 

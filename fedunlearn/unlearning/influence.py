@@ -33,7 +33,7 @@ from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
-from fedunlearn.unlearning.undone import Undone, measure_undone
+from fedunlearn.unlearning.unfinished_training import Undone, measure_undone
 from fedunlearn.vectors import dot
 
 Source = Literal["departing", "recorded", "retained"]
@@ -140,7 +140,7 @@ def open_influence(
         ForgetSetError: Nothing would be forgotten, or nothing would stay.
     """
     decay = trained.settings.weight_decay
-    point = trained.towards_start(linearise_at)
+    point = trained.interpolated(linearise_at)
     given = None if completion == "auto" else completion
     if source == "departing":
         objective = federation.objective(

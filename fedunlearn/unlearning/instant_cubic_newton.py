@@ -32,20 +32,21 @@ from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
 from fedunlearn.federation.federation import Federation, Recordable, Recorded, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.question import Sample
 from fedunlearn.questions.subspace_summary import Summary
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.recording import Group, Recording
+from fedunlearn.recording.recording_settings import RecordingSettings
 from fedunlearn.recording.reduced import ReducedProblem, natural_damping
-from fedunlearn.recording.settings import RecordingSettings
-from fedunlearn.scenario.settings import NotNegative, Settings
+from fedunlearn.settings import NotNegative, Settings
 from fedunlearn.solvers.cubic import ReducedStep
 from fedunlearn.solvers.solution import Status
 from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.influence import rounding_of_losses
-from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.unlearning.validity import Validity
 
 # Times the damping, tried where the step is checked.
@@ -86,7 +87,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         (recordable,) = self.to_record()
         recording: Recording = trained.recording(recordable, "use cubic-newton, which asks nodes")
@@ -120,8 +121,8 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         weights = recording.basis.moved(trained.weights, step.coordinates - recording.coordinates)
         after = replace(after, coordinates=step.coordinates, model=digest(weights))
         validity = Validity.of(now, after, step, tried)
-        if watch is not None:
-            watch(rounds, weights)
+        if on_round is not None:
+            on_round(rounds, weights)
         recorded = {
             **trained.recorded,
             recordable: Recorded(after, trained.recorded[recordable].spent),

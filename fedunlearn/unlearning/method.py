@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fedunlearn.errors import InputError
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.loading import first_complaint
-from fedunlearn.scenario.settings import Settings
+from fedunlearn.settings import Settings
 
 S = TypeVar("S", bound=Settings)
-Watch = Callable[[int, Tensor], None]
 Grid = Mapping[str, Sequence[Any]]
 
 
@@ -120,7 +120,7 @@ class UnlearningMethod(ABC, Generic[S]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         """Remove a forget set.
 
@@ -128,7 +128,7 @@ class UnlearningMethod(ABC, Generic[S]):
             trained: The model before.
             federation: All nodes, those that leave included.
             forget: What leaves.
-            watch: Told, in order, how many rounds are spent and what weights one would have had
+            on_round: Told, in order, how many rounds are spent and what weights one would have had
                 then; last of the result.
 
         Returns:

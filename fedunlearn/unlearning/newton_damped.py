@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
-from fedunlearn.scenario.settings import Settings
-from fedunlearn.solvers.secular import Vector
+from fedunlearn.settings import Settings
+from fedunlearn.solvers.secular import FloatArray
 from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
@@ -46,7 +46,7 @@ class NewtonDamped(PlainNewton[NewtonDampedSettings]):
         return self.settings.damping
 
     @override
-    def inverse(self, ritz: Vector) -> Vector:
+    def inverse(self, ritz: FloatArray) -> FloatArray:
         damped = ritz + self.damping
         tiny = np.finfo(float).tiny
         return 1.0 / np.where(np.abs(damped) > tiny, damped, tiny)

@@ -15,8 +15,8 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from fedunlearn.scenario.settings import NotNegative, Settings
-from fedunlearn.solvers.secular import Vector
+from fedunlearn.settings import NotNegative, Settings
+from fedunlearn.solvers.secular import FloatArray
 from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.plain_newton import PlainNewton, PlainNewtonSettings
 
@@ -40,7 +40,7 @@ class NewtonPinv(PlainNewton[NewtonPinvSettings]):
     grid: ClassVar[Grid] = {"cutoff": (1e-3, 1e-2, 3e-2, 1e-1, 2e-1, 3e-1, 5e-1, 7e-1)}
 
     @override
-    def inverse(self, ritz: Vector) -> Vector:
+    def inverse(self, ritz: FloatArray) -> FloatArray:
         sizes = np.abs(ritz)
         kept = sizes > self.settings.cutoff * sizes.max()
         return np.where(kept, 1.0 / np.where(kept, ritz, 1.0), 0.0)

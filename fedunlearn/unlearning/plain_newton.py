@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.scenario.settings import Share
+from fedunlearn.settings import Share
 from fedunlearn.solvers.cubic import ReducedStep, reduced_gradient
 from fedunlearn.solvers.lanczos import KrylovBasis
-from fedunlearn.solvers.secular import Vector
+from fedunlearn.solvers.secular import FloatArray
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.influence import Influence, Source
 from fedunlearn.unlearning.subspace import RESIDUAL, Chosen, SubspaceMethod, SubspaceSettings
@@ -35,7 +35,7 @@ class PlainNewton(SubspaceMethod[P]):
     """A Newton step -H^+ g whose inverse H^+ is a function of the eigenvalues."""
 
     @abstractmethod
-    def inverse(self, ritz: Vector) -> Vector:
+    def inverse(self, ritz: FloatArray) -> FloatArray:
         """Return what eigenvalues (k,) are to be multiplied by instead of divided: (k,)."""
 
     @property

@@ -20,14 +20,18 @@ from typing_extensions import override
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.local_rules import FisherDescent, LocalRule
-from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.settings import Positive, Settings
+from fedunlearn.unlearning.continued_training import (
+    ContinuedTraining,
+    ContinuedTrainingSettings,
+    StartingPoint,
+)
 from fedunlearn.unlearning.method import Grid
 
 Momentum = Annotated[float, Field(ge=0, lt=1, strict=False)]
 
 
-class RapidRetrainingSettings(GoingOnSettings):
+class RapidRetrainingSettings(ContinuedTrainingSettings):
     """Settings of rapid-retraining.
 
     Attributes:
@@ -43,7 +47,7 @@ class RapidRetrainingSettings(GoingOnSettings):
     damping: Positive = 0.03
 
 
-class RapidRetraining(GoingOn[RapidRetrainingSettings]):
+class RapidRetraining(ContinuedTraining[RapidRetrainingSettings]):
     """Training anew, preconditioned."""
 
     name: ClassVar[str] = "rapid-retraining"
@@ -51,9 +55,11 @@ class RapidRetraining(GoingOn[RapidRetrainingSettings]):
     grid: ClassVar[Grid] = {"learning-rate": (0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}
 
     @override
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         del federation, forget
-        return Beginning(trained.start, 1)
+        return StartingPoint(trained.start, 1)
 
     @property
     @override

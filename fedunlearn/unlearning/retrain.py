@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.settings import Settings
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
 
 class RetrainSettings(Settings):
@@ -35,14 +34,10 @@ class Retrain(UnlearningMethod[RetrainSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = trained.settings
         plan = TrainingPlan(settings, settings.rounds, seed=settings.seed, without=forget)
-
-        def on_round(number: int, weights: Tensor) -> None:
-            if watch is not None:
-                watch(number, weights)
 
         weights = federation.train(
             trained.start, plan, label=f"{self.name}: rounds", on_round=on_round

@@ -17,12 +17,16 @@ from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import Settings, Share
-from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.settings import Settings, Share
+from fedunlearn.unlearning.continued_training import (
+    ContinuedTraining,
+    ContinuedTrainingSettings,
+    StartingPoint,
+)
 from fedunlearn.unlearning.method import Grid
 
 
-class RewindSettings(GoingOnSettings):
+class RewindSettings(ContinuedTrainingSettings):
     """Settings of rewind.
 
     Attributes:
@@ -32,7 +36,7 @@ class RewindSettings(GoingOnSettings):
     share: Share = 0.5
 
 
-class Rewind(GoingOn[RewindSettings]):
+class Rewind(ContinuedTraining[RewindSettings]):
     """Training on the retain set, from part of the way that training went."""
 
     name: ClassVar[str] = "rewind"
@@ -40,6 +44,8 @@ class Rewind(GoingOn[RewindSettings]):
     grid: ClassVar[Grid] = {"share": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 
     @override
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         del federation, forget
-        return Beginning(trained.towards_start(self.settings.share), 1)
+        return StartingPoint(trained.interpolated(self.settings.share), 1)

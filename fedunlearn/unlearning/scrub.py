@@ -23,15 +23,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import Distillation
-from fedunlearn.scenario.settings import NotNegative, Positive, Settings
-from fedunlearn.unlearning.going_on import ALONE, GoingOnSettings
-from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.settings import NotNegative, Positive, Settings
+from fedunlearn.unlearning.continued_training import DEFAULT_ROUNDS, ContinuedTrainingSettings
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 
 
-class ScrubSettings(GoingOnSettings):
+class ScrubSettings(ContinuedTrainingSettings):
     """Settings of scrub.
 
     Attributes:
@@ -61,10 +61,10 @@ class Scrub(UnlearningMethod[ScrubSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = self.settings
-        rounds = settings.rounds or ALONE
+        rounds = settings.rounds or DEFAULT_ROUNDS
         weights, spent = trained.weights, 0
         label = f"{self.name}: rounds"
 
@@ -72,8 +72,8 @@ class Scrub(UnlearningMethod[ScrubSettings]):
             nonlocal spent
             after = federation.train(start, plan, label=label)
             spent += 1
-            if watch is not None:
-                watch(spent, after)
+            if on_round is not None:
+                on_round(spent, after)
             return after
 
         for number in range(rounds):

@@ -28,15 +28,16 @@ from pydantic import Field
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.question import Sample
 from fedunlearn.risk.products import Curvature
-from fedunlearn.scenario.settings import Positive, Seed, Settings, Share
+from fedunlearn.settings import Positive, Seed, Settings, Share
 from fedunlearn.solvers.cubic import CubicStep, CubicSubproblem
 from fedunlearn.solvers.descent import DescentCubicSolver
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.influence import require_forgotten
-from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.vectors import norm
 
 
@@ -76,7 +77,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = self.settings
         objective = federation.objective(
@@ -98,8 +99,8 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
                 step = solver.solve(problem, rtol=1e-3, max_products=settings.products)
                 weights = weights + step.step
                 steps.append(step)
-                if watch is not None:
-                    watch(objective.rounds, weights)
+                if on_round is not None:
+                    on_round(objective.rounds, weights)
                 if step.status is Status.STATIONARY:
                     break
         moved = norm(weights - trained.weights)

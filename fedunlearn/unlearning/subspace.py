@@ -24,10 +24,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.question import Sample
 from fedunlearn.risk.products import Curvature
-from fedunlearn.scenario.settings import Settings, Share
+from fedunlearn.settings import Settings, Share
 from fedunlearn.solvers.cubic import ReducedStep, lift
 from fedunlearn.solvers.lanczos import KrylovBasis, StoredBasis, lanczos
 from fedunlearn.solvers.solution import Status
@@ -40,7 +41,7 @@ from fedunlearn.unlearning.influence import (
     open_influence,
     to_record,
 )
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
 # Relative residual from which a step counts as converged; the usual demand on inexact Newton steps.
 RESIDUAL = 0.1
@@ -156,7 +157,7 @@ class SubspaceMethod(UnlearningMethod[S]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = self.settings
         chosen: Chosen | None = None
@@ -180,20 +181,20 @@ class SubspaceMethod(UnlearningMethod[S]):
                 slope_norm, products = float(basis.gradient[0]), basis.products
                 if chosen.step.status is Status.UNBOUNDED:
                     break
-                if watch is not None and isinstance(basis, StoredBasis):
+                if on_round is not None and isinstance(basis, StoredBasis):
                     so_far = trained.weights if moved is None else trained.weights + moved
                     for size in range(1, basis.size):
                         smaller = basis.leading(size)
                         (step,) = lift(smaller, [self.again(smaller, chosen.step)])
-                        watch(before + size, so_far + step)
+                        on_round(before + size, so_far + step)
                 (step,) = lift(basis, [chosen.step])
                 moved = step if moved is None else moved + step
                 products = basis.products  # a replayed basis spends some on the lift
                 del basis
         weights = trained.weights.clone() if moved is None else trained.weights + moved
         rounds = influence.objective.rounds
-        if watch is not None:
-            watch(rounds, weights)
+        if on_round is not None:
+            on_round(rounds, weights)
         return Unlearned(
             weights=weights,
             status=_status(chosen, influence, moved),

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from fedunlearn.questions.subspace_summary import Summary, Vector
+from fedunlearn.questions.subspace_summary import FloatArray, Summary
 from fedunlearn.recording.recording import Recording
 from fedunlearn.solvers.cubic import ReducedStep
 from fedunlearn.solvers.weight import Candidate
@@ -140,7 +140,7 @@ class Validity:
         return told
 
 
-def _leverage(leaves: Vector, stays: Vector, floor: float) -> float:
+def _leverage(leaves: FloatArray, stays: FloatArray, floor: float) -> float:
     """Return the largest eigenvalue of (leaves + stays + floor I)^-1 leaves.
 
     1 where the whole is not positive definite: negative curvature tells of no bound.

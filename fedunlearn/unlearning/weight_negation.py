@@ -18,16 +18,20 @@ from typing_extensions import override
 from fedunlearn.errors import TaskError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import Settings
-from fedunlearn.unlearning.going_on import Beginning, GoingOn, GoingOnSettings
+from fedunlearn.settings import Settings
+from fedunlearn.unlearning.continued_training import (
+    ContinuedTraining,
+    ContinuedTrainingSettings,
+    StartingPoint,
+)
 from fedunlearn.unlearning.method import Grid
 
 
-class WeightNegationSettings(GoingOnSettings):
+class WeightNegationSettings(ContinuedTrainingSettings):
     """Settings of not."""
 
 
-class WeightNegation(GoingOn[WeightNegationSettings]):
+class WeightNegation(ContinuedTraining[WeightNegationSettings]):
     """The first layer's sign is changed before training goes on."""
 
     name: ClassVar[str] = "not"
@@ -35,7 +39,9 @@ class WeightNegation(GoingOn[WeightNegationSettings]):
     grid: ClassVar[Grid] = {"learning-rate": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9)}
 
     @override
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         del forget
         if federation.layout is None:
             raise TaskError(
@@ -47,7 +53,7 @@ class WeightNegation(GoingOn[WeightNegationSettings]):
         for name, part in parts.items():
             if _layer(name) == layer:
                 part.neg_()  # a view of the weights
-        return Beginning(weights, 1, details={"layer": layer})
+        return StartingPoint(weights, 1, details={"layer": layer})
 
 
 def _layer(name: str) -> str:

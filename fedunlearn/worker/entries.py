@@ -7,7 +7,7 @@ from datetime import datetime
 
 from fedunlearn.requests.deletion import Deletion, Scope, ScopeKind
 from fedunlearn.worker.gates import Check
-from fedunlearn.worker.removal import Removed
+from fedunlearn.worker.removal_job import Removed
 from fedunlearn.worker.retention import Fate
 
 VERIFIED = "signature of the owner's registered key over the statement"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from fedunlearn.worker.settings import Gates
+from fedunlearn.worker.worker_settings import Gates
 
 # Which setting bounds which measure, from above.
 BOUNDS: Mapping[str, str] = {

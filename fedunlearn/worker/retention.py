@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fedunlearn.requests.models import Model
-from fedunlearn.worker.settings import Retention
+from fedunlearn.requests.model_lineage import Model
+from fedunlearn.worker.worker_settings import Retention
 
 PRESENT = "present"
 

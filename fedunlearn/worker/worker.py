@@ -27,15 +27,15 @@ from fedunlearn.requests.deletion import Scope, Stage, State
 from fedunlearn.requests.issuing import make_receipts
 from fedunlearn.requests.keys import PrivateKey
 from fedunlearn.requests.leases import Lease
-from fedunlearn.requests.removals import Applied
+from fedunlearn.requests.model_swaps import Applied
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.worker.entries import removal_entry
 from fedunlearn.worker.gates import Check, check, failures
-from fedunlearn.worker.lease import Clock, kept
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.removal import RemovalJob, Removed, Remover
+from fedunlearn.worker.lease_renewal import Clock, lease_renewed
+from fedunlearn.worker.model_folder import ModelFolder
+from fedunlearn.worker.removal_job import RemovalJob, Removed, Remover
 from fedunlearn.worker.retention import PRESENT, fates
-from fedunlearn.worker.settings import WorkerSettings
+from fedunlearn.worker.worker_settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Worker:
             self._alone.clear()
             return None
         self._alone.difference_update(deletion.id for deletion in lease.deletions)
-        with kept(self._store, lease, seconds, self._clock):
+        with lease_renewed(self._store, lease, seconds, self._clock):
             try:
                 return self._do(lease)
             except (LeaseLostError, StoreError):  # tried again when the lease ends

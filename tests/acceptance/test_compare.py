@@ -35,7 +35,7 @@ oracles = 2
 PLUGIN = '''
 """A method of somebody else: the trained model, shrunk."""
 
-from fedunlearn.scenario.settings import Settings, Share
+from fedunlearn.settings import Settings, Share
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
 

@@ -20,9 +20,9 @@ from fedunlearn.operator.app_folder import AppSettings
 from fedunlearn.scenario.loading import load_scenario
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.service.errors import CODES
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.unlearning.registry import make_method, method_names
-from fedunlearn.worker.settings import WorkerSettings
+from fedunlearn.worker.worker_settings import WorkerSettings
 from tests.documentation import BLOCKS, DOCS, LINES, README, ROOT, Block, Line, in_language
 
 SCENARIOS = (DOCS / "reference" / "scenarios.md").read_text(encoding="utf-8")

@@ -174,6 +174,10 @@ class Loaded(HTMLParser):
         self.loaded: list[str] = []
         self.anchors: set[str] = set()
         self.pictures: list[str | None] = []
+        self.text = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
@@ -210,6 +214,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Mapping[str, Loaded]) -> No
         elsewhere = [one for one in page.loaded if re.match(r"(https?:)?//", one)]
         assert not elsewhere, name
         assert all(page.pictures), f"{name} has a picture without words"
+        assert "Sentinel" not in page.text, f"{name} shows an internal name"
 
 
 def test_every_public_name_has_an_anchor(site: Mapping[str, Loaded]) -> None:

@@ -18,7 +18,7 @@ from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import node_scope, record_scope
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.state import open_state
 from tests.acceptance.commands import fedunlearn, in_this_process
 

@@ -26,7 +26,7 @@ from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.invitation import Invitation
 from fedunlearn.questions.question import Answer, Question
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.benchmarks.kills import NODES, STOP, invitation_path
 from tests.federations import TinyTask

@@ -48,7 +48,7 @@ def main() -> None:
     from fedunlearn.questions.forget import ForgetSet, Part
     from fedunlearn.questions.kinds import Gradient, Products
     from fedunlearn.questions.question import Answer, Question
-    from fedunlearn.scenario.settings import TrainingSettings
+    from fedunlearn.settings import TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 
     class Diagonal:

@@ -99,6 +99,10 @@ def be_nodes() -> None:
         threads.append(thread)
     for thread in threads:
         thread.join()
+    # gRPC's own threads are daemons; Python may abort where it ends while they still run.
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(30.0)
 
 
 if __name__ == "__main__":

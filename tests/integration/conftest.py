@@ -13,9 +13,9 @@ from fedunlearn.lab.experiment import Experiment
 from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.state import ServiceState, open_state
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.settings import WorkerSettings
+from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.worker import Worker
+from fedunlearn.worker.worker_settings import WorkerSettings
 from tests import workplaces
 from tests.deletions import ISSUER, populate
 from tests.stores import KINDS, Places

@@ -34,7 +34,7 @@ from fedunlearn.requests.ledger import verify_ledger
 from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.client import DeletionClient
 from fedunlearn.service.server import DeletionServer
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.state import ServiceState, open_state
 from tests.workplaces import FEDERATION, prepare, scenario, scope, work
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.node.node import TaskNode
@@ -29,7 +30,7 @@ from fedunlearn.testing import (
     TransportConformance,
 )
 from fedunlearn.unlearning.fine_tune import FineTune
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from fedunlearn.unlearning.registry import make_method, method_names
 from tests.federations import InTurn, over_messages, over_session
 
@@ -104,10 +105,10 @@ class WritesToTheModel(FineTune):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
         trained.weights.mul_(0.5)
-        return super().unlearn(trained, federation, forget, watch=watch)
+        return super().unlearn(trained, federation, forget, on_round=on_round)
 
 
 class Random(FineTune):
@@ -119,9 +120,9 @@ class Random(FineTune):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
-        found = super().unlearn(trained, federation, forget, watch=watch)
+        found = super().unlearn(trained, federation, forget, on_round=on_round)
         found.weights.add_(1e-6 * random.random())
         return found
 

@@ -22,7 +22,7 @@ from fedunlearn.rpc.v1 import deletion_pb2 as pb
 from fedunlearn.service.audits import BURST, Audits
 from fedunlearn.service.errors import Reason, ServiceRefusal
 from fedunlearn.service.server import DeletionServer
-from fedunlearn.service.settings import ServiceSettings
+from fedunlearn.service.service_settings import ServiceSettings
 from fedunlearn.service.state import open_state
 from tests.deletion_catalogue.calls import valid
 from tests.deletion_house import COMMITMENTS, KEYS, MODEL, house, now, remove

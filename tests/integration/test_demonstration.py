@@ -68,7 +68,7 @@ def test_the_service_removes_what_was_compared_and_proves_it(
 
 
 def test_a_removal_that_a_gate_holds_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedunlearn.worker.settings import Gates, WorkerSettings
+    from fedunlearn.worker.worker_settings import Gates, WorkerSettings
 
     strict = WorkerSettings(gates=Gates(relative_update=1e-9))
     monkeypatch.setattr(WorkerSettings, "read", lambda folder: strict)

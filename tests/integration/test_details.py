@@ -17,7 +17,7 @@ from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Claim, Unlearned
 from fedunlearn.unlearning.registry import make_method, method_names
 from tests.federations import TinyTask
-from tests.removals import Listening, federation_of, trained_on
+from tests.removals import RecordingTransport, federation_of, trained_on
 
 NODES = range(4)
 FORGET = ForgetSet.of_class(1)
@@ -46,7 +46,7 @@ def trained() -> TrainedModel:
     return trained_on(TinyTask(), NODES, stationary=False)
 
 
-def unlearn(name: str) -> tuple[Unlearned, dict[str, Any], Listening]:
+def unlearn(name: str) -> tuple[Unlearned, dict[str, Any], RecordingTransport]:
     method = make_method(name, VARIANTS[name])
     federation, listening = federation_of(TinyTask(), NODES)
     model = federation.record(trained(), method.to_record())

@@ -14,7 +14,7 @@ from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import flatten
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 
 NODES, FEATURES, DECAY = 8, 12, 1e-2

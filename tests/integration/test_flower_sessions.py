@@ -23,7 +23,7 @@ from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.task import Task
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import BrokenTask, TinyTask
 from tests.inline_grid import InlineGrid

@@ -268,7 +268,7 @@ def test_recording_asks_once_for_each_share_and_keeps_what_it_had() -> None:
     gradient = torch.func.grad(mean_objective(TinyTask(), everything, DECAY))
     for at in (half, whole, later):
         recorded = again.recorded[at]
-        expected = gradient(trained().towards_start(at.share))
+        expected = gradient(trained().interpolated(at.share))
         torch.testing.assert_close(recorded.value.gradient, expected)
         assert recorded.value.examples == len(everything[0])
         assert recorded.spent.rounds == 1

@@ -26,8 +26,8 @@ from fedunlearn.unlearning.method import Unlearned
 from tests.federations import TRANSPORTS, TinyTask
 from tests.removals import (
     DECAY,
-    Listening,
     PlaneTask,
+    RecordingTransport,
     federation_of,
     mean_objective,
     minimiser,
@@ -70,7 +70,7 @@ def recorded(
     *,
     transport: str = "inline",
     stationary: bool = False,
-) -> tuple[TrainedModel, Federation, Listening]:
+) -> tuple[TrainedModel, Federation, RecordingTransport]:
     """Return a model with its summaries, and the federation, which has heard nothing since."""
     federation, listening = federation_of(task_of(kind), NODES, transport=transport)
     model = federation.record(trained(kind, stationary=stationary), method.to_record())
@@ -129,7 +129,7 @@ def test_a_convex_objective_is_removed_nearly(node: int) -> None:
 @each_transport
 @pytest.mark.parametrize("settings", POLICIES)
 def test_who_is_asked_and_how_often(kind: str, settings: dict[str, Any], transport: str) -> None:
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     model, federation, listening = recorded(method, transport=transport)
     forget = FORGET[kind]
     found = method.unlearn(model, federation, forget)
@@ -146,7 +146,7 @@ def test_policies_and_transports_agree(kind: str) -> None:
     """What is stored and what is told on departure are the same numbers."""
     steps = []
     for settings, transport in itertools.product(({}, {"policy": "on-departure"}), TRANSPORTS):
-        method = method_of(range=4, working=8, columns=6, **settings)
+        method = method_of(range=4, krylov_directions=8, directions=6, **settings)
         model, federation, _ = recorded(method, transport=transport)
         steps.append(method.unlearn(model, federation, FORGET[kind]).weights - model.weights)
     assert float(steps[0].norm()) > 1e-3
@@ -156,7 +156,7 @@ def test_policies_and_transports_agree(kind: str) -> None:
 
 @pytest.mark.parametrize("settings", POLICIES)
 def test_a_sequence_is_the_batch_in_any_order(settings: dict[str, Any]) -> None:
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     model, federation, _ = recorded(method)
     at_once = method.unlearn(model, federation, ForgetSet.of_nodes(0, 1, 3)).weights
     for order in itertools.permutations((0, 1, 3)):
@@ -168,7 +168,7 @@ def test_a_sequence_is_the_batch_in_any_order(settings: dict[str, Any]) -> None:
 def test_rules_that_overlap_remove_nothing_twice(settings: dict[str, Any]) -> None:
     """A class, a node that had some of it, records of others: in any order the same."""
     rules = (ForgetSet.of_class(1), ForgetSet.of_nodes(2), ForgetSet.of_samples(0.3, seed=5))
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     if settings == {"groups": "nodes"}:  # shared groups lose their records' part each time
         rules = rules[1:]
     model, federation, _ = recorded(method)
@@ -205,7 +205,7 @@ def test_a_node_that_has_vanished_can_be_removed() -> None:
 def test_recording_takes_few_rounds_and_sees_what_it_says(
     settings: dict[str, Any], transport: str
 ) -> None:
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     federation, listening = federation_of(TinyTask(), NODES, transport=transport)
     model = federation.record(trained(), method.to_record())
     (kept,) = model.recorded.values()
@@ -230,12 +230,14 @@ def test_recording_takes_few_rounds_and_sees_what_it_says(
 
 @pytest.mark.parametrize("curvature", ["ggn", "hessian"])
 def test_sums_are_what_they_say(curvature: str) -> None:
-    method = method_of(range=4, working=8, columns=6, curvature=curvature, linearise_at=0.7)
+    method = method_of(
+        range=4, krylov_directions=8, directions=6, curvature=curvature, linearise_at=0.7
+    )
     model, _, _ = recorded(method)
     recording = recording_in(model)
     rows = recording.basis.whole()
     everything = pooled(TinyTask(), NODES, ForgetSet.of_nodes(), Part.RETAIN)
-    point = model.towards_start(0.7)
+    point = model.interpolated(0.7)
     mean = mean_objective(TinyTask(), everything, 0.0)
     count = len(everything[0])
     gradient = count * rows @ torch.func.grad(mean)(point)
@@ -250,7 +252,7 @@ def test_sums_are_what_they_say(curvature: str) -> None:
 
 
 def test_what_was_removed_is_kept_nowhere() -> None:
-    method = method_of(range=4, working=8, columns=6)
+    method = method_of(range=4, krylov_directions=8, directions=6)
     model, federation, _ = recorded(method)
     before = recording_in(model)
     found = method.unlearn(model, federation, ForgetSet.of_nodes(2))
@@ -319,7 +321,7 @@ def test_summaries_of_another_model_are_refused() -> None:
     with pytest.raises(NotRecordedError, match="belong to another model"):
         method.unlearn(moved, federation, FORGET["node"])
     with pytest.raises(NotRecordedError, match="training recorded no summaries"):
-        method_of(columns=7).unlearn(model, federation, FORGET["node"])
+        method_of(directions=7).unlearn(model, federation, FORGET["node"])
     check_only = method_of(check=True)  # how the step is chosen does not concern the recording
     assert check_only.unlearn(model, federation, FORGET["node"]).weights is not None
 
@@ -329,7 +331,7 @@ def test_summaries_of_another_model_are_refused() -> None:
     "forget", [ForgetSet.of_class(7), ForgetSet.of_samples(1e-3, seed=1), ForgetSet.of_nodes()]
 )
 def test_nothing_to_forget_is_refused(settings: dict[str, Any], forget: ForgetSet) -> None:
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     model, federation, _ = recorded(method)
     with pytest.raises(ForgetSetError, match="forget: no node has any example"):
         method.unlearn(model, federation, forget)
@@ -337,7 +339,7 @@ def test_nothing_to_forget_is_refused(settings: dict[str, Any], forget: ForgetSe
 
 @pytest.mark.parametrize("settings", POLICIES)
 def test_something_must_stay(settings: dict[str, Any]) -> None:
-    method = method_of(range=4, working=8, columns=6, **settings)
+    method = method_of(range=4, krylov_directions=8, directions=6, **settings)
     model, federation, _ = recorded(method)
     with pytest.raises(ForgetSetError, match="something must stay"):
         method.unlearn(model, federation, ForgetSet.of_nodes(*NODES))
@@ -345,8 +347,8 @@ def test_something_must_stay(settings: dict[str, Any]) -> None:
 
 def test_samples_of_the_examples_answer_products_only() -> None:
     """The gradient is exact whatever the sample; the curvature is an estimate of the whole."""
-    whole = method_of(range=4, working=4, columns=4)
-    part = method_of(range=4, working=4, columns=4, product_share=0.5)
+    whole = method_of(range=4, krylov_directions=4, directions=4)
+    part = method_of(range=4, krylov_directions=4, directions=4, product_share=0.5)
     exact, estimate = (recording_in(recorded(method)[0]) for method in (whole, part))
     np.testing.assert_allclose(estimate.stays.gradient, exact.stays.gradient)
     assert not np.allclose(estimate.stays.curvature, exact.stays.curvature, rtol=1e-9)
@@ -365,7 +367,7 @@ def test_a_model_without_a_minimum_moves_nothing_and_keeps_what_was_recorded() -
 
 
 def test_a_node_that_is_not_there_is_named() -> None:
-    method = method_of(range=4, working=8, columns=6)
+    method = method_of(range=4, krylov_directions=8, directions=6)
     model, federation, _ = recorded(method)
     with pytest.raises(ForgetSetError, match="node 9 has left already, or was never recorded"):
         method.unlearn(model, federation, ForgetSet.of_nodes(1, 9))

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.training import OnRound
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 from fedunlearn.unlearning.fine_tune import FineTune, FineTuneSettings
-from fedunlearn.unlearning.method import Unlearned, UnlearningMethod, Watch
+from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from tests.federations import TinyTask
 
 NODES, LABEL = 4, 1
@@ -31,11 +32,11 @@ def trained_model() -> TrainedModel:
 
 
 def unlearn(
-    method: UnlearningMethod, forget: ForgetSet = FORGET, *, watch: Watch | None = None
+    method: UnlearningMethod, forget: ForgetSet = FORGET, *, on_round: OnRound | None = None
 ) -> tuple[Unlearned, int]:
     def body(federation: Federation) -> tuple[Unlearned, int]:
         with federation.measure() as meter:
-            unlearned = method.unlearn(trained_model(), federation, forget, watch=watch)
+            unlearned = method.unlearn(trained_model(), federation, forget, on_round=on_round)
         return unlearned, meter.rounds
 
     return simulate(TinyTask(), NODES, body)
@@ -61,7 +62,7 @@ def test_a_class_is_forgotten_and_the_others_are_not(curvature: str, left: float
     path: list[tuple[int, Tensor]] = []
     unlearned, rounds = unlearn(
         CubicNewton(CubicNewtonSettings.model_validate({"curvature": curvature})),
-        watch=lambda number, weights: path.append((number, weights.clone())),
+        on_round=lambda number, weights: path.append((number, weights.clone())),
     )
     assert accuracy(unlearned.weights, Part.FORGET) < left
     assert accuracy(unlearned.weights, Part.RETAIN) > accuracy(before, Part.RETAIN) - 0.05
@@ -103,6 +104,6 @@ def test_fine_tuning_spends_the_compute_it_is_given() -> None:
     fixed = FineTune(FineTuneSettings(rounds=3))
     assert fixed.at_compute(23.1, local_epochs=2) is fixed
     heard: list[int] = []
-    _, rounds = unlearn(fixed, watch=lambda number, weights: heard.append(number))
+    _, rounds = unlearn(fixed, on_round=lambda number, weights: heard.append(number))
     assert rounds == 3
     assert heard == [1, 2, 3]

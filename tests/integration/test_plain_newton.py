@@ -127,7 +127,7 @@ def test_the_path_has_every_smaller_space(name: str) -> None:
     federation, _ = federation_of(TinyTask(), NODES)
     heard: list[tuple[int, Tensor]] = []
     make_method(name, {"products": 4}).unlearn(
-        trained(), federation, FORGET["class"], watch=lambda n, w: heard.append((n, w.clone()))
+        trained(), federation, FORGET["class"], on_round=lambda n, w: heard.append((n, w.clone()))
     )
     assert [number for number, _ in heard] == [2, 3, 4, 5]
     for (_, weights), products in zip(heard, range(1, 5), strict=True):

@@ -33,13 +33,15 @@ from tests.deletions import (
     holds,
     leased,
     made,
+    owner_of,
     populate,
+    principal_of,
     request,
 )
 
 
 def test_people_are_known_by_their_keys(store: RequestStore) -> None:
-    alice = store.principal_of_key(ALICE.public.id)
+    alice = principal_of(store, ALICE.public)
     assert alice is not None
     assert (alice.name, alice.role, alice.nodes, alice.revoked) == (
         "alice",
@@ -48,12 +50,12 @@ def test_people_are_known_by_their_keys(store: RequestStore) -> None:
         False,
     )
     assert alice.key == ALICE.public
-    assert store.principal_of_key("0" * 64) is None
+    assert principal_of(store, PrivateKey.generate().public) is None
     second = PrivateKey.generate()
     store.register_key("alice", "owner", second.public, ["3", "4"], now=START)
     assert [p.name for p in store.principals()] == ["alice", "alice", "bob", "olga"]
     assert {p.nodes for p in store.principals() if p.name == "alice"} == {("0", "1", "2", "3", "4")}
-    assert (store.owner_of("4"), store.owner_of("10"), store.owner_of("99")) == (
+    assert (owner_of(store, "4"), owner_of(store, "10"), owner_of(store, "99")) == (
         "alice",
         "bob",
         None,
@@ -63,7 +65,7 @@ def test_people_are_known_by_their_keys(store: RequestStore) -> None:
     store.revoke_key(ALICE.public.id, now=START)
     store.register_key("alice", "owner", second.public, ["0"], now=START)
     assert len(store.log()) == rows
-    revoked = store.principal_of_key(ALICE.public.id)
+    revoked = principal_of(store, ALICE.public)
     assert revoked is not None and revoked.revoked
     assert holds(store)
 
@@ -92,7 +94,7 @@ def test_people_that_cannot_be_registered(store: RequestStore) -> None:
     refused("is registered for bob and revoked", "bob", "owner", BOB.public)
     with pytest.raises(TransitionError, match="there is no key"):
         store.revoke_key("0" * 64, now=START)
-    assert len(store.log()) == rows + 1 and store.owner_of("4") is None
+    assert len(store.log()) == rows + 1 and owner_of(store, "4") is None
 
 
 def test_texts_that_no_database_holds(store: RequestStore) -> None:

@@ -21,7 +21,7 @@ from fedunlearn.parameters import initial_weights
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.question import Answer, Question
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from tests.federations import TinyTask
 from tests.inline_grid import InlineGrid

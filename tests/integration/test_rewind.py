@@ -21,7 +21,7 @@ from fedunlearn.parameters import initial_weights, load
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from fedunlearn.unlearning.rewind import Rewind, RewindSettings
@@ -88,7 +88,7 @@ def unlearn(
                 trained or trained_model(),
                 federation,
                 forget,
-                watch=lambda number, weights: path.append((number, weights.clone())),
+                on_round=lambda number, weights: path.append((number, weights.clone())),
             )
         return unlearned, meter
 

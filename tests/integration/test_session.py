@@ -39,7 +39,7 @@ from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.questions.wire import answer_message, read_question
 from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.rpc.v1.session_pb2_grpc import SessionServiceStub
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from fedunlearn.unlearning.faults import unlearn
 from tests.federations import InTurn, TinyTask, join, weights_of

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from fedunlearn import CubicNewton, TrainedModel
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ForgetSetError, JobError, ModelDiffersError, TaskError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.transport.session import SessionTransport
+from fedunlearn.model_state import ModelState
 from fedunlearn.names import Names
 from fedunlearn.node.node import TaskNode
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.model_store import read_model, read_state
-from fedunlearn.operator.remover import FederationRemover
 from fedunlearn.operator.site import Site
 from fedunlearn.parameters import flatten, load
 from fedunlearn.progress import Silent
@@ -30,9 +30,9 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
-from fedunlearn.travelling import what_travels
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.removal import RemovalJob
+from fedunlearn.state_transfer import state_to_transfer
+from fedunlearn.worker.model_folder import ModelFolder
+from fedunlearn.worker.removal_job import RemovalJob
 from tests.federations import TRANSPORTS, InTurn, Reach, join
 from tests.removals import SETTINGS, Untrained
 
@@ -406,19 +406,19 @@ def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path:
     models = ModelFolder(tmp_path / "models")
     remover = FederationRemover(site, federation, models, tmp_path, lambda: ())
     sha256 = remover.kept.keep_first(TrainedModel(weights, weights, SETTINGS, state=state))
-    assert remover.kept.load(sha256).state == CarriedState(state)
+    assert remover.kept.load(sha256).state == ModelState(state)
 
     job = RemovalJob("one", {"request": Scope(ScopeKind.NODE, nodes=("2",))}, sha256)
     removed = remover.remove(job, lambda stage: None)
     new = task.model()
     load(new, read_model(task.model(), removed.model))
-    CarriedState(state).load(new)
+    ModelState(state).load(new)
     with torch.no_grad():
         inputs, targets = pooled(task, (0, 1))
         before = task.loss(model(inputs), targets)
         objective = objective_of(reach, state)
-        renewed = CarriedState(objective.statistics(flatten(new), 32, SETTINGS.seed))
-        assert read_state(removed.model) == renewed != CarriedState(state)
+        renewed = ModelState(objective.statistics(flatten(new), 32, SETTINGS.seed))
+        assert read_state(removed.model) == renewed != ModelState(state)
         renewed.load(new)
         after = task.loss(new(inputs), targets)
     assert removed.measures["retain_loss_rise"] == pytest.approx(float(after - before))
@@ -499,7 +499,7 @@ def test_a_drawn_buffer_is_allowed_where_its_trained_value_is_sent() -> None:
     said = {number: node.enrol().network for number, node in nodes.items()}
     torch.manual_seed(17)
     model = trained(task)
-    travelling = what_travels(task.model(), model.state_dict(), said)
+    travelling = state_to_transfer(task.model(), model.state_dict(), said)
     assert set(travelling.state) == {"features"}
     reach = TRANSPORTS["inline"](task, NODES)
     reach.transport.nodes = nodes  # type: ignore[attr-defined]

@@ -16,14 +16,14 @@ from fedunlearn.questions.kinds import Gradient, Products
 from fedunlearn.questions.question import Sample
 from fedunlearn.solvers.cubic import CubicSubproblem
 from fedunlearn.solvers.dual import DualCubicSolver
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Unlearned
 from fedunlearn.unlearning.stochastic_cubic_newton import StochasticCubicNewton
 from tests.federations import TRANSPORTS, TinyTask
 from tests.removals import (
     DECAY,
-    Listening,
+    RecordingTransport,
     federation_of,
     mean_objective,
     minimiser,
@@ -46,7 +46,7 @@ def retained_objective() -> Callable[[Tensor], Tensor]:
 
 def unlearn(
     model: TrainedModel | None = None, *, transport: str = "inline", **settings: object
-) -> tuple[Unlearned, Listening]:
+) -> tuple[Unlearned, RecordingTransport]:
     federation, listening = federation_of(TinyTask(), NODES, transport=transport)
     table = {name.replace("_", "-"): value for name, value in settings.items()}
     method = StochasticCubicNewton(StochasticCubicNewton.settings_type.model_validate(table))
@@ -86,7 +86,7 @@ def test_with_all_examples_and_many_products_it_is_the_cubic_step(
 def test_it_lowers_the_objective_of_what_stays(shares: tuple[float, float]) -> None:
     """From half the way to w^: on average over the samples, most of what there is to gain."""
     objective = retained_objective()
-    half = replace(trained(), weights=trained().towards_start(0.5))
+    half = replace(trained(), weights=trained().interpolated(0.5))
     before = float(objective(half.weights))
     gain = before - float(objective(minimiser(objective, trained().weights)))
     changes = []
@@ -136,7 +136,7 @@ def test_the_path_is_told_after_every_step() -> None:
     federation, _ = federation_of(TinyTask(), NODES)
     heard: list[tuple[int, Tensor]] = []
     found = StochasticCubicNewton().unlearn(
-        trained(), federation, FORGET, watch=lambda n, w: heard.append((n, w.clone()))
+        trained(), federation, FORGET, on_round=lambda n, w: heard.append((n, w.clone()))
     )
     rounds = [number for number, _ in heard]
     assert len(heard) == 3

@@ -27,7 +27,7 @@ from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.registry import make_method
 from tests.federations import TinyTask
 from tests.inline_grid import InlineGrid

@@ -19,7 +19,7 @@ from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import LocalPlan
 from fedunlearn.risk.local_training import train_locally
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from tests.federations import BrokenTask, TinyTask, weights_of
 from tests.inline_grid import InlineGrid
 

@@ -20,7 +20,7 @@ from fedunlearn.parameters import ParameterLayout, initial_weights, load
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.recording.history import PastRound, RoundHistory
 from fedunlearn.risk.local_rules import Distillation
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.fed_eraser import FedEraser, FedEraserSettings
 from fedunlearn.unlearning.fed_osd import FedOsd, FedOsdSettings, orthogonal
 from fedunlearn.unlearning.fine_tune import FineTune, FineTuneSettings
@@ -79,7 +79,7 @@ def unlearn(
         federation.trainer = overheard = Overheard(federation.trainer)
         with federation.measure() as meter:
             found = method.unlearn(
-                model or trained(), federation, forget, watch=lambda n, w: path.append((n, w))
+                model or trained(), federation, forget, on_round=lambda n, w: path.append((n, w))
             )
         return found, overheard.plans, meter.rounds
 
@@ -298,7 +298,7 @@ def test_fed_osd_steps_conflict_with_nobody() -> None:
     updates: dict[Part, list[Tensor]] = {}
     steps: list[Tensor] = []
 
-    def watch(number: int, weights: Tensor) -> None:
+    def on_round(number: int, weights: Tensor) -> None:
         if number == 2:
             steps.append(weights - trained().weights)
             steps.extend(updates[Part.RETAIN])
@@ -307,7 +307,7 @@ def test_fed_osd_steps_conflict_with_nobody() -> None:
     def body(federation: Federation) -> None:
         federation.trainer = Noted(federation.trainer)
         FedOsd(FedOsdSettings(unlearning_rounds=1, rounds=1)).unlearn(
-            trained(), federation, NODE, watch=watch
+            trained(), federation, NODE, on_round=on_round
         )
 
     simulate(TinyTask(), NODES, body)

@@ -160,7 +160,7 @@ def test_evaluations_are_those_of_plain_torch(transport: str, kind: str) -> None
                 assert evaluation.accuracy == pytest.approx(right)
 
 
-class Listening:
+class RecordingTransport:
     """Hears whom each question goes to."""
 
     def __init__(self, transport: Transport) -> None:
@@ -176,7 +176,7 @@ class Listening:
 
 def test_who_leaves_is_asked_once_for_its_gradient_and_for_nothing_else(transport: str) -> None:
     reach = TRANSPORTS[transport](TinyTask(), NODES)
-    reach.transport = listening = Listening(reach.transport)
+    reach.transport = listening = RecordingTransport(reach.transport)
     objective = objective_over(reach, ForgetSet.of_nodes(2))
     weights = weights_of(TinyTask())
     objective.gradients(weights)

@@ -17,16 +17,16 @@ from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.removal import train
 from fedunlearn.lab.scenario_task import ScenarioTask
 from fedunlearn.networks import NetworkDigest, build_model
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.model_store import read_model
-from fedunlearn.operator.remover import FederationRemover
 from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.requests.deletion import Stage, State
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.service.state import ServiceState, open_state
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.removal import RemovalJob
-from fedunlearn.worker.settings import Retention, WorkerSettings
+from fedunlearn.worker.model_folder import ModelFolder
+from fedunlearn.worker.removal_job import RemovalJob
 from fedunlearn.worker.worker import Worker, utc_now
+from fedunlearn.worker.worker_settings import Retention, WorkerSettings
 from tests import workplaces
 from tests.workplaces import (
     digest_of,

@@ -14,7 +14,7 @@ from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.node.node import TaskNode
-from fedunlearn.operator.remover import FederationRemover
+from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.worker_loop import MODELS, NODES
 from fedunlearn.questions.question import Answer, Question
 from fedunlearn.requests.deletion import Scope, ScopeKind, State
@@ -24,9 +24,9 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.gates import BOUNDS
-from fedunlearn.worker.lease import kept
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.removal import RemovalJob, Removed
+from fedunlearn.worker.lease_renewal import kept
+from fedunlearn.worker.model_folder import ModelFolder
+from fedunlearn.worker.removal_job import RemovalJob, Removed
 from fedunlearn.worker.worker import APART, Worker, utc_now
 from tests import workplaces
 from tests.workplaces import file, findings, records_of, remover_in, scenario, scope, work

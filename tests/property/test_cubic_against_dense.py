@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedunlearn.solvers.cubic import KrylovCubicSolver
 from fedunlearn.solvers.dual import maximise_dual
 from fedunlearn.solvers.solution import Status
-from tests.cases import OPERATORS, CubicCase, Vector
+from tests.cases import OPERATORS, CubicCase, FloatArray
 from tests.laws import laws
 
 EXACT = 1e-8
@@ -26,7 +26,7 @@ DIMENSIONS = st.one_of(st.integers(1, 8), st.integers(1, 40), st.integers(1, 200
 MAGNITUDES = st.integers(-300, 300).map(lambda exponent: 10.0 ** (exponent / 100.0))
 
 
-def _quadratic(case: CubicCase, step: Vector) -> float:
+def _quadratic(case: CubicCase, step: FloatArray) -> float:
     return float(case.gradient.numpy() @ step + 0.5 * step @ case.matrix.numpy() @ step)
 
 

@@ -20,7 +20,7 @@ from fedunlearn.requests.database import state_url
 from fedunlearn.requests.keys import Kind, PrivateKey
 from fedunlearn.requests.ledger import export_ledger, verify_export, verify_ledger
 from fedunlearn.requests.log import canonical
-from fedunlearn.requests.models import model_path
+from fedunlearn.requests.model_lineage import model_path
 from fedunlearn.requests.receipts import verify_receipt
 from fedunlearn.requests.statement import node_scope
 from fedunlearn.requests.store import RequestStore

@@ -13,7 +13,7 @@ from fedunlearn.errors import NotRecordedError
 from fedunlearn.federation.accounting import Cost, Meter, MeterStack
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.questions.forget import ForgetSet
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 from tests.federations import TRANSPORTS, TinyTask, weights_of
 from tests.laws import laws
 from tests.removals import SETTINGS, federation_of

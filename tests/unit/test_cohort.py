@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import BadAnswerError, ForgetSetError, InputError, MissingAnswerError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.model_state import ModelState
 from fedunlearn.node.node import TaskNode
 from fedunlearn.parameters import flatten
 from fedunlearn.progress import Silent
@@ -151,7 +151,7 @@ def test_evaluations_and_statistics_that_do_not_belong_are_refused(
         assert isinstance(objective._transport, TamperingTransport)
         objective._transport.task = Normalised()
         state = {"0.running_mean": torch.zeros(2), "0.running_var": torch.ones(2)}
-        objective.state = CarriedState(state)
+        objective.state = ModelState(state)
     with pytest.raises(BadAnswerError, match=says):
         ask(objective)
 
@@ -162,7 +162,7 @@ def test_statistics_of_nan_are_refused_and_losses_that_overflow_are_not() -> Non
     assert isinstance(objective._transport, TamperingTransport)
     objective._transport.task = Normalised()
     state = {"0.running_mean": torch.zeros(2), "0.running_var": torch.ones(2)}
-    objective.state = CarriedState(state)
+    objective.state = ModelState(state)
     with pytest.raises(BadAnswerError, match="NaN or infinity for retain"):
         estimated(objective)
     overflow = values(lambda t: torch.cat([t[..., :1] + float("inf"), t[..., 1:]], -1))

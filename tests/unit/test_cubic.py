@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedunlearn.solvers.cubic import CubicSubproblem, KrylovCubicSolver, solve_in_basis
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.secular import minimise_cubic
 from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, CountingOperator, CubicCase

@@ -27,7 +27,7 @@ from fedunlearn.questions.kinds import (
 )
 from fedunlearn.questions.question import Question
 from fedunlearn.recording.recording import Group, Recording
-from fedunlearn.recording.settings import RecordingSettings
+from fedunlearn.recording.recording_settings import RecordingSettings
 from fedunlearn.risk.products import Curvature
 from fedunlearn.unlearning.instant_cubic_newton import (
     InstantCubicNewton,
@@ -142,7 +142,7 @@ def test_a_part_of_which_there_is_nothing_has_no_groups() -> None:
 
 
 def method_of(**more: Any) -> InstantCubicNewton:
-    settings = {"range": 4, "working": 8, "columns": 6} | more
+    settings = {"range": 4, "krylov_directions": 8, "directions": 6} | more
     return InstantCubicNewton(InstantCubicNewtonSettings(**settings))
 
 
@@ -201,7 +201,7 @@ def test_settings_name_what_is_asked() -> None:
 @pytest.mark.parametrize("policy", ["stored", "on-departure"])
 def test_one_node_alone_can_be_recorded(policy: str, groups: str, columns: int) -> None:
     """Its records can leave; where it is the only group there is no removal to learn from."""
-    method = method_of(policy=policy, groups=groups, columns=columns)
+    method = method_of(policy=policy, groups=groups, directions=columns)
     federation, _ = federation_of(TinyTask(), [0])
     alone = trained_on(TinyTask(), [0], stationary=False)
     model = federation.record(alone, method.to_record())
@@ -221,7 +221,7 @@ def test_gradients_of_zero_leave_nothing_to_record(transport: str, sums_only: bo
 
     nowhere = torch.zeros(30, dtype=torch.float64)
     federation, _ = federation_of(Dead(), range(3), transport=transport)
-    method = method_of(range=40, working=80, policy="on-departure", sums_only=sums_only)
+    method = method_of(range=40, krylov_directions=80, policy="on-departure", sums_only=sums_only)
     with pytest.raises(TaskError, match=r"gradients are zero at linearise-at = 0\.85"):
         federation.record(TrainedModel(nowhere, nowhere, SETTINGS), method.to_record())
 
@@ -245,5 +245,5 @@ def test_who_must_be_asked_and_is_not_there_is_named(transport: str, policy: str
 
 
 def test_a_working_space_smaller_than_the_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="working: 20 is less than range = 40"):
-        InstantCubicNewtonSettings(working=20)
+    with pytest.raises(ValueError, match="krylov-directions: 20 is less than range = 40"):
+        InstantCubicNewtonSettings(krylov_directions=20)

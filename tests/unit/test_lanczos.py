@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
-from fedunlearn.solvers.operator import DenseOperator, LinearOperator
+from fedunlearn.solvers.linear_operator import DenseOperator, LinearOperator
 from tests.cases import OPERATORS, CountingOperator
 
 DTYPES = [torch.float32, torch.float64]

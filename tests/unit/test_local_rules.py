@@ -22,7 +22,7 @@ from fedunlearn.risk.local_rules import (
     FisherDescent,
     LocalPlan,
     LocalRule,
-    Unlearning,
+    UnlearningCrossEntropy,
 )
 from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.task import Examples
@@ -38,7 +38,7 @@ SMALL = LocalPlan(epochs=3, batch_size=4, learning_rate=0.1, weight_decay=0.0, o
 ALL = (
     Descent(),
     Ascent(radius=0.2, clip=1.0),
-    Unlearning(),
+    UnlearningCrossEntropy(),
     Distillation(0.7, 0.3),
     FisherDescent(0.9, 0.99, 0.1),
 )
@@ -108,8 +108,8 @@ def test_unlearning_descends_its_own_cross_entropy() -> None:
     model, outputs = at(START)
     chosen = outputs.softmax(1)[torch.arange(len(outputs)), EXAMPLES[1]]
     slope = gradient(-(1.0 - chosen / 2.0).log().mean(), model)
-    torch.testing.assert_close(train(Unlearning(), ONE_STEP), START - 0.3 * slope)
-    _, after = at(train(Unlearning(), SMALL))
+    torch.testing.assert_close(train(UnlearningCrossEntropy(), ONE_STEP), START - 0.3 * slope)
+    _, after = at(train(UnlearningCrossEntropy(), SMALL))
     assert after.softmax(1)[torch.arange(len(after)), EXAMPLES[1]].mean() < chosen.mean()
 
 

@@ -99,7 +99,7 @@ def test_roots_are_those_of_certificate_transparency() -> None:
 def test_inclusion_proofs_are_those_of_certificate_transparency(
     index: int, size: int, path: list[str]
 ) -> None:
-    proof = merkle.inclusion_proof(_LEAVES[:size], index)
+    proof = merkle.path(merkle.levels(_LEAVES[:size]), index)
     assert [step.hex() for step in proof] == path
     merkle.verify_inclusion(bytes.fromhex(_ROOTS[size - 1]), size, index, _LEAVES[index], proof)
 
@@ -128,7 +128,7 @@ def test_a_tree_is_the_recursive_one(leaves: list[bytes], data: st.DataObject) -
     root = merkle.root(leaves)
     assert root == naive_root(leaves) == merkle.levels(leaves)[-1][0]
     index = data.draw(st.integers(0, len(leaves) - 1))
-    path = merkle.inclusion_proof(leaves, index)
+    path = merkle.path(merkle.levels(leaves), index)
     assert path == naive_path(leaves, index)
     merkle.verify_inclusion(root, len(leaves), index, leaves[index], path)
     first = data.draw(st.integers(1, len(leaves)))
@@ -142,7 +142,7 @@ def test_a_tree_is_the_recursive_one(leaves: list[bytes], data: st.DataObject) -
 def test_what_is_wrong_in_a_proof_is_found(leaves: list[bytes], data: st.DataObject) -> None:
     size, root = len(leaves), merkle.root(leaves)
     index = data.draw(st.integers(0, size - 1))
-    path = merkle.inclusion_proof(leaves, index)
+    path = merkle.path(merkle.levels(leaves), index)
     wrong = data.draw(st.sampled_from(["leaf", "root", "index", "longer", "shorter", "step"]))
     leaf, other = leaves[index], bytes(32)
     if wrong == "leaf":
@@ -197,7 +197,7 @@ def test_every_tree_begins_with_the_empty_one() -> None:
     with pytest.raises(IndexError):
         merkle.consistency_proof(_LEAVES, 9)
     with pytest.raises(IndexError):
-        merkle.inclusion_proof(_LEAVES, 8)
+        merkle.path(merkle.levels(_LEAVES), 8)
 
 
 @given(st.integers(0, 300), st.integers(0, 40))

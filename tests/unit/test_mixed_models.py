@@ -68,7 +68,6 @@ def _everything(risk: EmpiricalRisk, weights: Tensor) -> dict[str, Tensor]:
         curvature.value: risk.products(weights, vectors, curvature) for curvature in Curvature
     }
     results["gradient"] = risk.gradient(weights)
-    results["fisher"] = risk.fisher_diagonal(weights)
     return results
 
 

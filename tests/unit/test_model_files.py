@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import InputError, VerificationError
+from fedunlearn.model_state import ModelState
 from fedunlearn.operator.model_store import model_file, read_model, read_state
 from fedunlearn.parameters import ParameterLayout, flatten
 
@@ -76,7 +76,7 @@ def test_a_file_with_another_fixed_part_is_refused_by_its_name(
 def test_trained_values_of_other_tensors_are_written_and_read_back() -> None:
     model = _Parts()
     weights = flatten(model) + 0.1
-    state = CarriedState(
+    state = ModelState(
         {"norm.running_mean": torch.full((4,), 3.0), "norm.num_batches_tracked": torch.tensor(9)}
     )
     content = model_file(model, weights, state)

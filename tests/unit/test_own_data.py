@@ -153,7 +153,6 @@ def results(risk: EmpiricalRisk, weights: Tensor) -> list[Tensor]:
     return [
         torch.tensor(risk.value(weights)),
         risk.gradient(weights),
-        risk.fisher_diagonal(weights),
         *(risk.products(weights, rows, kind) for kind in Curvature),
         risk.curvature(weights, Curvature.GGN, budget=2**24).products(rows),
     ]

@@ -6,11 +6,14 @@ import inspect
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import fedunlearn
+import fedunlearn.flower
+import fedunlearn.testing
 from fedunlearn.errors import InputError
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.registry import GROUP
@@ -20,14 +23,18 @@ METHODS: list[type[UnlearningMethod[Any]]] = [
 ]
 
 
-def test_all_names_are_there_and_listed() -> None:
-    assert fedunlearn.__version__ == version("fedunlearn")
-    assert set(fedunlearn.__all__) <= set(dir(fedunlearn))
-    assert "__version__" in dir(fedunlearn)
-    for name in fedunlearn.__all__:
-        assert getattr(fedunlearn, name) is not None, name
+@pytest.mark.parametrize("package", [fedunlearn, fedunlearn.flower, fedunlearn.testing])
+def test_all_names_are_there_and_listed(package: ModuleType) -> None:
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert getattr(package, name) is not None, name
     with pytest.raises(AttributeError, match="no attribute 'Rewnd'"):
-        fedunlearn.Rewnd  # noqa: B018
+        package.Rewnd  # noqa: B018
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert fedunlearn.__version__ == version("fedunlearn")
+    assert "__version__" in dir(fedunlearn)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.range_finder import LeadingDirections, block_krylov, orthonormal
 from tests.laws import laws
 

@@ -45,7 +45,7 @@ def receipt(key: PrivateKey, entry: dict[str, object] = ENTRY) -> str:
     leaves = [merkle.leaf_hash(text) for text in texts]
     head = TreeHead.signed(3, merkle.root(leaves), MICROS, key)
     row = LogRow(1, texts[1].decode(), "2026-03-01T12:00:00.000000Z")
-    return make_receipt(row, head, merkle.inclusion_proof(leaves, 1), key)
+    return make_receipt(row, head, merkle.path(merkle.levels(leaves), 1), key)
 
 
 def signed_again(key: PrivateKey, statement: dict[str, Any]) -> str:

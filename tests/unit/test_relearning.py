@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedunlearn.evaluation.relearning import relearn_epochs
 from fedunlearn.risk.objective import EmpiricalRisk
-from fedunlearn.scenario.settings import TrainingSettings
+from fedunlearn.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(batch_size=10, learning_rate=2.0, weight_decay=0.0)
 

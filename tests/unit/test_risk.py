@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from torch.func import functional_call, hessian
 
 from fedunlearn.errors import NoCurvatureError, TaskError
 from fedunlearn.parameters import ParameterLayout, flatten, load
-from fedunlearn.risk import objective
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Loss
@@ -89,24 +87,6 @@ def test_chunks_change_nothing(name: str) -> None:
                 torch.testing.assert_close(
                     parts.products(weights, vectors, curvature), expected, rtol=1e-11, atol=1e-12
                 )
-
-
-@pytest.mark.parametrize("name", RISKS)
-def test_fisher_is_the_sum_of_squared_gradients_for_any_chunk(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, weights = _risk(name)
-    squares = torch.zeros_like(weights)
-    for i in range(COUNT):
-        one = whole.inputs[i : i + 1], whole.targets[i : i + 1]
-        squares += EmpiricalRisk(whole.model, whole.loss, one).gradient(weights).square()
-    close = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
-    for chunk in (1, 4, COUNT - 1, COUNT, 10 * COUNT):
-        close(_risk(name, chunk=chunk)[0].fisher_diagonal(weights), squares)
-    monkeypatch.setattr(objective, "FISHER_BYTES", 3 * weights.nbytes)
-    close(whole.fisher_diagonal(weights), squares)
-    monkeypatch.setattr(objective, "FISHER_BYTES", 1)  # less than one gradient
-    close(whole.fisher_diagonal(weights), squares)
 
 
 def _focal(outputs: Tensor, targets: Tensor) -> Tensor:

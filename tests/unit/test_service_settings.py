@@ -10,7 +10,7 @@ import pytest
 from fedunlearn.errors import InputError
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.metrics import Figures, Metrics
-from fedunlearn.service.settings import load_settings
+from fedunlearn.service.service_settings import load_settings
 from fedunlearn.service.tls import server_credentials
 from tests.deletions import ISSUER, START
 

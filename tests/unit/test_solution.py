@@ -11,7 +11,7 @@ import torch
 
 from fedunlearn.solvers.cubic import CubicStep, solve_reduced
 from fedunlearn.solvers.lanczos import lanczos
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.solution import Solution, Status
 from fedunlearn.unlearning.stochastic_cubic_newton import status_of
 from tests.cases import OPERATORS, SOLVERS, CubicCase, SolverCase

@@ -13,7 +13,7 @@ from fedunlearn.errors import NonFiniteError
 from fedunlearn.solvers.cubic import CubicStep, CubicSubproblem
 from fedunlearn.solvers.descent import DescentCubicSolver
 from fedunlearn.solvers.dual import LARGEST_DIMENSION, DualCubicSolver
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, SOLVERS, CountingOperator, CubicCase, SolverCase
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedunlearn.questions.subspace_summary import Summary, Vector, pack, packed_size, unpack
+from fedunlearn.questions.subspace_summary import FloatArray, Summary, pack, packed_size, unpack
 from fedunlearn.recording import basis as basis_module
 from fedunlearn.recording.basis import MemoryBasis
 from tests.laws import laws
@@ -20,7 +20,7 @@ sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**32)
 
 
-def rotation(size: int, kept: int, seed: int) -> Vector:
+def rotation(size: int, kept: int, seed: int) -> FloatArray:
     """Return orthonormal columns (size, kept)."""
     drawn = np.random.default_rng(seed).standard_normal((size, kept))
     return np.ascontiguousarray(np.linalg.qr(drawn)[0])

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.data.cells import as_number
+from fedunlearn.data.class_labels import classes
 from fedunlearn.data.draw import at_most, hold_out
 from fedunlearn.data.features import features
-from fedunlearn.data.labels import classes
 from fedunlearn.data.partition import natural
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.data.table import Table, read_table

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import InputError, ModelDiffersError, TaskError
+from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, build_model, require_one_network
 from fedunlearn.node.enrolment import Enrolment, require_same_network
 from fedunlearn.parameters import flatten
-from fedunlearn.travelling import what_travels
+from fedunlearn.state_transfer import state_to_transfer
 
 
 class Parts(nn.Module):
@@ -50,7 +50,7 @@ def nodes(*models: nn.Module) -> dict[int, NetworkDigest | None]:
 
 def test_statistics_travel_and_a_backbone_that_all_have_does_not() -> None:
     state = trained_state(Parts())
-    found = what_travels(Parts(), state, nodes(Parts(), Parts()))
+    found = state_to_transfer(Parts(), state, nodes(Parts(), Parts()))
     assert set(found.state) == {"norm.running_mean", "norm.running_var"}
     assert torch.equal(found.state["norm.running_var"], state["norm.running_var"])
     other = Parts()
@@ -65,8 +65,8 @@ def test_what_no_node_has_otherwise_stays_here() -> None:
     trained = Parts()
     trained.load_state_dict(state)
     trained.norm.num_batches_tracked.zero_()
-    assert not what_travels(Parts(), state, nodes(trained, trained)).state
-    assert set(what_travels(Parts(), state, nodes(trained, Parts())).state) == {
+    assert not state_to_transfer(Parts(), state, nodes(trained, trained)).state
+    assert set(state_to_transfer(Parts(), state, nodes(trained, Parts())).state) == {
         "norm.running_mean",
         "norm.running_var",
     }
@@ -74,7 +74,7 @@ def test_what_no_node_has_otherwise_stays_here() -> None:
 
 def test_a_frozen_part_that_differs_is_sent_where_it_is_known_and_refused_where_not() -> None:
     state = trained_state(Parts())
-    found = what_travels(Parts(), state, nodes(Parts(), Parts(level=2.0)))
+    found = state_to_transfer(Parts(), state, nodes(Parts(), Parts(level=2.0)))
     assert "backbone.weight" in found.state and "backbone.bias" not in found.state
     found.state.load(other := Parts(level=2.0))
     assert torch.equal(other.backbone.weight, state["backbone.weight"])
@@ -82,15 +82,15 @@ def test_a_frozen_part_that_differs_is_sent_where_it_is_known_and_refused_where_
     with pytest.raises(
         ModelDiffersError, match=r"node 1: model: frozen parameter 'backbone.weight' differs.*whole"
     ):
-        what_travels(Parts(), state, nodes(Parts(), Parts(level=2.0)))
+        state_to_transfer(Parts(), state, nodes(Parts(), Parts(level=2.0)))
     del state["scale"]
     with pytest.raises(ModelDiffersError, match="node 0: model: buffer 'scale' differs"):
-        what_travels(Parts(), state, nodes(Parts(scale=2.0), Parts()))
+        state_to_transfer(Parts(), state, nodes(Parts(scale=2.0), Parts()))
 
 
 def test_who_does_not_say_what_it_has_is_sent_everything() -> None:
     state = trained_state(Parts())
-    found = what_travels(Parts(), state, {0: None})
+    found = state_to_transfer(Parts(), state, {0: None})
     assert set(found.state) == {
         *("backbone.weight", "backbone.bias", "norm.running_mean", "norm.running_var", "scale")
     }
@@ -105,7 +105,7 @@ def test_who_does_not_say_what_it_has_is_sent_everything() -> None:
 )
 def test_another_network_is_refused(other: nn.Module, says: str) -> None:
     with pytest.raises(ModelDiffersError, match=f"node 1: model: {says}"):
-        what_travels(Parts(), trained_state(Parts()), nodes(Parts(), other))
+        state_to_transfer(Parts(), trained_state(Parts()), nodes(Parts(), other))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_values_of_another_model_are_refused(
     state = trained_state(Parts())
     change(state)
     with pytest.raises(TaskError, match=says):
-        what_travels(Parts(), state, nodes(Parts()))
+        state_to_transfer(Parts(), state, nodes(Parts()))
 
 
 class Ordered(nn.Module):
@@ -141,7 +141,7 @@ def test_another_order_of_layers_is_refused_in_one_sentence() -> None:
         require_same_network({n: Enrolment(n, 5, network=other) for n in (2,)}, one)
     assert "\n" not in str(refusal.value)
     with pytest.raises(ModelDiffersError, match=f"node 2: model: {says}"):
-        what_travels(Ordered("a", "b"), Ordered("b", "a").state_dict(), {2: other, 3: one})
+        state_to_transfer(Ordered("a", "b"), Ordered("b", "a").state_dict(), {2: other, 3: one})
 
 
 def test_a_buffer_that_is_drawn_may_be_where_the_server_sends_it() -> None:
@@ -186,14 +186,14 @@ def test_of_adapters_only_they_travel(dtype: torch.dtype) -> None:
     short: Mapping[str, Tensor] = peft.get_peft_model_state_dict(model)
     assert not set(short) <= set(model.state_dict())  # PEFT leaves the adapter's name out
     for adapters in (short, model.state_dict()):
-        found = what_travels(make(), adapters, nodes(make(), make()))
+        found = state_to_transfer(make(), adapters, nodes(make(), make()))
         assert torch.equal(found.weights, flatten(model)) and not found.state
     with pytest.raises(
         ModelDiffersError, match=r"node 1: model: frozen parameter '.*first.*weight"
     ):
-        what_travels(make(), short, nodes(make(), make(0.2)))
+        state_to_transfer(make(), short, nodes(make(), make(0.2)))
     with pytest.raises(TaskError, match=r"has no tensor '.*lora_A"):
-        what_travels(make(), dict(list(short.items())[1:]), nodes(make()))
+        state_to_transfer(make(), dict(list(short.items())[1:]), nodes(make()))
 
 
 def test_tensors_of_every_dtype_come_back_as_they_were() -> None:
@@ -203,7 +203,7 @@ def test_tensors_of_every_dtype_come_back_as_they_were() -> None:
     ):
         model.register_buffer(f"b{number}", torch.tensor([0, 1, 0, 1]).to(dtype))
     model.register_buffer("large", torch.tensor(2**53))
-    state = CarriedState(model.state_dict())
+    state = ModelState(model.state_dict())
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.float64}
     other = nn.Module()
     for name, tensor in model.named_buffers():
@@ -212,18 +212,18 @@ def test_tensors_of_every_dtype_come_back_as_they_were() -> None:
     for name, tensor in model.named_buffers():
         assert torch.equal(other.get_buffer(name), tensor), name
     with pytest.raises(InputError, match="'n' holds whole numbers above 2"):
-        CarriedState({"n": torch.tensor(2**53 + 1)})
+        ModelState({"n": torch.tensor(2**53 + 1)})
     with pytest.raises(InputError, match="'n' is no plain tensor"):
-        CarriedState({"n": torch.tensor(1j)})
+        ModelState({"n": torch.tensor(1j)})
 
 
 def test_the_digest_is_of_names_shapes_and_numbers() -> None:
-    state = CarriedState({"a": torch.ones(2), "b": torch.zeros(2)})
-    assert state == CarriedState({"b": torch.zeros(2), "a": torch.ones(2)})
-    assert state != CarriedState({"a": torch.ones(2), "b": torch.ones(2)})
-    assert state != CarriedState({"a": torch.ones(2, 1), "b": torch.zeros(2)})
-    assert state != CarriedState({"a": torch.ones(2), "c": torch.zeros(2)})
-    assert CarriedState().digest == b""
+    state = ModelState({"a": torch.ones(2), "b": torch.zeros(2)})
+    assert state == ModelState({"b": torch.zeros(2), "a": torch.ones(2)})
+    assert state != ModelState({"a": torch.ones(2), "b": torch.ones(2)})
+    assert state != ModelState({"a": torch.ones(2, 1), "b": torch.zeros(2)})
+    assert state != ModelState({"a": torch.ones(2), "c": torch.zeros(2)})
+    assert ModelState().digest == b""
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_state_of_another_model_is_refused_before_any_of_it_is_loaded(
 ) -> None:
     model = Parts()
     with pytest.raises(ModelDiffersError, match=says):
-        CarriedState({"scale": torch.tensor(9.0), **tensors}).load(model)
+        ModelState({"scale": torch.tensor(9.0), **tensors}).load(model)
     assert float(model.scale) == 1.0
 
 
@@ -248,7 +248,7 @@ def test_what_flower_averaged_is_taken_as_it_comes() -> None:
 
     state = trained_state(Parts())
     floats = {name: value.float() for name, value in state.items()}
-    found = what_travels(
+    found = state_to_transfer(
         Parts(), ArrayRecord(floats).to_torch_state_dict(), nodes(Parts(), Parts())
     )
-    assert found.state == what_travels(Parts(), state, nodes(Parts(), Parts())).state
+    assert found.state == state_to_transfer(Parts(), state, nodes(Parts(), Parts())).state

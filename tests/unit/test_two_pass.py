@@ -14,7 +14,7 @@ from fedunlearn.errors import NonFiniteError
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.solvers.cubic import lift, solve_in_basis, solve_reduced
 from fedunlearn.solvers.lanczos import StoredBasis, lanczos
-from fedunlearn.solvers.operator import DenseOperator, LinearOperator
+from fedunlearn.solvers.linear_operator import DenseOperator, LinearOperator
 from fedunlearn.solvers.solution import Status
 from fedunlearn.solvers.two_pass import ReplayedBasis, two_pass_lanczos
 from fedunlearn.solvers.weight import choose_weight

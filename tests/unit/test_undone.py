@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.scenario.settings import TrainingSettings
-from fedunlearn.unlearning.undone import COMPLETED, Undone, measure_undone
+from fedunlearn.settings import TrainingSettings
+from fedunlearn.unlearning.unfinished_training import COMPLETED, Undone, measure_undone
 from tests.laws import laws
 
 AT = 0.85

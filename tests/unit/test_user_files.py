@@ -12,8 +12,8 @@ import pytest
 from fedunlearn.errors import InputError, KeyFileError
 from fedunlearn.requests.keys import PrivateKey, PublicKey
 from fedunlearn.scenario.loading import load_scenario
-from fedunlearn.service.settings import load_settings
-from fedunlearn.worker.settings import FILE, WorkerSettings
+from fedunlearn.service.service_settings import load_settings
+from fedunlearn.worker.worker_settings import FILE, WorkerSettings
 from tests.certificates import Authority
 
 READERS: dict[str, tuple[Callable[[Path], Any], str, Callable[[Any], bool]]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedunlearn.solvers.cubic import lift, solve_in_basis, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
-from fedunlearn.solvers.operator import DenseOperator
+from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.weight import (
     ACCEPTABLE,
     ENOUGH,

@@ -18,7 +18,9 @@ Clock = Callable[[], datetime]
 
 
 @contextmanager
-def kept(store: RequestStore, lease: Lease, seconds: float, clock: Clock) -> Iterator[None]:
+def lease_renewed(
+    store: RequestStore, lease: Lease, seconds: float, clock: Clock
+) -> Iterator[None]:
     """Renew a lease three times as often as is needed, from a thread.
 
     A lease that is lost ends the thread: every write of the job is fenced, and the first that comes

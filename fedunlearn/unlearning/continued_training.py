@@ -13,17 +13,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.federation.federation import Federation, TrainedModel
-from fedunlearn.federation.training import TrainingPlan
+from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.local_rules import LocalRule
 from fedunlearn.risk.local_training import ORDINARY
-from fedunlearn.scenario.settings import Positive, Settings
-from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod, Watch
+from fedunlearn.settings import Positive, Settings
+from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
-ALONE = 10
+DEFAULT_ROUNDS = 10
 
 
-class GoingOnSettings(Settings):
+class ContinuedTrainingSettings(Settings):
     """Settings of every method that goes on training.
 
     Attributes:
@@ -37,7 +37,7 @@ class GoingOnSettings(Settings):
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class StartingPoint:
     """Where training goes on from.
 
     Attributes:
@@ -53,14 +53,16 @@ class Beginning:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-S = TypeVar("S", bound=GoingOnSettings)
+S = TypeVar("S", bound=ContinuedTrainingSettings)
 
 
-class GoingOn(UnlearningMethod[S]):
+class ContinuedTraining(UnlearningMethod[S]):
     """Training on the retain set, from weights that a method chooses."""
 
     @abstractmethod
-    def begin(self, trained: TrainedModel, federation: Federation, forget: ForgetSet) -> Beginning:
+    def starting_point(
+        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+    ) -> StartingPoint:
         """Do what comes before training on, and say where it starts."""
 
     @property
@@ -80,14 +82,14 @@ class GoingOn(UnlearningMethod[S]):
         federation: Federation,
         forget: ForgetSet,
         *,
-        watch: Watch | None = None,
+        on_round: OnRound | None = None,
     ) -> Unlearned:
-        start = self.begin(trained, federation, forget)
-        if start.rounds and watch is not None:
-            watch(start.rounds, start.weights)
+        start = self.starting_point(trained, federation, forget)
+        if start.rounds and on_round is not None:
+            on_round(start.rounds, start.weights)
         plan = TrainingPlan(
             settings=trained.settings,
-            rounds=self.settings.rounds or ALONE,
+            rounds=self.settings.rounds or DEFAULT_ROUNDS,
             first_round=start.first_round,
             seed=trained.settings.seed,
             learning_rate=self.settings.learning_rate,
@@ -95,12 +97,12 @@ class GoingOn(UnlearningMethod[S]):
             rule=self.rule,
         )
 
-        def on_round(number: int, weights: Tensor) -> None:
-            if watch is not None:
-                watch(start.rounds + number - start.first_round + 1, weights)
+        def after(number: int, weights: Tensor) -> None:
+            if on_round is not None:
+                on_round(start.rounds + number - start.first_round + 1, weights)
 
         weights = federation.train(
-            start.weights, plan, label=f"{self.name}: rounds", on_round=on_round
+            start.weights, plan, label=f"{self.name}: rounds", on_round=after
         )
         rounds = start.rounds + plan.rounds
         return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": rounds, **start.details})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import ModelDiffersError, TaskError
+from fedunlearn.model_state import ModelState
 from fedunlearn.names import listed
 from fedunlearn.networks import (
     MEAN,
@@ -27,7 +27,7 @@ AGAIN = "modules_to_save"
 
 
 @dataclass(frozen=True)
-class Travelling:
+class TransferredState:
     """What of a trained model the server sends.
 
     Attributes:
@@ -37,14 +37,14 @@ class Travelling:
     """
 
     weights: Tensor
-    state: CarriedState
+    state: ModelState
 
 
-def what_travels(
+def state_to_transfer(
     model: nn.Module,
     trained: Mapping[str, Tensor],
     nodes: Mapping[int, NetworkDigest | None],
-) -> Travelling:
+) -> TransferredState:
     """Decide what is sent of a trained model, and refuse nodes that would compute on another one.
 
     Trainable parameters are sent. What else the server has trained values of is sent where the
@@ -87,7 +87,7 @@ def what_travels(
     for name in running_statistics(fixed):  # a mean without its variance belongs to nothing
         if differs & {name + MEAN, name + VAR}:
             differs |= {name + MEAN, name + VAR}
-    return Travelling(weights, CarriedState({n: v for n, v in fixed.items() if n in differs}))
+    return TransferredState(weights, ModelState({n: v for n, v in fixed.items() if n in differs}))
 
 
 def by_own_names(model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

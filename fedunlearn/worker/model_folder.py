@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedunlearn.errors import StoreError, VerificationError
 from fedunlearn.files import alone_in, flush_folder, replacing
-from fedunlearn.requests.models import model_path
+from fedunlearn.requests.model_lineage import model_path
 
 
 class ModelFolder:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.loading import first_complaint
-from fedunlearn.scenario.settings import NotNegative, Positive, Settings
+from fedunlearn.settings import NotNegative, Positive, Settings
 from fedunlearn.toml import read_toml
 
 FILE = "worker.toml"

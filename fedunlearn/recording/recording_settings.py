@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fedunlearn.risk.products import Curvature
-from fedunlearn.scenario.settings import Settings, Share
+from fedunlearn.settings import Settings, Share
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -23,10 +23,11 @@ class RecordingSettings(Settings):
         groups: ``classes``: the examples of one label on one node are the smallest part whose
             removal the subspace is made for; ``nodes``: all of a node's.
         range: Leading directions of the groups' gradient sums.
-        working: Dimensions of the working space: the range, and its multiples by the curvature.
-        depth: How often it is multiplied at most to get there, a round each.
-        columns: q, the directions of the working space that are kept: those in which removals move
-            the model most.
+        krylov_directions: Dimensions of the Krylov space, which holds the range and its multiples
+            by the curvature.
+        depth: The largest number of multiplications by the curvature; each takes a round.
+        directions: q, the number of directions of the Krylov space that are recorded: those in
+            which removals move the model most.
         product_share: The share of every group's examples that answers products.
         policy: What the server keeps. ``stored``: each group's summary, so that who has vanished
             can still be removed; ``on-departure``: only their sums, and who leaves sends a summary
@@ -41,9 +42,9 @@ class RecordingSettings(Settings):
     curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
     groups: Literal["classes", "nodes"] = "classes"
     range: Count = 40
-    working: Count = 80
+    krylov_directions: Count = 80
     depth: Annotated[int, Field(ge=0)] = 4
-    columns: Count = 40
+    directions: Count = 40
     product_share: Share = 1.0
     policy: Literal["stored", "on-departure"] = "stored"
     sums_only: bool = False
@@ -56,11 +57,11 @@ class RecordingSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _working_holds_the_range(self) -> RecordingSettings:
-        if self.working < self.range:
+    def _krylov_space_holds_the_range(self) -> RecordingSettings:
+        if self.krylov_directions < self.range:
             raise ValueError(
-                f"working: {self.working} is less than range = {self.range}; give at least as "
-                "many, or twice as many for a product"
+                f"krylov-directions: {self.krylov_directions} is less than range = {self.range}; "
+                "give at least as many, or twice as many for a product"
             )
         return self
 

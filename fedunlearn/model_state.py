@@ -20,7 +20,7 @@ LARGEST_WHOLE = 2**53
 WIDE = (torch.float32, torch.float64)
 
 
-class CarriedState(Mapping[str, Tensor]):
+class ModelState(Mapping[str, Tensor]):
     """Tensors by their names in ``state_dict``, as they cross; never changed.
 
     Attributes:
@@ -39,9 +39,9 @@ class CarriedState(Mapping[str, Tensor]):
         self._tensors = {name: _crossing(name, (tensors or {})[name]) for name in tensors or ()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> CarriedState:
+    def of(cls, tensors: Mapping[str, Tensor]) -> ModelState:
         """Return tensors in the form in which they cross; themselves where they have it."""
-        return tensors if isinstance(tensors, CarriedState) else cls(tensors)
+        return tensors if isinstance(tensors, ModelState) else cls(tensors)
 
     @override
     def __getitem__(self, name: str) -> Tensor:
@@ -57,7 +57,7 @@ class CarriedState(Mapping[str, Tensor]):
 
     @override
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CarriedState) and self.digest == other.digest
+        return isinstance(other, ModelState) and self.digest == other.digest
 
     @override
     def __hash__(self) -> int:
@@ -65,7 +65,7 @@ class CarriedState(Mapping[str, Tensor]):
 
     @override
     def __repr__(self) -> str:
-        return f"CarriedState({', '.join(self)})"
+        return f"ModelState({', '.join(self)})"
 
     @property
     def nbytes(self) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fedunlearn.carried import CarriedState
 from fedunlearn.errors import FederationError, JobError, StoppedError, VerificationError
 from fedunlearn.federation.federation import Federation, TrainedModel
 from fedunlearn.federation.journal import Journal
 from fedunlearn.federation.training import GivesState
+from fedunlearn.model_state import ModelState
 from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.networks import NetworkDigest, build_model, running_statistics
 from fedunlearn.operator.model_store import KeptModels
@@ -27,8 +27,8 @@ from fedunlearn.unlearning.faults import unlearn
 from fedunlearn.unlearning.recovery import recover
 from fedunlearn.unlearning.retrain import Retrain
 from fedunlearn.vectors import norm
-from fedunlearn.worker.models import ModelFolder
-from fedunlearn.worker.removal import RemovalJob, Removed
+from fedunlearn.worker.model_folder import ModelFolder
+from fedunlearn.worker.removal_job import RemovalJob, Removed
 
 ANEW, BY_TRAINING = "estimated anew on what stays", "by the nodes' own training on what stays"
 
@@ -176,10 +176,10 @@ class FederationRemover:
             uses_kept=site.uses_kept,
         )
 
-    def _carried(self, state: Mapping[str, Tensor]) -> CarriedState:
+    def _carried(self, state: Mapping[str, Tensor]) -> ModelState:
         """Return what of a model's state nodes are sent with questions."""
         carried = self._site.carried
-        return CarriedState({n: t for n, t in state.items() if carried is None or n in carried})
+        return ModelState({n: t for n, t in state.items() if carried is None or n in carried})
 
     def _statistics(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, weights: Tensor
@@ -191,7 +191,7 @@ class FederationRemover:
         """
         trainer = federation.trainer
         given = trainer.state_of(weights) if isinstance(trainer, GivesState) else None
-        state = trained.state if given is None else CarriedState(given)
+        state = trained.state if given is None else ModelState(given)
         if not running_statistics(federation.state):
             return state, ""
         if given is not None and isinstance(trainer, GivesState) and trainer.from_initial:
@@ -200,7 +200,7 @@ class FederationRemover:
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         size = max(2, federation.batch_size)
         found = objective.statistics(weights, size, trained.settings.seed)
-        return CarriedState({**state, **found}), ANEW
+        return ModelState({**state, **found}), ANEW
 
     def _measures(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, new: TrainedModel

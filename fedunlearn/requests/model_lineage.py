@@ -54,29 +54,6 @@ class Model:
 class Models(Log):
     """What a request store does with models."""
 
-    def add_model(
-        self,
-        sha256: str,
-        *,
-        parent: str | None,
-        kind: Origin,
-        facts: Mapping[str, object],
-        now: datetime,
-    ) -> None:
-        """Add a model that is not in use; again does nothing.
-
-        Args:
-            sha256: Of its file.
-            parent: The model it was made from.
-            kind: Where it comes from.
-            facts: Whatever is to be kept of it, JSON.
-            now: The time.
-        """
-        with self._database.write() as tx:
-            tx.order()
-            if read_model(tx.connection, sha256) is None:
-                insert_model(tx, sha256, parent=parent, kind=kind, facts=facts, now=micros(now))
-
     def set_first(
         self, sha256: str, *, now: datetime, facts: Mapping[str, object] | None = None
     ) -> Model:
@@ -126,11 +103,6 @@ class Models(Log):
         """Return all models, the newest first."""
         with self._database.read() as connection:
             return read_models(connection)
-
-    def in_lineage(self, sha256: str) -> bool:
-        """Return whether a model is the current one, or one it descends from."""
-        with self._database.read() as connection:
-            return lineage_has(connection, sha256)
 
     def dispose(self, sha256: str, *, now: datetime) -> None:
         """Keep that a model's file is gone for good; again does nothing.

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedunlearn.errors import InputError
 from fedunlearn.scenario.loading import first_complaint
-from fedunlearn.scenario.settings import Positive, Settings, Share
+from fedunlearn.settings import Positive, Settings, Share
 from fedunlearn.toml import read_toml
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]

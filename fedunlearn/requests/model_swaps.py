@@ -14,7 +14,7 @@ from fedunlearn.requests.database import Transaction
 from fedunlearn.requests.deletion import Deletion, Scope, ScopeKind, State
 from fedunlearn.requests.leases import Lease, held, job_row
 from fedunlearn.requests.log_store import append
-from fedunlearn.requests.models import (
+from fedunlearn.requests.model_lineage import (
     Model,
     Models,
     insert_model,
@@ -248,13 +248,6 @@ class Removals(Models):
         """Return what a job has removed, in the order of the log."""
         with self._database.read() as connection:
             return _of_job(connection, job)
-
-    def applied_of(self, deletion: str) -> Applied | None:
-        """Return a request's removal, if it is in the current model's line."""
-        query = select(APPLIED).where(APPLIED.c.deletion == deletion, ~APPLIED.c.rolled_back)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _applied(row)
 
     def all_applied(self) -> tuple[Applied, ...]:
         """Return all removals in the order of the log, also those that were taken back."""
