@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedunlearn.federation.federation import Federation as Federation
-    from fedunlearn.federation.federation import TrainedModel as TrainedModel
+    from fedunlearn.federation.trained_model import TrainedModel as TrainedModel
     from fedunlearn.federation.training import TrainingPlan as TrainingPlan
     from fedunlearn.flower.simulation import simulate as simulate
     from fedunlearn.networks import build_model as build_model
@@ -98,7 +98,7 @@ _HOME = {
     "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",
     "StochasticCubicNewtonSettings": "unlearning.stochastic_cubic_newton",
     "Task": "risk.task",
-    "TrainedModel": "federation.federation",
+    "TrainedModel": "federation.trained_model",
     "TrainingPlan": "federation.training",
     "TrainingSettings": "settings",
     "Unlearned": "unlearning.method",

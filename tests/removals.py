@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnLocal, OnRound, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.parameters import initial_weights

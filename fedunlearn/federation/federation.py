@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedunlearn.errors import FederationError, ForgetSetError, InputError, NotRecordedError
+from fedunlearn.errors import FederationError, ForgetSetError, InputError
 from fedunlearn.federation.accounting import Meter, MeterStack
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import (
+    Recordable,
+    Recorded,
+    TrainedModel,
+    TrainingObserver,
+    require_vector,
+)
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.model_state import ModelState
@@ -33,140 +39,6 @@ class OnFault(enum.StrEnum):
 
     ABORT = "abort"
     DROP = "drop"
-
-
-class Recordable(Hashable, Protocol):
-    """Something that can be recorded as the last act of training, while all nodes are there."""
-
-    def record(self, trained: TrainedModel, federation: Federation) -> Any:
-        """Ask the nodes and return what is kept."""
-        ...
-
-
-class RoundObserver(Protocol):
-    """Receives every round of training and collects what a method needs of it."""
-
-    def on_round(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
-        """Take a round: its number, the weights (d,) before it, each node's result."""
-        ...
-
-    def collected(self) -> Any:
-        """Return what was collected, when training has ended."""
-        ...
-
-
-@runtime_checkable
-class TrainingObserver(Recordable, Protocol):
-    """A Recordable that must observe training while it runs; it cannot be recorded afterwards."""
-
-    def observer(self) -> RoundObserver:
-        """Return a new observer for one training."""
-        ...
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What was recorded.
-
-    Attributes:
-        value: As the recordable made it.
-        spent: What it cost.
-    """
-
-    value: Any
-    spent: Meter
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model as training left it.
-
-    Attributes:
-        weights: w^, shape (d,).
-        initial: w0, where training started, shape (d,); None where nobody kept it, which some
-            methods and settings do without.
-        settings: How it was trained; weight decay and learning rate are used.
-        recorded: What was recorded when training ended, by what asked for it.
-        state: Trained values of tensors beside the weights that nodes have not, by their names in
-            ``state_dict``: what ``state_to_transfer`` finds.
-    """
-
-    weights: Tensor
-    initial: Tensor | None = None
-    settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
-    recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
-    state: Mapping[str, Tensor] = field(default_factory=ModelState)
-
-    def __post_init__(self) -> None:
-        """Refuse what is no vector of weights.
-
-        Raises:
-            InputError: Saying what is given and how to make a vector of it.
-        """
-        _require_vector("weights", self.weights)
-        if self.initial is not None:
-            _require_vector("initial", self.initial)
-            if self.initial.shape != self.weights.shape:
-                raise InputError(
-                    f"trained model: initial has {len(self.initial)} numbers, weights "
-                    f"{len(self.weights)}; give both of the same model"
-                )
-        if not isinstance(self.settings, TrainingSettings):
-            raise InputError(
-                "trained model: settings are missing; say how it was trained: "
-                "settings=TrainingSettings(rounds=..., learning_rate=..., weight_decay=...)"
-            )
-
-    @property
-    def start(self) -> Tensor:
-        """w0, shape (d,).
-
-        Raises:
-            InputError: Nobody kept it.
-        """
-        if self.initial is None:
-            raise InputError(
-                "trained model: has no initial weights, which are needed here; give them as "
-                "TrainedModel(weights, initial=...), or take what does without: cubic-newton with "
-                "linearise-at = 1, or fine-tune"
-            )
-        return self.initial
-
-    def recording(self, wanted: Recordable, remedy: str) -> Any:
-        """Return what was recorded.
-
-        Raises:
-            NotRecordedError: It was not; the message says what can be done instead.
-        """
-        if wanted not in self.recorded:
-            raise NotRecordedError(
-                f"training recorded no {wanted}; record it while all nodes are there "
-                f"(Federation.fit, Federation.record), or {remedy}"
-            )
-        return self.recorded[wanted].value
-
-    def interpolated(self, share: float) -> Tensor:
-        """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
-        if share == 1.0:
-            return self.weights
-        return self.start + share * (self.weights - self.start)
-
-
-def _require_vector(name: str, weights: object) -> None:
-    if isinstance(weights, Mapping):
-        raise InputError(
-            f"trained model: {name} is a state_dict; give fedunlearn.flatten_state(model, state) "
-            "of it, which takes the tensors by their names"
-        )
-    if not isinstance(weights, Tensor):
-        kind = type(weights).__name__
-        what = "flatten(model)" if isinstance(weights, nn.Module) else "a torch.Tensor, shape (d,)"
-        raise InputError(f"trained model: {name} is {kind}; give {what}")
-    if weights.ndim != 1 or not weights.is_floating_point():
-        raise InputError(
-            f"trained model: {name} has shape {tuple(weights.shape)} and dtype {weights.dtype}; "
-            "give one vector of floating-point numbers, shape (d,), as flatten(model) returns"
-        )
 
 
 @dataclass
@@ -353,7 +225,7 @@ class Federation:
         return self.record(TrainedModel(weights, initial, settings, observed), wanted)
 
     def _require_start(self, initial: Tensor) -> None:
-        _require_vector("initial", initial)
+        require_vector("initial", initial)
         if self.layout is not None and len(initial) != self.layout.dimension:
             raise InputError(
                 f"training: initial weights are {len(initial)} numbers, the model has "

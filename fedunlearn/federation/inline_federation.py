@@ -13,7 +13,8 @@ from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.payload import values_bytes
 from fedunlearn.networks import NetworkDigest
 from fedunlearn.node.enrolment import Enrolment, require_same_network
-from fedunlearn.node.node import TaskNode, safe_message
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.safe_message import safe_message
 from fedunlearn.parameters import ParameterLayout
 from fedunlearn.progress import Progress, Silent
 from fedunlearn.questions.forget import ForgetSet

@@ -22,7 +22,8 @@ from fedunlearn.federation.training import (
 )
 from fedunlearn.federation.transport.base import node_failure
 from fedunlearn.federation.transport.payload import tensors_bytes, values_bytes
-from fedunlearn.node.node import TaskNode, safe_message
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.safe_message import safe_message
 from fedunlearn.risk.local_rules import LocalPlan
 
 

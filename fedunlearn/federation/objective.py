@@ -4,12 +4,11 @@ With n_r retained and n_f forgotten examples and the regulariser (lambda/2)||w||
     F_r(w) = (1/n_r) sum over retained of loss + (lambda/2)||w||^2, F_f likewise,
     G(w) = F_r(w) - <b, w> with b = (n/n_r) grad F(u) = grad F_r(u) + (n_f/n_r) grad F_f(u)
 is the influence objective at u: the one for which u was stationary before the removal, so that
-what training left unconverged stays out of it (docs: README, "How it works").
+what training left unconverged stays out of it (docs: Concepts, "The step").
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,19 +16,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.errors import ForgetSetError, MissingAnswerError
+from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.cohort import Cohort
 from fedunlearn.federation.evaluation import Evaluated, Evaluation
-from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
+from fedunlearn.federation.journal import JobJournal
+from fedunlearn.federation.rounds import FederatedRounds
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import running_statistics
-from fedunlearn.parameters import require_finite
 from fedunlearn.progress import Progress
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import (
-    Ask,
     Evaluations,
     Gradient,
     GroupGradients,
@@ -39,12 +36,12 @@ from fedunlearn.questions.kinds import (
     Statistics,
     Summaries,
 )
-from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.questions.question import Sample
 from fedunlearn.questions.subspace_summary import Summary, unpack
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.statistics import with_statistics
 from fedunlearn.solvers.linear_operator import LinearOperator
-from fedunlearn.vectors import accumulate, dot
+from fedunlearn.vectors import dot
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Gradients:
         return (self.retained * self.retain + self.forgotten * self.forget) / count
 
 
-class FederatedObjective:
+class FederatedObjective(FederatedRounds):
     """F_r and F_f of one removal, over a pinned cohort."""
 
     def __init__(
@@ -92,33 +89,33 @@ class FederatedObjective:
         state: Mapping[str, Tensor] | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Open a job; nothing is asked yet.
+        """Open a job without asking anything yet.
 
         Args:
             transport: Carries the rounds.
             nodes: The cohort.
             forget: What leaves.
             weight_decay: lambda.
-            meters: Told of the client compute.
-            progress: Told of every round.
-            deadline_s: For each round.
-            journal: Keeps the sums of finished rounds, and has those of a run that was killed.
+            meters: Count the client compute.
+            progress: Receives every round.
+            deadline_s: The longest time of a round, in seconds.
+            journal: Stores the sums of finished rounds, and has those of a run that was killed.
             state: Tensors of the model beside its trainable weights that nodes load, by their
                 names in ``state_dict``.
-            batch_size: In which running statistics are estimated.
+            batch_size: The size of the batches in which running statistics are estimated.
         """
-        self.job = uuid.uuid4().hex
-        self.cohort = Cohort(nodes)
-        self.forget = forget
+        super().__init__(
+            transport,
+            nodes,
+            forget,
+            meters=meters,
+            progress=progress,
+            deadline_s=deadline_s,
+            journal=journal,
+            state=state,
+        )
         self.weight_decay = weight_decay
-        self._transport = transport
-        self._meters = meters
-        self._progress = progress
-        self._deadline_s = deadline_s
-        self._journal = journal
-        self.state = ModelState.of(state or {})
         self.batch_size = batch_size
-        self.rounds = 0
 
     def gradients(self, weights: Tensor) -> Gradients:
         """Ask both parts for their gradients at weights (d,): one round.
@@ -129,7 +126,7 @@ class FederatedObjective:
         Raises:
             ForgetSetError: Nothing would be forgotten, or nothing would stay.
         """
-        sums = self._ask(weights, Gradient(), tuple(Part))
+        sums = self.ask(weights, Gradient(), tuple(Part))
         counts = {part: self.cohort.examples(part) for part in Part}
         if not counts[Part.FORGET]:
             raise ForgetSetError(f"forget: no node has any example of {self.forget}")
@@ -152,7 +149,7 @@ class FederatedObjective:
         Raises:
             ForgetSetError: Nothing would stay.
         """
-        sums = self._ask(weights, Gradient(), (Part.RETAIN,), sample=sample)
+        sums = self.ask(weights, Gradient(), (Part.RETAIN,), sample=sample)
         if not self.retained:
             raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
         return self._mean(sums[Part.RETAIN], self.retained, weights)
@@ -173,7 +170,7 @@ class FederatedObjective:
         Returns:
             Values (m + 1,), float64.
         """
-        sums = self._ask(weights, Losses(), (Part.RETAIN,), steps)
+        sums = self.ask(weights, Losses(), (Part.RETAIN,), steps)
         square = dot(weights, weights)
         squares = [square, *(square + 2.0 * dot(weights, s) + dot(s, s) for s in steps)]
         regulariser = 0.5 * self.weight_decay * torch.tensor(squares, dtype=torch.float64)
@@ -187,7 +184,7 @@ class FederatedObjective:
         Returns:
             For each part that some node holds, the m + 1 models in order.
         """
-        sums = self._ask(weights, Evaluations(), parts, steps)
+        sums = self.ask(weights, Evaluations(), parts, steps)
         return {
             part: tuple(
                 Evaluated(Evaluation.of(own), Evaluation.of(held_out))
@@ -222,7 +219,7 @@ class FederatedObjective:
         """
         if not running_statistics(self.state):
             return dict(self.state)
-        sums = self._ask(weights, Statistics(batch_size, seed), (Part.RETAIN,))
+        sums = self.ask(weights, Statistics(batch_size, seed), (Part.RETAIN,))
         if not self.retained:
             raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
         return with_statistics(self.state, sums[Part.RETAIN] / self.retained)
@@ -244,7 +241,7 @@ class FederatedObjective:
         sample: Sample | None = None,
     ) -> Tensor:
         """Multiply the curvature of F_r at weights (d,) with each of vectors (k, d): one round."""
-        sums = self._ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
+        sums = self.ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
         return self._mean(sums.pop(Part.RETAIN), self.retained, vectors)
 
     def group_gradients(
@@ -255,8 +252,8 @@ class FederatedObjective:
         Yields:
             As the answers come: node, labels of its groups (none: one group), rows (groups, d).
         """
-        question = self._question(weights, GroupGradients(by_label), (Part.RETAIN,))
-        for answer in self._answers(question):
+        question = self.question(weights, GroupGradients(by_label), (Part.RETAIN,))
+        for answer in self.answers(question):
             for part, rows in answer.values.items():
                 yield answer.node, answer.labels.get(part, ()), rows
 
@@ -266,7 +263,7 @@ class FederatedObjective:
         Returns:
             Sums over all nodes, (columns, d).
         """
-        sums = self._ask(weights, GroupGradients(by_label, signs), (Part.RETAIN,))
+        sums = self.ask(weights, GroupGradients(by_label, signs), (Part.RETAIN,))
         return sums[Part.RETAIN].to(weights.dtype)
 
     def summaries(
@@ -292,8 +289,8 @@ class FederatedObjective:
         Yields:
             As the answers come: node, labels of its groups (none: one group), their summaries.
         """
-        question = self._question(weights, Summaries(curvature, by_label), (part,), basis, sample)
-        for answer in self._answers(question):
+        question = self.question(weights, Summaries(curvature, by_label), (part,), basis, sample)
+        for answer in self.answers(question):
             for of_part, rows in answer.values.items():
                 labels = answer.labels.get(of_part, ())
                 yield answer.node, labels, [unpack(row, len(basis)) for row in rows]
@@ -302,98 +299,6 @@ class FederatedObjective:
         """Divide a sum, which is used up, and add lambda times a tensor of its shape."""
         mean = total.div_(count).to(of_regulariser.dtype)
         return mean.add_(of_regulariser, alpha=self.weight_decay)
-
-    def _ask(
-        self,
-        point: Tensor,
-        ask: Ask,
-        parts: tuple[Part, ...],
-        vectors: Tensor | None = None,
-        sample: Sample | None = None,
-    ) -> dict[Part, Tensor]:
-        """Run one round and sum the answers as they come, in float64.
-
-        Sums of float32 answers in float64 hardly depend on the order in which the answers come.
-
-        Returns:
-            The sum over all nodes for each part, float64.
-        """
-        question = self._question(point, ask, parts, vectors, sample)
-        if self._journal is not None:
-            done = self._journal.find(question, self.cohort.nodes)
-            if done is not None:
-                self.rounds += 1
-                self.cohort.restore(done.counts)
-                done.spent.count(self._meters)
-                self._progress.advance()
-                return dict(done.sums)
-        sums: dict[Part, Tensor] = {}
-        with self._meters.measure() as meter:
-            for answer in self._answers(question):
-                _add(answer, sums)
-                del answer  # before the next one comes
-        if self._journal is not None:
-            done = KeptRound(sums, self.cohort.counts, Spent.of(meter))
-            self._journal.keep(question, self.cohort.nodes, done)
-        return sums
-
-    def _question(
-        self,
-        point: Tensor,
-        ask: Ask,
-        parts: tuple[Part, ...],
-        vectors: Tensor | None = None,
-        sample: Sample | None = None,
-    ) -> Question:
-        """Put the next round's question together."""
-        require_finite(point, "the model's weights")
-        return Question(
-            job=self.job,
-            round=self.rounds,
-            forget=self.forget,
-            parts=parts,
-            point=point,
-            ask=ask,
-            vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
-            sample=sample,
-            state=self.state,
-        )
-
-    def _answers(self, question: Question) -> Iterator[Answer]:
-        """Run one round.
-
-        Yields:
-            Answers as they come, checked.
-
-        Raises:
-            MissingAnswerError: A node did not answer in time.
-        """
-        parts = question.parts
-        nodes = self.cohort.nodes if len(parts) > 1 else self.cohort.holders(parts[0])
-        self.rounds += 1
-        missing = set(nodes)
-        examples = 0
-        for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
-            self.cohort.admit(question, answer)
-            missing.discard(answer.node)
-            examples += sum(answer.counts[part] for part in answer.values)
-            yield answer
-            del answer  # before the next one comes
-        if missing:
-            raise MissingAnswerError(
-                f"round {question.round}: no answer within {self._deadline_s:g} s from node "
-                + ", ".join(str(node) for node in sorted(missing)),
-                nodes=sorted(missing),
-            )
-        self._meters.count_compute(question.cost * examples)
-        self._progress.advance()
-
-
-def _add(answer: Answer, sums: dict[Part, Tensor]) -> None:
-    for part, values in answer.values.items():
-        if part not in sums:
-            sums[part] = torch.zeros(values.shape, dtype=torch.float64)
-        accumulate(sums[part], values)
 
 
 class FederatedCurvature(LinearOperator):

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fedunlearn.errors import InputError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation, open_own_federation
 from fedunlearn.flower.sessions import SessionSettings

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from fedunlearn.errors import InputError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import open_own_federation
 from fedunlearn.flower.remembering_strategy import RememberingStrategy

@@ -15,7 +15,8 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedunlearn.errors import FederationError, ForgetSetError, InputError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.model_arrays import ModelArrays
 from fedunlearn.flower.own_federation import OwnFederation
 from fedunlearn.flower.removal_result import Outcome, RemovalResult

@@ -14,7 +14,8 @@ from fedunlearn.flower.records import (
     tensors_from_record,
     tensors_to_record,
 )
-from fedunlearn.node.node import TaskNode, safe_message
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.safe_message import safe_message
 from fedunlearn.questions.wire import decode_question, encode_answer
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.data.sources import Split
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.site import site_of
 from fedunlearn.networks import build_model

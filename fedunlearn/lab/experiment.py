@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from fedunlearn.evaluation.metrics import Parts
-from fedunlearn.federation.federation import Recordable
+from fedunlearn.federation.trained_model import Recordable
 from fedunlearn.lab.forgetting import resolve_requests, split_parts
 from fedunlearn.lab.scenario_task import ScenarioTask, scenario_task
 from fedunlearn.networks import build_model

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 from fedunlearn.errors import FederationError
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel, TrainingObserver
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel, TrainingObserver
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.measuring import Measuring

@@ -10,13 +10,8 @@ from torch import Tensor
 
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.federation.accounting import Cost
-from fedunlearn.federation.federation import (
-    Federation,
-    Recordable,
-    Recorded,
-    TrainedModel,
-    TrainingObserver,
-)
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel, TrainingObserver
 from fedunlearn.federation.training import OnRound
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.parameters import initial_weights, require_finite

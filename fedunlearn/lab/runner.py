@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.simulation import TransportName, simulate
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.measuring import Measuring

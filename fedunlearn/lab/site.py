@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.removal import train
 from fedunlearn.operator.site import Site

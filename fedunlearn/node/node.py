@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Protocol
@@ -13,41 +12,24 @@ from torch import Tensor, nn
 from fedunlearn.commitments import Commitments
 from fedunlearn.errors import (
     EmptyNodeError,
-    FedunlearnError,
     ForgetSetError,
-    OwnCodeError,
     TaskError,
 )
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, build_model
 from fedunlearn.node.checks import read_examples, require_same_reads, require_usable
 from fedunlearn.node.enrolment import Enrolment
+from fedunlearn.node.sums import ExampleSums
 from fedunlearn.node.tombstones import Tombstones
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.kinds import (
-    Evaluations,
-    Gradient,
-    GroupGradients,
-    Products,
-    Statistics,
-    Summaries,
-)
-from fedunlearn.questions.question import Answer, Question, Sample
-from fedunlearn.questions.subspace_summary import pack
-from fedunlearn.risk.causes import owned
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.risk.examples import Examples, Form, TensorExamples, as_examples
 from fedunlearn.risk.local_rules import LocalPlan, LocalRule
 from fedunlearn.risk.local_training import ORDINARY, train_locally
-from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
-from fedunlearn.risk.products import Curvature
-from fedunlearn.risk.statistics import batches, statistics
 from fedunlearn.risk.task import HoldsOut, Task
 
 MEMORY = 256 * 2**20
-PRODUCTS_AT_ONCE = 8
-
-log = logging.getLogger(__name__)
 
 
 class Records(Protocol):
@@ -61,9 +43,6 @@ class Records(Protocol):
     def commitments(self, records: Iterable[bytes], /) -> Commitments | None:
         """Return the commitments to records, in the order of the data; None without any."""
         ...
-
-
-_CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
 
 class TaskNode:
@@ -95,7 +74,7 @@ class TaskNode:
         self.number = number
         self.memory = memory
         self.records = records
-        self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
+        self._sums = ExampleSums(self)
         self._usable = False
         self._sent = sent
         self._state = ModelState()
@@ -152,7 +131,7 @@ class TaskNode:
         """Load what travels of the model beside its weights, unless it has been loaded."""
         if state == self._state:
             return
-        self._curvature = None  # its graphs hold the tensors that are written to
+        self._sums.release()  # its graphs hold the tensors that are written to
         _ = self._network
         if not self._state.keys() <= state.keys():
             del self.model  # back to what was built
@@ -212,7 +191,7 @@ class TaskNode:
             raise TaskError(
                 "keeps no list of removed examples; give it a folder (records in its node config)"
             )
-        self._curvature = None
+        self._sums.release()
         places = self.places_of(forget)
         if forget.of_whole_nodes:
             if self.number in forget.nodes:
@@ -243,13 +222,9 @@ class TaskNode:
         for part in question.parts:
             if not len(indices[part]):
                 continue
-            match question.ask:
-                case Statistics():
-                    values[part] = self._statistics(question, question.ask, indices[part])
-                case GroupGradients() | Summaries():
-                    labels[part], values[part] = self._by_group(question, part, indices[part])
-                case _:
-                    values[part] = self._estimate(question, part, indices[part])
+            values[part], groups = self._sums.of_part(question, part, indices[part])
+            if groups is not None:
+                labels[part] = groups
         return Answer(
             node=self.number,
             job=question.job,
@@ -258,7 +233,7 @@ class TaskNode:
             vectors_digest=question.vectors_digest,
             counts={part: len(chosen) for part, chosen in indices.items()},
             values=values,
-            labels=labels if question.in_groups else {},
+            labels=labels,
         )
 
     def train(
@@ -285,7 +260,7 @@ class TaskNode:
             weights that came in.
         """
         self._require_present()
-        self._curvature = None  # its memory is better spent on training
+        self._sums.release()  # its memory is better spent on training
         chosen = self._staying(torch.arange(len(self.examples)))
         if without is not None:
             chosen = self._indices(without, part)
@@ -305,7 +280,7 @@ class TaskNode:
         """Refuse where the node has left; forget what was kept of examples that were removed."""
         if self.records is not None:
             if self.records.tombstones.refresh():
-                self._curvature = None
+                self._sums.release()
             self.records.tombstones.require_present()
 
     def _staying(self, indices: Tensor) -> Tensor:
@@ -334,131 +309,3 @@ class TaskNode:
                 "none; name nodes or records, or say which key is the label"
             )
         return labels
-
-    def _group_targets(self) -> Tensor:
-        if isinstance(self.examples, TensorExamples):
-            return self.examples.targets
-        labels = self.examples.labels
-        return torch.zeros(len(self.examples), 0) if labels is None else labels
-
-    def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
-        """Sum over a part's examples, or scale up the sum over a sample of them."""
-        if question.sample is None:
-            return self._values(question, part, indices)
-        drawn = question.sample.draw(indices, self.number, part)
-        return self._values(question, part, drawn) * (len(indices) / len(drawn))
-
-    def _values(self, question: Question, part: Part, indices: Tensor) -> Tensor:
-        if isinstance(question.ask, Products):
-            return self._curvature_of(question, question.ask, part, indices).products(
-                question.vectors
-            )
-        risk = self._risk(question, indices)
-        if isinstance(question.ask, Gradient):
-            return risk.gradient(question.point)
-        points = [question.point, *(question.point + step for step in question.vectors)]
-        if isinstance(question.ask, Evaluations):
-            own = torch.stack([risk.evaluation(point) for point in points])
-            return torch.stack([own, self._on_held_out(question, part, points)])
-        return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
-
-    def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
-        """Answer what normalisation layers see of batches of a part's examples."""
-        self._curvature = None  # its graphs hold the buffers that are written to
-        places = batches(indices, ask.batch_size, [ask.seed, self.number])
-        # A batch of one has no variance: where a node has but one example, it counts as two.
-        inputs = (
-            (len(some), self.examples.batch(some if len(some) > 1 else some.repeat(2))[0])
-            for some in places
-        )
-        return statistics(self.model, question.point, question.carried, inputs, ask.seed)
-
-    def _on_held_out(self, question: Question, part: Part, points: list[Tensor]) -> Tensor:
-        """Evaluate models (m,) on what is held out and belongs to a part: (m, 4)."""
-        nothing = torch.zeros(len(points), 4, dtype=torch.float64)
-        if self.held_out is None:
-            return nothing
-        held_out = self.held_out
-        gone = torch.zeros(len(held_out), dtype=torch.bool)
-        labels = held_out.labels if question.forget.everywhere else None
-        if labels is not None:
-            gone = torch.isin(labels, labels.new_tensor(sorted(question.forget.everywhere)))
-        chosen = torch.nonzero(gone if part is Part.FORGET else ~gone)[:, 0]
-        if not len(chosen):
-            return nothing
-        risk = EmpiricalRisk(self.model, self.task.loss, held_out.at(chosen))
-        return torch.stack([risk.evaluation(point) for point in points])
-
-    def _by_group(
-        self, question: Question, part: Part, indices: Tensor
-    ) -> tuple[tuple[int, ...], Tensor]:
-        """Answer for each group of a part's examples; returns labels and rows."""
-        ask = question.ask
-        assert isinstance(ask, GroupGradients | Summaries)
-        groups = split_by_label(self._group_targets(), indices) if ask.by_label else {}
-        chosen = list(groups.values()) or [indices]
-        labels = tuple(groups)
-        if isinstance(ask, Summaries):
-            rows = [self._summary(question, ask.curvature, part, group) for group in chosen]
-            return labels, torch.stack(rows)
-        gradients = [self._risk(question, group).gradient(question.point) for group in chosen]
-        if ask.signs is None:
-            return labels, torch.stack(gradients)
-        signs = ask.signs.draw(self.number, labels, question.point.dtype)
-        return labels, signs @ torch.stack(gradients)
-
-    def _summary(self, question: Question, kind: Curvature, part: Part, indices: Tensor) -> Tensor:
-        """Summarise the gradient of all examples of a group, and the curvature of the sample."""
-        basis = question.vectors
-        gradient = self._risk(question, indices).gradient(question.point)
-        drawn = indices
-        if question.sample is not None:
-            drawn = question.sample.draw(indices, self.number, part)
-        risk = self._risk(question, drawn)
-        curvature = risk.curvature(question.point, kind, budget=self.memory)
-        scale = len(indices) / len(drawn)
-        # A few products at a time: the memory of Q is enough.
-        images = [curvature.products(some) @ basis.T for some in basis.split(PRODUCTS_AT_ONCE)]
-        return pack(len(indices), gradient, basis @ gradient, torch.cat(images) * scale)
-
-    def _curvature_of(
-        self, question: Question, ask: Products, part: Part, indices: Tensor
-    ) -> RiskCurvature:
-        """Return the curvature that a basis is built from, kept from one product to the next."""
-        key = (question.model_digest, question.forget, part, ask.curvature, question.sample)
-        if self._curvature is None or self._curvature[0] != key:
-            self._curvature = None  # frees the old before the new takes its place
-            risk = self._risk(question, indices)
-            kept = risk.curvature(question.point, ask.curvature, budget=self.memory)
-            self._curvature = (key, kept)
-        return self._curvature[1]
-
-    def _risk(self, question: Question, indices: Tensor) -> EmpiricalRisk:
-        risk = EmpiricalRisk(self.model, self.task.loss, self._take(indices))
-        if question.point.shape != (risk.layout.dimension,):
-            raise TaskError(
-                f"model: has {risk.layout.dimension} trainable parameters, the question's point "
-                f"{question.point.numel()}; server and nodes need the same Task"
-            )
-        return risk
-
-
-def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:
-    """Split examples by their label, ascending; empty where targets (n, ...) are not labels."""
-    if targets.ndim != 1 or targets.is_floating_point() or int(targets.min()) < 0:
-        return {}
-    own = targets[indices]
-    return {int(label): indices[own == label] for label in own.unique()}
-
-
-def safe_message(error: Exception) -> str:
-    """Return what of an error may leave a node: our own messages whole, of others the type only.
-
-    The text of what the Task's own code raised stays here, in the log.
-    """
-    raised = error.__cause__ if isinstance(error, OwnCodeError) else error
-    if raised is not None and not isinstance(raised, FedunlearnError):
-        log.error("the task's own code raised", exc_info=raised)
-    if isinstance(error, FedunlearnError):
-        return str(error)
-    return f"{owned(error)}; see the node's log"

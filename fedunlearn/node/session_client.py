@@ -12,7 +12,7 @@ import torch
 from fedunlearn.addresses import proxy_option
 from fedunlearn.errors import FederationError, NodeLostError, UnreachableError
 from fedunlearn.model_state import ModelState
-from fedunlearn.node.node import safe_message
+from fedunlearn.node.safe_message import safe_message
 from fedunlearn.questions.chunks import (
     STATE,
     Assembly,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from fedunlearn.errors import InputError, VerificationError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import Known, OpenOwn
 from fedunlearn.flower.own_federation import OwnFederation

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedunlearn.errors import FedunlearnError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.flower.own_apps import OpenOwn, removal_app, training_app
 from fedunlearn.flower.own_federation import OwnFederation

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from fedunlearn.errors import FederationError, JobError, StoppedError, VerificationError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import GivesState
 from fedunlearn.model_state import ModelState
 from fedunlearn.named_errors import by_name, errors_by_name

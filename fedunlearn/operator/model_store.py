@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import InputError, NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
-from fedunlearn.federation.federation import Recordable, Recorded, TrainedModel
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel
 from fedunlearn.files import flush_folder, replacing, write_whole
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, fixed_tensors

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.names import Names
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.requests.deletion import Scope, ScopeKind

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fedunlearn.commitments import Commitment
 from fedunlearn.errors import LeaseLostError, StoreError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.files import write_whole
 from fedunlearn.operator.federation_remover import FederationRemover
 from fedunlearn.operator.site import Site

@@ -13,7 +13,8 @@ from typing import NoReturn
 from torch import Tensor
 
 from fedunlearn.errors import NotRecordedError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import LocalResult
 
 

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import TaskError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Signs

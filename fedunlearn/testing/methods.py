@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import InputError
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.settings import TrainingSettings

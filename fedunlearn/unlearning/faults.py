@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from fedunlearn.errors import FederationError
-from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
+from fedunlearn.federation.federation import Federation, OnFault
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod

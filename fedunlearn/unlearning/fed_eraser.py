@@ -19,7 +19,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.history import PastRound, RoundHistory

@@ -27,7 +27,8 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import LocalResult, OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.risk.local_rules import UnlearningCrossEntropy

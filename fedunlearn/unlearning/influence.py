@@ -29,8 +29,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.unlearning.unfinished_training import Undone, measure_undone

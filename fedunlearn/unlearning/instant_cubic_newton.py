@@ -31,7 +31,8 @@ import torch
 from typing_extensions import override
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
-from fedunlearn.federation.federation import Federation, Recordable, Recorded, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part

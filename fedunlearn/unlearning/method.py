@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fedunlearn.errors import InputError
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.scenario.loading import first_complaint

@@ -17,7 +17,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.local_rules import FisherDescent, LocalRule
 from fedunlearn.settings import Positive, Settings

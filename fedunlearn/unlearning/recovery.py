@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.settings import Settings

@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.settings import Settings, Share
 from fedunlearn.unlearning.continued_training import (

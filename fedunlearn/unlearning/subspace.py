@@ -23,7 +23,8 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.federation.federation import Federation, Recordable, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.question import Sample

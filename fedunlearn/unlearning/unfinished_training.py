@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.vectors import dot, norm
 
 # Of the share n_f/n of what training left undone, the part that the step follows.

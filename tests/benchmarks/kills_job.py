@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.federation.transport.session import SessionTransport

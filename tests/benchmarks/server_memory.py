@@ -43,7 +43,8 @@ def server_memory() -> dict[str, object]:
 def main() -> None:
     """Take the step and print the peak of this process in MiB."""
     from fedunlearn.federation.accounting import MeterStack
-    from fedunlearn.federation.federation import Federation, TrainedModel
+    from fedunlearn.federation.federation import Federation
+    from fedunlearn.federation.trained_model import TrainedModel
     from fedunlearn.federation.transport.inline import InlineTransport
     from fedunlearn.questions.forget import ForgetSet, Part
     from fedunlearn.questions.kinds import Gradient, Products

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.federation.transport.base import Transport
 from fedunlearn.federation.transport.inline import InlineTransport

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedunlearn.federation.federation import TrainedModel
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Claim, Unlearned

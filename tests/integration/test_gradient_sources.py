@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part

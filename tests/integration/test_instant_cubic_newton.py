@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, NotRecordedError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import GroupGradients, Losses, Products, Summaries
 from fedunlearn.recording.recording import Group, Recording

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnRound
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import initial_weights, load

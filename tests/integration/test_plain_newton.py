@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.solvers.solution import Status
 from fedunlearn.unlearning.method import Unlearned

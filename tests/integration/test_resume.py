@@ -11,8 +11,9 @@ import torch
 
 from fedunlearn.errors import JobError
 from fedunlearn.federation.accounting import MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.journal import Journal
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.inline import InlineTransport
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation

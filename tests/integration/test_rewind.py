@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedunlearn.evaluation.metrics import js_divergence
 from fedunlearn.federation.accounting import Meter
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation

@@ -25,8 +25,9 @@ from fedunlearn.errors import (
 )
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.cohort import Cohort
-from fedunlearn.federation.federation import Federation, OnFault, TrainedModel
+from fedunlearn.federation.federation import Federation, OnFault
 from fedunlearn.federation.objective import FederatedObjective
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.transport.session import SessionTransport
 from fedunlearn.federation.transport.session_server import Endpoint, SessionServer
 from fedunlearn.node.node import TaskNode

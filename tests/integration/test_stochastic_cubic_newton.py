@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Gradient, Products
 from fedunlearn.questions.question import Sample

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fedunlearn.commitments import Commitments
 from fedunlearn.errors import FederationError, MissingAnswerError, NodeLeftError, TaskError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.client_app import make_client_app
 from fedunlearn.flower.server_app import open_federation
 from fedunlearn.flower.simulation import simulate

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import NotRecordedError, TaskError
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import OnLocal, OnRound, Trainer, TrainingPlan
 from fedunlearn.flower.simulation import simulate
 from fedunlearn.parameters import ParameterLayout, initial_weights, load

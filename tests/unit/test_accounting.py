@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fedunlearn.errors import NotRecordedError
 from fedunlearn.federation.accounting import Cost, Meter, MeterStack
-from fedunlearn.federation.federation import Federation, TrainedModel
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.settings import TrainingSettings
 from tests.federations import TRANSPORTS, TinyTask, weights_of

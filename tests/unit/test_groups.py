@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError, TaskError
-from fedunlearn.federation.federation import TrainedModel
-from fedunlearn.node.node import TaskNode, split_by_label
+from fedunlearn.federation.trained_model import TrainedModel
+from fedunlearn.node.node import TaskNode
+from fedunlearn.node.sums import split_by_label
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import (
     Ask,

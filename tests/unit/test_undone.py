@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.federation.federation import TrainedModel
+from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.unfinished_training import COMPLETED, Undone, measure_undone
 from tests.laws import laws

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.transport.base import node_failure
 from fedunlearn.federation.transport.payload import tensors_bytes, values_bytes
-from fedunlearn.node.node import safe_message
+from fedunlearn.node.safe_message import safe_message
 from fedunlearn.questions.question import Answer, Node, Question
 from fedunlearn.questions.wire import encode_answer, encode_question
 

@@ -1,0 +1,154 @@
+"""The rounds of one job: a question to a pinned cohort, and the sums of all its answers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from fedunlearn.errors import MissingAnswerError
+from fedunlearn.federation.accounting import MeterStack
+from fedunlearn.federation.cohort import Cohort
+from fedunlearn.federation.journal import JobJournal, KeptRound, Spent
+from fedunlearn.federation.transport.base import Transport
+from fedunlearn.model_state import ModelState
+from fedunlearn.parameters import require_finite
+from fedunlearn.progress import Progress
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Ask
+from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.vectors import accumulate
+
+
+class FederatedRounds:
+    """Asks a pinned cohort, round after round; an answer that is missing ends the job."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        nodes: tuple[int, ...],
+        forget: ForgetSet,
+        *,
+        meters: MeterStack,
+        progress: Progress,
+        deadline_s: float,
+        journal: JobJournal | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Open a job without asking anything yet.
+
+        Args:
+            transport: Carries the rounds.
+            nodes: The cohort.
+            forget: What leaves.
+            meters: Count the client compute.
+            progress: Receives every round.
+            deadline_s: The longest time of a round, in seconds.
+            journal: Stores the sums of finished rounds, and has those of a run that was killed.
+            state: Tensors of the model beside its trainable weights that nodes load, by their
+                names in ``state_dict``.
+        """
+        self.job = uuid.uuid4().hex
+        self.cohort = Cohort(nodes)
+        self.forget = forget
+        self.state = ModelState.of(state or {})
+        self.rounds = 0
+        self._transport = transport
+        self._meters = meters
+        self._progress = progress
+        self._deadline_s = deadline_s
+        self._journal = journal
+
+    def ask(
+        self,
+        point: Tensor,
+        ask: Ask,
+        parts: tuple[Part, ...],
+        vectors: Tensor | None = None,
+        sample: Sample | None = None,
+    ) -> dict[Part, Tensor]:
+        """Run one round and sum the answers as they come, in float64.
+
+        Sums of float32 answers in float64 hardly depend on the order in which the answers come.
+
+        Returns:
+            The sum over all nodes for each part, float64.
+        """
+        question = self.question(point, ask, parts, vectors, sample)
+        if self._journal is not None:
+            done = self._journal.find(question, self.cohort.nodes)
+            if done is not None:
+                self.rounds += 1
+                self.cohort.restore(done.counts)
+                done.spent.count(self._meters)
+                self._progress.advance()
+                return dict(done.sums)
+        sums: dict[Part, Tensor] = {}
+        with self._meters.measure() as meter:
+            for answer in self.answers(question):
+                _add(answer, sums)
+                del answer  # before the next one comes
+        if self._journal is not None:
+            done = KeptRound(sums, self.cohort.counts, Spent.of(meter))
+            self._journal.keep(question, self.cohort.nodes, done)
+        return sums
+
+    def question(
+        self,
+        point: Tensor,
+        ask: Ask,
+        parts: tuple[Part, ...],
+        vectors: Tensor | None = None,
+        sample: Sample | None = None,
+    ) -> Question:
+        """Put the next round's question together."""
+        require_finite(point, "the model's weights")
+        return Question(
+            job=self.job,
+            round=self.rounds,
+            forget=self.forget,
+            parts=parts,
+            point=point,
+            ask=ask,
+            vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
+            sample=sample,
+            state=self.state,
+        )
+
+    def answers(self, question: Question) -> Iterator[Answer]:
+        """Run one round.
+
+        Yields:
+            Answers as they come, checked.
+
+        Raises:
+            MissingAnswerError: A node did not answer in time.
+        """
+        parts = question.parts
+        nodes = self.cohort.nodes if len(parts) > 1 else self.cohort.holders(parts[0])
+        self.rounds += 1
+        missing = set(nodes)
+        examples = 0
+        for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
+            self.cohort.admit(question, answer)
+            missing.discard(answer.node)
+            examples += sum(answer.counts[part] for part in answer.values)
+            yield answer
+            del answer  # before the next one comes
+        if missing:
+            raise MissingAnswerError(
+                f"round {question.round}: no answer within {self._deadline_s:g} s from node "
+                + ", ".join(str(node) for node in sorted(missing)),
+                nodes=sorted(missing),
+            )
+        self._meters.count_compute(question.cost * examples)
+        self._progress.advance()
+
+
+def _add(answer: Answer, sums: dict[Part, Tensor]) -> None:
+    for part, values in answer.values.items():
+        if part not in sums:
+            sums[part] = torch.zeros(values.shape, dtype=torch.float64)
+        accumulate(sums[part], values)

@@ -1,0 +1,207 @@
+"""The sums that answer a question, over some of a node's examples."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedunlearn.errors import TaskError
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import (
+    Evaluations,
+    Gradient,
+    GroupGradients,
+    Products,
+    Statistics,
+    Summaries,
+)
+from fedunlearn.questions.question import Question, Sample
+from fedunlearn.questions.subspace_summary import pack
+from fedunlearn.risk.examples import Examples, TensorExamples
+from fedunlearn.risk.objective import EmpiricalRisk, RiskCurvature
+from fedunlearn.risk.products import Curvature
+from fedunlearn.risk.statistics import batches, statistics
+from fedunlearn.risk.task import Task
+
+PRODUCTS_AT_ONCE = 8
+
+_CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
+
+
+class OfNode(Protocol):
+    """What the sums are taken of."""
+
+    task: Task
+    number: int
+    memory: int
+
+    @property
+    def model(self) -> nn.Module:
+        """A workspace whose weights do not matter."""
+        ...
+
+    @property
+    def examples(self) -> Examples:
+        """The node's examples, removed ones included."""
+        ...
+
+    @property
+    def held_out(self) -> Examples | None:
+        """What the node evaluates on and does not train on."""
+        ...
+
+
+class ExampleSums:
+    """Computes sums over examples of one node, and keeps a basis's curvature between products."""
+
+    def __init__(self, node: OfNode) -> None:
+        """Take sums over the examples of a node."""
+        self._node = node
+        self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
+
+    def release(self) -> None:
+        """Free the curvature that is kept between products, and all graphs with it."""
+        self._curvature = None
+
+    def of_part(
+        self, question: Question, part: Part, indices: Tensor
+    ) -> tuple[Tensor, tuple[int, ...] | None]:
+        """Answer for one part.
+
+        Args:
+            question: The question.
+            part: Retained or forgotten examples.
+            indices: The places (m,) of the part's examples, at least one.
+
+        Returns:
+            The values, and the labels of their groups; None where the question has no groups.
+        """
+        match question.ask:
+            case Statistics():
+                return self._statistics(question, question.ask, indices), None
+            case GroupGradients() | Summaries():
+                labels, rows = self._by_group(question, part, indices)
+                return rows, labels if question.in_groups else None
+            case _:
+                return self._estimate(question, part, indices), None
+
+    def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
+        """Sum over a part's examples, or scale up the sum over a sample of them."""
+        if question.sample is None:
+            return self._values(question, part, indices)
+        drawn = question.sample.draw(indices, self._node.number, part)
+        return self._values(question, part, drawn) * (len(indices) / len(drawn))
+
+    def _values(self, question: Question, part: Part, indices: Tensor) -> Tensor:
+        if isinstance(question.ask, Products):
+            return self._curvature_of(question, question.ask, part, indices).products(
+                question.vectors
+            )
+        risk = self._risk(question, indices)
+        if isinstance(question.ask, Gradient):
+            return risk.gradient(question.point)
+        points = [question.point, *(question.point + step for step in question.vectors)]
+        if isinstance(question.ask, Evaluations):
+            own = torch.stack([risk.evaluation(point) for point in points])
+            return torch.stack([own, self._on_held_out(question, part, points)])
+        return torch.tensor([risk.value(w) for w in points], dtype=torch.float64)
+
+    def _statistics(self, question: Question, ask: Statistics, indices: Tensor) -> Tensor:
+        """Answer what normalisation layers see of batches of a part's examples."""
+        self._curvature = None  # its graphs hold the buffers that are written to
+        places = batches(indices, ask.batch_size, [ask.seed, self._node.number])
+        # A batch of one has no variance: where a node has but one example, it counts as two.
+        inputs = (
+            (len(some), self._node.examples.batch(some if len(some) > 1 else some.repeat(2))[0])
+            for some in places
+        )
+        return statistics(self._node.model, question.point, question.carried, inputs, ask.seed)
+
+    def _on_held_out(self, question: Question, part: Part, points: list[Tensor]) -> Tensor:
+        """Evaluate models (m,) on what is held out and belongs to a part: (m, 4)."""
+        nothing = torch.zeros(len(points), 4, dtype=torch.float64)
+        if self._node.held_out is None:
+            return nothing
+        held_out = self._node.held_out
+        gone = torch.zeros(len(held_out), dtype=torch.bool)
+        labels = held_out.labels if question.forget.everywhere else None
+        if labels is not None:
+            gone = torch.isin(labels, labels.new_tensor(sorted(question.forget.everywhere)))
+        chosen = torch.nonzero(gone if part is Part.FORGET else ~gone)[:, 0]
+        if not len(chosen):
+            return nothing
+        risk = EmpiricalRisk(self._node.model, self._node.task.loss, held_out.at(chosen))
+        return torch.stack([risk.evaluation(point) for point in points])
+
+    def _by_group(
+        self, question: Question, part: Part, indices: Tensor
+    ) -> tuple[tuple[int, ...], Tensor]:
+        """Answer for each group of a part's examples; returns labels and rows."""
+        ask = question.ask
+        assert isinstance(ask, GroupGradients | Summaries)
+        groups = split_by_label(self._group_targets(), indices) if ask.by_label else {}
+        chosen = list(groups.values()) or [indices]
+        labels = tuple(groups)
+        if isinstance(ask, Summaries):
+            rows = [self._summary(question, ask.curvature, part, group) for group in chosen]
+            return labels, torch.stack(rows)
+        gradients = [self._risk(question, group).gradient(question.point) for group in chosen]
+        if ask.signs is None:
+            return labels, torch.stack(gradients)
+        signs = ask.signs.draw(self._node.number, labels, question.point.dtype)
+        return labels, signs @ torch.stack(gradients)
+
+    def _summary(self, question: Question, kind: Curvature, part: Part, indices: Tensor) -> Tensor:
+        """Summarise the gradient of all examples of a group, and the curvature of the sample."""
+        basis = question.vectors
+        gradient = self._risk(question, indices).gradient(question.point)
+        drawn = indices
+        if question.sample is not None:
+            drawn = question.sample.draw(indices, self._node.number, part)
+        risk = self._risk(question, drawn)
+        curvature = risk.curvature(question.point, kind, budget=self._node.memory)
+        scale = len(indices) / len(drawn)
+        # A few products at a time: the memory of Q is enough.
+        images = [curvature.products(some) @ basis.T for some in basis.split(PRODUCTS_AT_ONCE)]
+        return pack(len(indices), gradient, basis @ gradient, torch.cat(images) * scale)
+
+    def _curvature_of(
+        self, question: Question, ask: Products, part: Part, indices: Tensor
+    ) -> RiskCurvature:
+        """Return the curvature that a basis is built from, kept from one product to the next."""
+        key = (question.model_digest, question.forget, part, ask.curvature, question.sample)
+        if self._curvature is None or self._curvature[0] != key:
+            self._curvature = None  # frees the old before the new takes its place
+            risk = self._risk(question, indices)
+            kept = risk.curvature(question.point, ask.curvature, budget=self._node.memory)
+            self._curvature = (key, kept)
+        return self._curvature[1]
+
+    def _risk(self, question: Question, indices: Tensor) -> EmpiricalRisk:
+        risk = EmpiricalRisk(self._node.model, self._node.task.loss, self._taken(indices))
+        if question.point.shape != (risk.layout.dimension,):
+            raise TaskError(
+                f"model: has {risk.layout.dimension} trainable parameters, the question's point "
+                f"{question.point.numel()}; server and nodes need the same Task"
+            )
+        return risk
+
+    def _group_targets(self) -> Tensor:
+        if isinstance(self._node.examples, TensorExamples):
+            return self._node.examples.targets
+        labels = self._node.examples.labels
+        return torch.zeros(len(self._node.examples), 0) if labels is None else labels
+
+    def _taken(self, indices: Tensor) -> Examples:
+        examples = self._node.examples
+        return examples if len(indices) == len(examples) else examples.at(indices)
+
+
+def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:
+    """Split examples by their label, ascending; empty where targets (n, ...) are not labels."""
+    if targets.ndim != 1 or targets.is_floating_point() or int(targets.min()) < 0:
+        return {}
+    own = targets[indices]
+    return {int(label): indices[own == label] for label in own.unique()}
