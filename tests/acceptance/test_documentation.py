@@ -227,3 +227,24 @@ def test_the_status_codes_of_the_protobuf_page_are_those_of_the_service() -> Non
     assert shown == {str(reason): code.name for reason, code in CODES.items()}
     for proto in ("deletion", "session"):
         assert f'--8<-- "protos/fedunlearn/rpc/v1/{proto}.proto"' in page
+
+
+def test_the_layers_of_the_architecture_page_are_those_that_are_checked() -> None:
+    page = (DOCS / "concepts" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Layers")[1].split("Further rules")[0]
+    shown = [
+        name
+        for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", cell)
+    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (
+        one["layers"] for one in project["tool"]["importlinter"]["contracts"] if "layers" in one
+    )
+    level = {
+        name.removeprefix("fedunlearn."): height
+        for height, layer in enumerate(layers)
+        for name in layer.split(" | ")
+    }
+    assert set(shown) == set(level)
+    assert [level[name] for name in shown] == sorted(level.values())
