@@ -11,6 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedunlearn.data.scenario_data import ScenarioData as ScenarioData
     from fedunlearn.federation.federation import Federation as Federation
     from fedunlearn.federation.trained_model import TrainedModel as TrainedModel
     from fedunlearn.federation.training import TrainingPlan as TrainingPlan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fedunlearn.recording.storage import open_recording as open_recording
     from fedunlearn.recording.storage import save_recording as save_recording
     from fedunlearn.risk.task import Task as Task
+    from fedunlearn.scenario.data import DataSettings as DataSettings
     from fedunlearn.settings import TrainingSettings as TrainingSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
     from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CubicNewton": "unlearning.cubic_newton",
     "CubicNewtonSettings": "unlearning.cubic_newton",
+    "DataSettings": "scenario.data",
     "FedEraser": "unlearning.fed_eraser",
     "FedEraserSettings": "unlearning.fed_eraser",
     "FedOsd": "unlearning.fed_osd",
@@ -93,6 +96,7 @@ _HOME = {
     "RetrainSettings": "unlearning.retrain",
     "Rewind": "unlearning.rewind",
     "RewindSettings": "unlearning.rewind",
+    "ScenarioData": "data.scenario_data",
     "Scrub": "unlearning.scrub",
     "ScrubSettings": "unlearning.scrub",
     "StochasticCubicNewton": "unlearning.stochastic_cubic_newton",

@@ -166,3 +166,9 @@ def listed(one: str, names: Iterable[str]) -> str:
     found = list(names)
     several = "classes" if one == "class" else f"{one}s"
     return f"{one if len(found) == 1 else several} {', '.join(found)}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like one that is unknown."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedunlearn.data.class_labels import classes, label_column
 from fedunlearn.data.draw import Indices
+from fedunlearn.data.scenario_data import ScenarioData
 from fedunlearn.data.table import Table, listed
-from fedunlearn.data.tabular import Source, held_out, limited, natural_groups, texts
+from fedunlearn.data.tabular import held_out, limited, natural_groups, texts
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
@@ -30,7 +31,7 @@ GREY_MODES = {"1", "L"}
 COLOUR_MODES = {"P", "RGB", "RGBA", "LA", "CMYK", "YCbCr"}
 
 
-def read_dataset(settings: DataSettings) -> Source:
+def read_dataset(settings: DataSettings) -> ScenarioData:
     """Read the splits ``train`` and ``test`` of a data set; without the latter, a part is held out.
 
     Args:
@@ -65,7 +66,7 @@ def read_dataset(settings: DataSettings) -> Source:
     else:
         inputs = texts(_table(chosen, settings.text), label, settings)
     count = len(train)
-    return Source(
+    return ScenarioData(
         (inputs[:count], targets[train]),
         (inputs[count:], targets[test]),
         labels,

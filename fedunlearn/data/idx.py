@@ -12,12 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedunlearn.data.scenario_data import Examples, ScenarioData
 from fedunlearn.errors import ScenarioError
-
-Examples = tuple[Tensor, Tensor]
+from fedunlearn.scenario.data import DataSettings
 
 UINT8 = 0x08
 GZIP = b"\x1f\x8b"
+
+
+def read_images(settings: DataSettings) -> ScenarioData:
+    """Read the images of a scenario, whose classes are named by their numbers."""
+    assert settings.path is not None  # the settings require it
+    train, test = read_idx(settings.path)
+    return ScenarioData(train, test)
 
 
 def read_idx(folder: Path) -> tuple[Examples, Examples]:

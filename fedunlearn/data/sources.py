@@ -1,4 +1,4 @@
-"""The data sets a scenario can name, as tensors with a fixed split for testing."""
+"""A scenario's data: a data set, its test examples, and which node holds which examples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from fedunlearn.data.backdoor import plant
-from fedunlearn.data.draw import Indices, at_most, hold_out
-from fedunlearn.data.huggingface import read_dataset
-from fedunlearn.data.idx import read_idx
+from fedunlearn.data.draw import Indices, at_most
 from fedunlearn.data.partition import dirichlet, iid, natural, pathological
-from fedunlearn.data.tabular import Source, read_examples
+from fedunlearn.data.scenario_data import read
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
@@ -64,34 +62,19 @@ def load_split(settings: DataSettings) -> Split:
     Raises:
         ScenarioError: Files are missing or not in the format, or cannot be spread so.
     """
-    source = _read(settings)
+    source = read(settings)
     train, groups = source.train, source.groups
     if settings.limit is not None and settings.limit < len(train[0]):
         chosen = torch.from_numpy(at_most(settings.limit, _one_group(train[0]), settings.seed))
         train = (train[0][chosen], train[1][chosen])
     nodes = tuple(_spread(train[1], groups, settings))
     names = source.nodes or Names.numbered("node", len(nodes))
-    return plant(Split(*train, *source.test, nodes, source.labels, names), settings)
-
-
-def _read(settings: DataSettings) -> Source:
-    if settings.name == "csv":
-        return read_examples(settings)
-    if settings.name == "huggingface":
-        return read_dataset(settings)
-    if settings.name == "digits":
-        train, test = _digits(settings.seed)
-    else:
-        assert settings.path is not None  # the settings require it
-        train, test = read_idx(settings.path)
-    # These data name their classes by numbers from 0 on, as they are stored.
-    count = int(torch.cat([train[1], test[1]]).max()) + 1
-    return Source(train, test, Names.numbered("class", count))
+    return plant(Split(*train, *source.test, nodes, source.class_names, names), settings)
 
 
 def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> list[Indices]:
     if settings.partition == "natural":
-        assert groups is not None  # the settings require a source with columns
+        assert groups is not None  # as was checked when it was read
         return natural(groups)
     count, nodes = len(targets), settings.nodes
     assert nodes is not None  # the settings have a default
@@ -153,16 +136,6 @@ def locate(path: Path, folder: Path) -> Path:
         f"data.path: {path} not found (looked at {', '.join(str(c) for c in candidates)}); "
         "correct it, or set FEDUNLEARN_DATA to the folder it is in"
     )
-
-
-def _digits(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    inputs = torch.tensor(bunch.images[:, None] / 16.0, dtype=torch.float32)
-    targets = torch.tensor(bunch.target, dtype=torch.int64)
-    train, test = map(torch.from_numpy, hold_out(_one_group(inputs), seed))
-    return (inputs[train], targets[train]), (inputs[test], targets[test])
 
 
 def _one_group(examples: Tensor) -> Indices:

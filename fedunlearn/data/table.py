@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedunlearn.errors import ScenarioError
-from fedunlearn.names import as_decimal
-from fedunlearn.scenario.loading import nearest
+from fedunlearn.names import as_decimal, nearest
 
 NAMED_IN_ERRORS = 20
 # What pandas calls a column without a name when it reads a file and writes it again.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,37 +10,17 @@ from fedunlearn.data.cells import require_no_marker
 from fedunlearn.data.class_labels import classes, label_column, numbered
 from fedunlearn.data.draw import Indices, at_most, hold_out
 from fedunlearn.data.features import features
+from fedunlearn.data.scenario_data import ScenarioData
 from fedunlearn.data.table import Table, read_table
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.tokens import joined, token_ids
 
-Examples = tuple[Tensor, Tensor]
-
 MIN_EXAMPLES = 2
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set as it was read, before it is spread over nodes.
-
-    Attributes:
-        train: Training inputs and targets.
-        test: Test inputs and targets.
-        labels: The names of the classes.
-        groups: Number of the node of each training example (n,) where the partition is natural.
-        nodes: The names of these nodes; None where the partition is another.
-    """
-
-    train: Examples
-    test: Examples
-    labels: Names
-    groups: Indices | None = None
-    nodes: Names | None = None
-
-
-def read_examples(settings: DataSettings) -> Source:
+def read_csv(settings: DataSettings) -> ScenarioData:
     """Read a csv; every group of a natural partition keeps examples to train on.
 
     Args:
@@ -70,7 +48,7 @@ def read_examples(settings: DataSettings) -> Source:
         values = features(table, names, settings.zero_is_missing, train, settings.words)
         inputs = torch.tensor(values, dtype=torch.float32)
     of_all = torch.from_numpy(targets)
-    return Source(
+    return ScenarioData(
         (inputs[train], of_all[train]),
         (inputs[test], of_all[test]),
         Names("class", labels),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedunlearn.names import nearest
 from fedunlearn.settings import (
     OneName,
     Positive,
@@ -16,6 +18,9 @@ from fedunlearn.settings import (
     Share,
 )
 
+# The group of entry points by which packages register data sets: functions of DataSettings.
+DATASETS = "fedunlearn.datasets"
+BUILT_IN = ("csv", "digits", "huggingface", "idx")
 DEFAULT_NODES = 10
 DEFAULT_CLASSES_PER_NODE = 2
 
@@ -61,7 +66,8 @@ class DataSettings(Settings):
     """Which examples there are and how they lie over the nodes.
 
     Attributes:
-        name: Where the examples come from.
+        name: The data set: digits, idx, csv, huggingface, or one of another package, which may use
+            any of the keys below.
         path: idx: a folder in MNIST's layout; csv: a .csv or .csv.gz; huggingface: a name on the
             hub, or a local folder.
         input: huggingface: the column of images.
@@ -80,7 +86,7 @@ class DataSettings(Settings):
         backdoor: What is planted in the data of some nodes, if anything.
     """
 
-    name: Literal["digits", "idx", "csv", "huggingface"] = "digits"
+    name: str = "digits"
     path: Path | None = Field(None, strict=False)
     input: str | None = None
     text: tuple[str, ...] = Field((), strict=False)
@@ -111,6 +117,18 @@ class DataSettings(Settings):
         return data
 
     @model_validator(mode="after")
+    def _name_is_installed(self) -> DataSettings:
+        """Refuse a data set that no installed package has; built-in names need no look-up."""
+        if self.name not in BUILT_IN:
+            known = sorted({*BUILT_IN, *(point.name for point in entry_points(group=DATASETS))})
+            if self.name not in known:
+                raise ValueError(
+                    f"name: data set {self.name!r} is unknown{nearest(self.name, known)}; "
+                    f"installed are {', '.join(known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _keys_of_the_source(self) -> DataSettings:
         given: dict[str, object] = {
             "path": self.path,
@@ -125,13 +143,14 @@ class DataSettings(Settings):
         for key, what in REQUIRED.get(self.name, {}).items():
             if not given[key]:
                 raise ValueError(f"{key}: is required for name = {self.name!r}; give {what}")
-        if self.partition == "natural" and self.name not in SOURCES_WITH["by"]:
+        built_in = self.name in BUILT_IN
+        if built_in and self.partition == "natural" and self.name not in SOURCES_WITH["by"]:
             raise ValueError(
                 "partition: 'natural' needs name = 'csv' or 'huggingface', where a column names "
                 "nodes"
             )
         for key, sources in SOURCES_WITH.items():
-            if given[key] and self.name not in sources:
+            if built_in and given[key] and self.name not in sources:
                 which = " or ".join(repr(name) for name in sources)
                 raise ValueError(f"{key}: is for name = {which}, not {self.name!r}; leave it out")
         if self.name == "huggingface" and bool(self.input) == bool(self.text):
@@ -147,7 +166,7 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _keys_of_the_partition(self) -> DataSettings:
-        if self.partition == "natural" and self.by is None:
+        if self.name in BUILT_IN and self.partition == "natural" and self.by is None:
             raise ValueError(
                 "by: is required for partition = 'natural'; give the column that names the node"
             )

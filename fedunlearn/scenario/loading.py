@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import nearest
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.toml import read_toml
 
@@ -120,12 +120,6 @@ def first_complaint(error: ValidationError, model: type[BaseModel]) -> str:
     wishes = list(dict.fromkeys(_wish(detail["msg"]) for detail in same))
     given = first["input"]
     return f"{key}: {' or '.join(wishes)}, not {given!r}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that is most like one that is unknown."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

@@ -1,4 +1,4 @@
-"""Conformance suites for extensions: methods, data and transports of other packages.
+"""Conformance suites for extensions: methods, data sets, data and transports of other packages.
 
 A suite is a class that pytest collects once it is subclassed in a test module, and whose laws an
 extension then inherits. It asserts plainly and does not need pytest itself.
@@ -13,12 +13,14 @@ Example::
 """
 
 from fedunlearn.testing.data import DataConformance, ExamplesConformance
+from fedunlearn.testing.datasets import DatasetConformance
 from fedunlearn.testing.federations import Points, in_process
 from fedunlearn.testing.methods import MethodConformance
 from fedunlearn.testing.transports import TransportConformance
 
 __all__ = [
     "DataConformance",
+    "DatasetConformance",
     "ExamplesConformance",
     "MethodConformance",
     "Points",

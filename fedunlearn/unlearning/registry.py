@@ -1,15 +1,17 @@
-"""Methods by name, ours and those of other packages, through entry points."""
+"""Methods by name, from this and other packages, through entry points."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from fedunlearn.errors import ScenarioError
-from fedunlearn.scenario.loading import first_complaint, nearest
+from fedunlearn.names import nearest
+from fedunlearn.scenario.loading import first_complaint
 from fedunlearn.unlearning.method import UnlearningMethod
 
 GROUP = "fedunlearn.methods"
@@ -38,7 +40,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     registered = settings.pop("method", name)
     for point in entry_points(group=GROUP):
         if point.name == registered:
-            method: type[UnlearningMethod[Any]] = point.load()
+            method = _loaded(point)
             break
     else:
         known = method_names()
@@ -53,3 +55,28 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
         raise ScenarioError(
             f"unlearning.{name}.{first_complaint(error, method.settings_type)}"
         ) from None
+
+
+def _loaded(point: EntryPoint) -> type[UnlearningMethod[Any]]:
+    """Import a method, which may be another package's, and check what is called of it."""
+    where = f"unlearning: method {point.name!r} ({point.value})"
+    try:
+        method = point.load()
+    except Exception as error:
+        raise ScenarioError(
+            f"{where} cannot be imported: {type(error).__name__}: {error}; reinstall its package, "
+            "or ask its maintainers for a version that fits this fedunlearn"
+        ) from error
+    if not (isinstance(method, type) and issubclass(method, UnlearningMethod)):
+        raise ScenarioError(f"{where} is no subclass of fedunlearn.UnlearningMethod")
+    missing = [
+        name
+        for name in inspect.signature(UnlearningMethod.unlearn).parameters
+        if name not in inspect.signature(method.unlearn).parameters
+    ]
+    if missing:
+        raise ScenarioError(
+            f"{where}: its unlearn() has no parameter {', '.join(missing)}; give it those of "
+            "fedunlearn.UnlearningMethod.unlearn"
+        )
+    return method

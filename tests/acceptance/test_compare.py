@@ -52,10 +52,10 @@ class Shrink(UnlearningMethod[ShrinkSettings]):
     settings_type = ShrinkSettings
     grid = {"share": (0.5, 0.9)}
 
-    def unlearn(self, trained, federation, forget, *, watch=None):
+    def unlearn(self, trained, federation, forget, *, on_round=None):
         weights = self.settings.share * trained.weights
-        if watch is not None:
-            watch(0, weights)
+        if on_round is not None:
+            on_round(0, weights)
         return Unlearned(weights, "done", Claim.EMPIRICAL)
 '''
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from fedunlearn.errors import ScenarioError
 from fedunlearn.lab.runner import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
+from fedunlearn.unlearning import registry
 from fedunlearn.unlearning.cubic_newton import CubicNewton
+from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.newton_pinv import NewtonPinv
-from fedunlearn.unlearning.registry import make_method, method_names
+from fedunlearn.unlearning.registry import GROUP, make_method, method_names
 from tests.tables import ROOT
 
 
@@ -85,3 +89,32 @@ def test_a_table_is_checked_though_its_method_does_not_run() -> None:
     loaded = LoadedScenario("x", ROOT, parse_scenario({"unlearning": tables}))
     with pytest.raises(ScenarioError, match=r"unlearning\.paper\.stepps: unknown key"):
         run_scenario(loaded, transport="inline", progress=Silent())
+
+
+class WithoutOnRound(FineTune):
+    """A method whose unlearn() has other parameters than those it is called with."""
+
+    def unlearn(self, trained, federation, forget):  # type: ignore[no-untyped-def,override]
+        return super().unlearn(trained, federation, forget)
+
+
+def no_method() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("no_such_package:Method", "cannot be imported: ModuleNotFoundError: No module named"),
+        (f"{__name__}:Missing", "cannot be imported: AttributeError"),
+        (f"{__name__}:no_method", "is no subclass of fedunlearn.UnlearningMethod"),
+        (f"{__name__}:WithoutOnRound", "its unlearn() has no parameter on_round"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_refused(
+    value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("theirs", value, GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(ScenarioError, match=re.escape("unlearning: method 'theirs'")) as raised:
+        make_method("theirs", {})
+    assert says in str(raised.value) and "\n" not in str(raised.value)
