@@ -97,7 +97,7 @@ def test_a_data_set_that_is_not_installed_is_named_with_the_nearest() -> None:
     with pytest.raises(ScenarioError) as raised:
         parse_scenario({}, ["data.name=digit"])
     assert str(raised.value).startswith(
-        "scenario: data.name: data set 'digit' is unknown (did you mean 'digits'?); installed are csv, "
+        "scenario: data.name: data set 'digit' is unknown (did you mean 'digits'?); installed are "
     )
 
 
