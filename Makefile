@@ -22,7 +22,7 @@ NEWER := flwr|certifi|uv
 FLOWER_TESTS := $(addprefix tests/,integration/test_engine.py integration/test_flower_sessions.py \
 	integration/test_training.py integration/test_transports.py acceptance/test_work.py)
 
-.PHONY: install demo test test-newest check fuzz lint bench deployment docs protos clean
+.PHONY: install demo test test-newest check fuzz lint bench deployment dist docs protos clean
 
 install: $(STAMP)
 
@@ -78,5 +78,9 @@ protos: install
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. \
 		protos/fedunlearn/rpc/v1/session.proto protos/fedunlearn/rpc/v1/deletion.proto
 
+# Wheel and sdist, built twice and compared; tried in an empty environment; with their SBOM.
+dist: install
+	$(BIN)/python -m tests.build_dist --out dist
+
 clean:
-	rm -rf $(VENV) out out-deployment site bench.json
+	rm -rf $(VENV) out out-deployment dist site bench.json
