@@ -134,7 +134,7 @@ def test_an_interrupted_job_goes_on_at_once(
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (StoreError("requests.db is busy for over 10 s; try again"), "is busy"),
+        (StoreError("requests.db has been busy for over 10 s; try again"), "busy"),
         (OSError(28, "No space left on device", "models/m"), "models/m cannot be used: No space"),
     ],
 )
