@@ -143,7 +143,7 @@ def register_names(site: Site, federation: Federation, store: RequestStore) -> N
     Args:
         site: Names nodes and classes.
         federation: The nodes.
-        store: Of the requests.
+        store: The request store.
     """
     store.register_classes(site.labels, now=utc_now())
     for node, enrolment in sorted(federation.enrolments.items()):

@@ -229,7 +229,7 @@ def test_keys_and_ledger(tmp_path: Path) -> None:
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert run("keys", "revoke", id, "--state", "state").returncode == 0
     assert "revoked" in run("keys", "list", "--state", "state").stdout
-    assert run("ledger", "verify", "--state", "state").stdout == "state: all holds\n"
+    assert run("ledger", "verify", "--state", "state").stdout == "state: verified, no errors\n"
     assert run("ledger", "export", "--state", "state", "--out", "log.json").returncode == 0
     verify = ("ledger", "verify", "log.json", "--key", "state/issuer.pub", "--json")
     assert json.loads(run(*verify).stdout) == {"verified": True, "findings": []}
@@ -267,7 +267,7 @@ UNUSABLE = {
             *("request", "create", "--records", "1-x", "--address", "127.0.0.1:1"),
             *("--of-node", "1", "--commitments", "c"),
         ],
-        "neither a list as 3,5,7-9 nor a file",
+        "neither a list such as 3,5,7-9 nor a readable file",
     ),
     "no state": (["ledger", "verify", "--state", "nowhere"], "is no state folder"),
     "no receipt": (["receipt", "verify", "nowhere", "--key", "k"], "k cannot be read"),
@@ -299,7 +299,7 @@ def test_refusals_get_one_line(service: Service) -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
         assert done.stderr.startswith(f"fedunlearn: {says}: ")
     foreign = service.run("request", "create", "--node", "2", "--plaintext")
-    echo = "to be removed all that is held by 1 node: node 2\n"  # before it is signed
+    echo = "to be removed all data of 1 node: node 2\n"  # before it is signed
     assert (foreign.returncode, foreign.stdout, foreign.stderr.count("\n")) == (1, echo, 1)
     assert foreign.stderr.startswith("fedunlearn: NOT_YOUR_NODE: ")
     other = service.run("request", "list", "--plaintext", "--audience", "another")
