@@ -10,7 +10,7 @@ from fedunlearn.worker.worker_settings import Gates
 
 # Measures that have an upper bound, by the name of the setting.
 BOUNDS: Mapping[str, str] = {
-    "retain_loss_rise": "mean loss on what stays, after minus before, in nats",
+    "retain_loss_rise": "mean loss on the retain set, after minus before, in nats",
     "test_accuracy_drop": "accuracy on held-out data, before minus after",
     "relative_update": "norm of the change over the norm of the model before",
 }

@@ -131,7 +131,7 @@ def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> Non
 
     def body(federation: Federation) -> None:
         remover = remover_in(experiment, federation, state)
-        trained = remover.kept.load(base.sha256)
+        trained = remover.model_store.load(base.sha256)
         forget = ForgetSet.of_records({1: [3, 5, 8]})
         method = experiment.methods["cubic-newton"]
         expected.append(unlearn(method, trained, federation, forget).weights)
