@@ -24,7 +24,7 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.gates import BOUNDS
-from fedunlearn.worker.lease_renewal import kept
+from fedunlearn.worker.lease_renewal import lease_renewed
 from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.removal_job import RemovalJob, Removed
 from fedunlearn.worker.worker import APART, Worker, utc_now
@@ -184,7 +184,7 @@ def test_a_renewal_that_meets_a_busy_store_is_tried_again(
         return real(self, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RequestStore, "renew", renew)
-    with kept(state.store, lease, 0.3, utc_now):
+    with lease_renewed(state.store, lease, 0.3, utc_now):
         assert asked.acquire(timeout=5.0) and asked.acquire(timeout=5.0)
 
 
