@@ -30,8 +30,8 @@ class Site:
         name: Name of the method in the operator's settings.
         method: Method that removes.
         recovery_rounds: Rounds of ordinary training on the retain set after each removal.
-        uses_kept: For each node of a user's app, by name, whether its training excludes removed
-            data by calling ``forgetting.kept``; None if nodes exclude them by themselves.
+        uses_kept: Whether the training of a user's app excludes removed data by calling
+            ``forgetting.kept``, by node; None if nodes exclude them by themselves.
         carried: Names in ``state_dict`` of the tensors that are sent to nodes besides the weights;
             None for all in a model file.
         train: Function that trains the first model; None if there must be a model already.

@@ -94,9 +94,8 @@ def work_in(
     register_names(site, federation, place.store)
     current = place.store.current()
     if current is not None:
-        remover.model_store.load(
-            current.sha256
-        )  # a damaged model is reported before it fails a request
+        # A damaged model is reported here, before it fails a request.
+        remover.model_store.load(current.sha256)
     else:
         first = remover.model_store.store_first(trained) if trained else remover.train()
         place.store.set_first(first, now=utc_now())

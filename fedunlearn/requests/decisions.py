@@ -31,7 +31,7 @@ class Decisions:
 
         Args:
             id: Id of the request.
-            actor: Who decides.
+            actor: The owner or operator who decides.
             now: The current time.
 
         Returns:
@@ -48,7 +48,7 @@ class Decisions:
 
         Args:
             id: Id of the request.
-            actor: Who decides.
+            actor: The owner or operator who decides.
             now: The current time.
 
         Returns:
@@ -65,7 +65,7 @@ class Decisions:
 
         Args:
             id: Id of the request.
-            actor: Who decides.
+            actor: The owner or operator who decides.
             reason: Reason of the decision.
             now: The current time.
 
@@ -83,7 +83,7 @@ class Decisions:
 
         Args:
             id: Id of the request.
-            actor: Who decides.
+            actor: The owner or operator who decides.
             now: The current time.
 
         Returns:
@@ -100,7 +100,7 @@ class Decisions:
 
         Args:
             id: Id of the request.
-            actor: Who decides.
+            actor: The owner or operator who decides.
             due: The new due date, at most three months after the request was received.
             reason: Reason of the decision.
             now: The current time.

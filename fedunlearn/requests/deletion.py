@@ -183,7 +183,7 @@ class Event:
         time: Time of the change.
         state: State after the change.
         stage: Stage of the job while the request runs; None otherwise.
-        actor: Who made the change: "owner NAME", "operator NAME", "worker NAME", "service".
+        actor: Author of the change: "owner NAME", "operator NAME", "worker NAME", "service".
         reason: Reason of the change; empty if none was given.
     """
 

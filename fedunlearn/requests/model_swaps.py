@@ -70,8 +70,8 @@ class Removals(Models):
         Args:
             lease: Lease on the job.
             new: sha256 of the model file after the removal, which must be on the disk.
-            entries: For each request, the content of its row in the log besides kind, request,
-                job, models and time.
+            entries: Content of the rows in the log besides kind, request, job, models and time, by
+                request.
             facts: Further facts to store with the model, JSON.
             now: The current time.
 
@@ -184,7 +184,7 @@ class Removals(Models):
         """Roll the last removal back: restore the model before it, and mark its requests failed.
 
         Args:
-            actor: Who rolls back, in the form "operator NAME".
+            actor: The operator who rolls back, in the form "operator NAME".
             reason: Reason of the rollback.
             now: The current time.
 

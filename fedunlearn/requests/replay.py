@@ -28,8 +28,8 @@ class Replay:
         removals: Removals by the index of their rows.
         taken_back: Indexes of the removals that were rolled back.
         current: The current model; None before the first.
-        files: For each model, whether its file is present or disposed of.
-        parents: For each model that a removal made, the model it was made from.
+        files: Whether the file of a model is present or disposed of, by model.
+        parents: The model from which a removal made another, by the new model.
         retired: Models that were rolled back and are not in use again.
         keys: Principal and role of each key.
         revoked: Times of revocation of the revoked keys.

@@ -58,7 +58,7 @@ def move(
         tx: The transaction.
         deletions: The locked requests.
         state: The new state.
-        actor: Who makes the change, in the form of Event.
+        actor: Author of the change, in the form of Event.
         now: Current time in microseconds since the epoch.
         stage: The new stage.
         reason: Reason of the change, if any.
@@ -96,7 +96,7 @@ def note(
     Args:
         tx: The transaction.
         deletion: The locked request.
-        actor: Who makes the change, in the form of Event.
+        actor: Author of the change, in the form of Event.
         now: Current time in microseconds since the epoch.
         stage: The stage after the change.
         reason: Reason of the change, if any.

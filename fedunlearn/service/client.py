@@ -126,7 +126,7 @@ class DeletionClient:
         """Create a deletion request; it is stored durably when this method returns.
 
         Args:
-            scope: What is to be removed.
+            scope: The data to remove.
             model: sha256 of the model file that the owner has seen, hexadecimal; by default, of
                 the current model.
             request_id: UUID4 of the request; by default, a new one.

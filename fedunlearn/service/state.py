@@ -80,7 +80,7 @@ def _opened_store(
 ) -> Iterator[ServiceState]:
     settings = load_settings(folder / SETTINGS, changes)
     url = database or settings.database or state_url(folder)
-    issuer = _issuer(folder, anew=create and not (folder / "requests.db").exists())
+    issuer = _issuer(folder, create=create and not (folder / "requests.db").exists())
     with RequestStore.open(url, issuer=issuer, create=create) as store:
         head = store.last_head()
         if head is not None and head.key_id != issuer.public.id:
@@ -91,10 +91,10 @@ def _opened_store(
         yield ServiceState(folder, settings, store, issuer)
 
 
-def _issuer(folder: Path, *, anew: bool) -> PrivateKey:
+def _issuer(folder: Path, *, create: bool) -> PrivateKey:
     """Read the issuer's key; a new key is made only if there is no log that another key signed."""
     path = folder / ISSUER
-    if anew and not path.exists():
+    if create and not path.exists():
         PrivateKey.generate("ed25519").write(path)
     issuer = PrivateKey.read(path)
     public = folder / ISSUER_PUBLIC

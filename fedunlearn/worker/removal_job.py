@@ -52,8 +52,8 @@ class Removed:
         network: sha256 over layers, frozen parameters and buffers, hexadecimal; empty if the
             remover does not know it.
         statistics: Origin of the running statistics of the new model; empty if it has none.
-        uses_kept: For each node, whether the app's own training excludes removed data by calling
-            ``forgetting.kept``; None if the nodes exclude them by themselves.
+        uses_kept: Whether the app's own training excludes removed data by calling
+            ``forgetting.kept``, by node; None if the nodes exclude them by themselves.
     """
 
     model: bytes

@@ -30,7 +30,10 @@ class Fate:
         if self.kept_until is None:
             return {"sha256": self.sha256, "fate": "deleted"}
         until = self.kept_until.isoformat(timespec="seconds")
-        return {"sha256": self.sha256, "fate": f"kept for a rollback until {until}, then deleted"}
+        return {
+            "sha256": self.sha256,
+            "fate": f"retained for a rollback until {until}, then deleted",
+        }
 
 
 def fates(

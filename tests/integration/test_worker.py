@@ -199,7 +199,7 @@ def test_old_models_are_kept_as_the_receipts_say(state: ServiceState) -> None:
     receipt = verify_receipt(state.store.receipt(filed.id) or "", state.issuer.public)
     fates = {one["sha256"]: one["fate"] for one in receipt.predicate["checkpoints"]}
     assert fates[digests[-3]] == "deleted"
-    assert fates[digests[-2]].startswith("kept for a rollback until ")
+    assert fates[digests[-2]].startswith("retained for a rollback until ")
     state.store.rollback("operator o", "why not", now=utc_now())
     with pytest.raises(TransitionError, match="was disposed of"):
         state.store.rollback("operator o", "once more", now=utc_now())
