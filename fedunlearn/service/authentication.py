@@ -234,7 +234,7 @@ def _read(kind: type[_Message], body: bytes) -> _Message:
 
 def _refuse_credential(wish: str) -> NoReturn:
     raise ServiceRefusal(
-        Reason.CREDENTIAL_MALFORMED, f"the metadata {CALL_KEY!r} is no credential: {wish}"
+        Reason.CREDENTIAL_MALFORMED, f"the metadata {CALL_KEY!r} is not a valid credential: {wish}"
     )
 
 

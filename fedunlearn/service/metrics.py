@@ -92,7 +92,7 @@ class Figures(Collector):
             age = max(0.0, (self._clock() - found.oldest).total_seconds())
         yield GaugeMetricFamily(
             "fedunlearn_deletion_oldest_open_age_seconds",
-            "Age of the oldest request that has not ended; 0 where there is none.",
+            "Age of the oldest request that has not ended; 0 if there is none.",
             value=age,
         )
         yield GaugeMetricFamily(

@@ -120,7 +120,7 @@ def _authorities(path: Path) -> bytes:
     try:
         x509.load_pem_x509_certificates(data)
     except _UNREADABLE:
-        raise InputError(f"client-ca: {path} holds no certificate, or a damaged one") from None
+        raise InputError(f"client-ca: {path} contains no valid certificate") from None
     return data
 
 

@@ -85,7 +85,7 @@ def _out_of_use(scope: Scope) -> str:
     """Return a description of how the removed data are excluded from now on."""
     if scope.kind is ScopeKind.NODE:
         return "the server refuses the node from now on"
-    return "confirmed by every node that held some: on its durable list, used for nothing any more"
+    return "every node with such data has recorded tombstones and does not use the data any more"
 
 
 def _time(moment: datetime) -> str:

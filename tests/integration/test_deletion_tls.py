@@ -118,8 +118,8 @@ def test_files_of_tls_are_checked_before_the_port(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("", "is not a PEM file"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no certificate"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no valid certificate"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no valid certificate"),
     ],
 )
 def test_a_client_ca_that_is_none_is_not_taken_for_a_busy_port(
