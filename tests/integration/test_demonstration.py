@@ -81,5 +81,5 @@ def test_a_removal_that_a_gate_stops_is_reported(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_method_that_a_state_folder_cannot_serve_is_named_before_anything_runs() -> None:
-    with pytest.raises(NotRecordedError, match=r"fed-eraser needs .* name a method first"):
+    with pytest.raises(NotRecordedError, match=r"fed-eraser needs .* put a method first"):
         shown({"kind": "node", "nodes": [1]}, unlearning={"methods": ["fed-eraser"]})

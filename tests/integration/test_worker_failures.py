@@ -164,7 +164,7 @@ def test_what_only_the_operator_can_mend_fails_no_request(
 
 def test_a_folder_for_models_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
-    with pytest.raises(StoreError, match="models cannot be made: File exists"):
+    with pytest.raises(StoreError, match="models cannot be created: File exists"):
         ModelFolder(tmp_path / "models")
 
 
