@@ -200,7 +200,7 @@ def test_serve_with_tls(tmp_path: Path) -> None:
         certified = ("--ca", str(authority.certificate), "--cert", str(mine))
         done = service.run("request", "list", *certified, "--cert-key", "op.key", key="op")
         assert (done.returncode, done.stderr) == (0, "")
-        for options, hint in ((), "--ca: name the authority"), (("--plaintext",), "--ca in the"):
+        for options, hint in ((), "--ca: name the authority"), (("--plaintext",), "use --ca instead"):
             refused = service.run("request", "list", *options, key="op")
             assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
             assert hint in refused.stderr
@@ -244,7 +244,7 @@ UNUSABLE = {
     "no address": (["request", "list"], "Missing option '--address'"),
     "bad address": (
         ["request", "list", "--address", "nowhere", "--key", "k"],
-        "is no address; use HOST:PORT",
+        "is not an address; use HOST:PORT",
     ),
     "missing key": (
         ["request", "list", "--address", "127.0.0.1:1", "--key", "k"],
@@ -269,13 +269,13 @@ UNUSABLE = {
         ],
         "neither a list such as 3,5,7-9 nor a readable file",
     ),
-    "no state": (["ledger", "verify", "--state", "nowhere"], "is no state folder"),
+    "no state": (["ledger", "verify", "--state", "nowhere"], "is not a state folder"),
     "no receipt": (["receipt", "verify", "nowhere", "--key", "k"], "k cannot be read"),
     "a network without TLS": (
         ["serve", "--state", "state", "--listen", "0.0.0.0:0"],
         "not the loopback interface; give --tls-cert and --tls-key",
     ),
-    "an argument of bytes": (["request", "get", "\udcff"], "an argument is no UTF-8"),
+    "an argument of bytes": (["request", "get", "\udcff"], "the argument is not valid UTF-8"),
 }
 
 
