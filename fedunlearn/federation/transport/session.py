@@ -1,6 +1,6 @@
-"""Rounds over one gRPC stream a node, for nodes in other processes and on other machines.
+"""Rounds over one gRPC stream per node, for nodes in other processes and on other machines.
 
-What a round costs is what its bytes cost: no polling, no process start, no second copy.
+The cost of a round is that of its bytes: no polling, no process start, no second copy.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fedunlearn.federation.transport.session_round import Arrived, Faulted, Join
 from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.questions.question import Answer, Question
 
-# How often a wait looks whether the run was asked to stop.
+# Interval at which a wait checks whether the run was asked to stop.
 LOOK_S = 0.2
 
 
 class SessionTransport:
-    """Asks the nodes that have joined a session."""
+    """A transport to the nodes that have joined a session."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class SessionTransport:
         """Take a session's server.
 
         Args:
-            server: Nodes have joined it, or are about to.
-            meters: Told of rounds and bytes.
+            server: The server of the session, which nodes have joined or are about to join.
+            meters: Meters that count rounds and bytes.
             payload: bfloat16 to halve the bytes of questions; None for the tensors' own dtype.
-            again: Asks a node whose stream ended to open another; the round waits for it, within
-                its deadline. None: the round fails.
-            stop: Set from outside to end every wait.
+            again: Invites a node whose stream ended to open another, for which the round waits
+                within its deadline. With None, the round fails.
+            stop: Event that ends every wait.
         """
         self.server = server
         self.meters = meters
@@ -55,7 +55,7 @@ class SessionTransport:
     def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
-        """See Transport; a NodeLostError where a node's stream ended and nobody waits for it."""
+        """See Transport; raises NodeLostError where a lost node is not invited again."""
         self.meters.count_round()
         asked = Round(
             next(self._numbers),
@@ -81,7 +81,7 @@ class SessionTransport:
                         self.meters.count_bytes(up=nbytes)
                         waiting.discard(answer.node)
                         yield answer
-                        del answer, event  # before there is room for the next one
+                        del answer, event  # frees them before there is room for the next answer
                         asked.done_with_one()
                     case Faulted(error=error):
                         raise error
