@@ -162,8 +162,8 @@ class Federation:
         Raises:
             ForgetSetError: A node of ``only`` is not enrolled.
         """
-        asked = (set(only) or set(self.nodes)) - set(without)
-        if absent := sorted(asked - set(self.nodes)):
+        chosen = (set(only) or set(self.nodes)) - set(without)
+        if absent := sorted(chosen - set(self.nodes)):
             raise ForgetSetError(
                 f"forget: {listed('node', map(str, absent))} must be asked and is not enrolled; "
                 "enrol it, or take gradient = 'recorded' or 'retained', which ask only nodes that "
@@ -171,7 +171,7 @@ class Federation:
             )
         return FederatedObjective(
             self.transport,
-            tuple(sorted(asked)),
+            tuple(sorted(chosen)),
             forget,
             weight_decay=weight_decay,
             meters=self.meters,

@@ -199,8 +199,8 @@ class TrainingJournal:
 
 def _of_question(question: Question, nodes: tuple[int, ...]) -> str:
     """Return a digest of everything except the nodes' data that a round's sums depend on."""
-    asked = question_message(replace(question, job="")).SerializeToString(deterministic=True)
-    return hashlib.sha256(asked + repr(nodes).encode()).hexdigest()
+    message = question_message(replace(question, job="")).SerializeToString(deterministic=True)
+    return hashlib.sha256(message + repr(nodes).encode()).hexdigest()
 
 
 def _of_training(start: Tensor, plan: TrainingPlan) -> str:

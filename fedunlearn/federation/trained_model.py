@@ -76,7 +76,7 @@ class TrainedModel:
 
     weights: Tensor
     initial: Tensor | None = None
-    settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
+    settings: TrainingSettings = None  # type: ignore[assignment]  # checked by __post_init__
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=ModelState)
 

@@ -114,19 +114,19 @@ def enrol(
     """
     start = time.monotonic()
     end = start + deadline_s
-    asked: set[int] = set()
+    contacted: set[int] = set()
     found: dict[int, tuple[int, Enrolment]] = {}
     while len(found) < expected:
-        # After part of the time, the connected nodes are asked, so that a message can name them.
-        until = end if asked else start + WAITING * deadline_s
-        addresses = [one for one in grid.get_node_ids() if one not in asked]
+        # Connected nodes are contacted after part of the time, so that a message can name them.
+        until = end if contacted else start + WAITING * deadline_s
+        addresses = [one for one in grid.get_node_ids() if one not in contacted]
         while len(addresses) < expected - len(found) and time.monotonic() < until:
             grid.require_running()
             time.sleep(POLL_S)
-            addresses = [one for one in grid.get_node_ids() if one not in asked]
+            addresses = [one for one in grid.get_node_ids() if one not in contacted]
         if not addresses and time.monotonic() >= until:
             break
-        asked.update(addresses)
+        contacted.update(addresses)
         messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
         for reply in grid.exchange(messages, max(0.0, end - time.monotonic())):
             address = reply.metadata.src_node_id

@@ -79,7 +79,7 @@ class MeteredGrid(Grid):
     ) -> Iterable[Message]:
         return list(self.exchange(messages, timeout))
 
-    # Any: Flower keeps the type of a run in a module that is not public.
+    # Any: the type of a run is in a module of Flower that is not public.
     @override
     def set_run(self, run: Any) -> None:
         self._grid.set_run(run)

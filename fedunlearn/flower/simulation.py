@@ -176,8 +176,8 @@ def _own_sigterm_handler() -> Iterator[None]:
     Raises:
         FederationError: Ray does not start.
     """
-    ours = callable(signal.getsignal(signal.SIGTERM))
-    if not ours or threading.current_thread() is not threading.main_thread():
+    has_handler = callable(signal.getsignal(signal.SIGTERM))
+    if not has_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
     started, over = threading.Event(), threading.Event()

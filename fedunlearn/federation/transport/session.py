@@ -57,23 +57,23 @@ class SessionTransport:
     ) -> Iterator[Answer]:
         """See Transport; raises NodeLostError where a lost node is not invited again."""
         self.meters.count_round()
-        asked = Round(
+        current = Round(
             next(self._numbers),
             question,
             streams=len(nodes),
             payload=self._payload,
             deadline_s=deadline_s,
         )
-        self.server.on_join = lambda node: asked.events.put(Joined(node))
+        self.server.on_join = lambda node: current.events.put(Joined(node))
         waiting, lost = set(nodes), set[int]()
         try:
             for node in nodes:
-                self._send(asked, node)
-            while waiting and (left := asked.ends - time.monotonic()) > 0:
+                self._send(current, node)
+            while waiting and (left := current.ends - time.monotonic()) > 0:
                 if self._stop.is_set():
                     raise StoppedError("stopped while waiting for nodes")
                 try:
-                    event = asked.events.get(timeout=min(left, LOOK_S))
+                    event = current.events.get(timeout=min(left, LOOK_S))
                 except Empty:
                     continue
                 match event:
@@ -82,7 +82,7 @@ class SessionTransport:
                         waiting.discard(answer.node)
                         yield answer
                         del answer, event  # frees them before there is room for the next answer
-                        asked.done_with_one()
+                        current.done_with_one()
                     case Faulted(error=error):
                         raise error
                     case Lost(node, reason) if node in waiting:
@@ -90,13 +90,13 @@ class SessionTransport:
                         self._lost(question, node, reason)
                     case Joined(node) if node in waiting & lost:
                         lost.discard(node)
-                        self._send(asked, node)
+                        self._send(current, node)
         finally:
             self.server.on_join = lambda node: None
-            asked.close()
+            current.close()
 
-    def _send(self, asked: Round, node: int) -> None:
-        self.meters.count_bytes(down=self.server.link(node).ask(asked))
+    def _send(self, current: Round, node: int) -> None:
+        self.meters.count_bytes(down=self.server.link(node).ask(current))
 
     def _lost(self, question: Question, node: int, reason: str) -> None:
         if self._again is None:

@@ -32,30 +32,30 @@ class Link:
         self._lock = threading.Lock()
         self._outbox: SimpleQueue[tuple[Round, bool] | None] = SimpleQueue()
         self._state = b""  # digest of the model's state that the node has
-        self._asked: Round | None = None
+        self._current: Round | None = None
         self._answered = False  # whether its header has arrived
         self._settled = True  # whether the round has its outcome
         self._gone: str | None = None
         self._fault: FedunlearnError | None = None
 
-    def ask(self, asked: Round) -> int:
+    def ask(self, current: Round) -> int:
         """Send a question, whose outcome is put into the round's queue.
 
         Returns:
             The number of bytes sent to the node, without headers of chunks.
         """
         with self._lock:
-            state = asked.question.carried.digest
+            state = current.question.carried.digest
             anew = bool(state) and state != self._state
             if self._fault is not None:
-                asked.events.put(Faulted(self.node, self._fault))
+                current.events.put(Faulted(self.node, self._fault))
             elif self._gone is not None:
-                asked.events.put(Lost(self.node, self._gone))
+                current.events.put(Lost(self.node, self._gone))
             else:
-                self._asked, self._answered, self._settled = asked, False, False
-                self._outbox.put((asked, anew))
+                self._current, self._answered, self._settled = current, False, False
+                self._outbox.put((current, anew))
                 self._state = state or self._state
-            return asked.nbytes(state=anew)
+            return current.nbytes(state=anew)
 
     @property
     def fault(self) -> FedunlearnError | None:
@@ -74,9 +74,9 @@ class Link:
     def frames(self) -> Iterator[bytes]:
         """Yield the frames to be sent, as they become available, until the link is closed."""
         while (sent := self._outbox.get()) is not None:
-            asked, state = sent
-            yield from asked.frames(state=state)
-            del sent, asked  # this thread must not hold their tensors
+            current, state = sent
+            yield from current.frames(state=state)
+            del sent, current  # this thread must not hold their tensors
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Take the messages of the node until its stream ends."""
@@ -93,9 +93,9 @@ class Link:
             log.info("node %d: %s", self.node, type(error).__name__)
         with self._lock:
             self._gone = reason
-            if self._asked is not None and not self._settled:
-                self._asked.events.put(Lost(self.node, reason))
-            self._asked = None
+            if self._current is not None and not self._settled:
+                self._current.events.put(Lost(self.node, reason))
+            self._current = None
         self._outbox.put(None)
 
     def _take(self, frame: bytes, requests: Iterator[bytes]) -> None:
@@ -119,26 +119,26 @@ class Link:
         raise self._bad("sent bytes that belong to no message")
 
     def _take_answer(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
-        asked = self._answer(header.number)
-        if asked is None:
+        current = self._answer(header.number)
+        if current is None:
             log.warning("node %d: an answer arrived late and is not used", self.node)
             self._pass_over(header, requests)
             return
-        size = asked.check(self.node, header)
-        if not asked.admit_one():
+        size = current.check(self.node, header)
+        if not current.admit_one():
             self._pass_over(header, requests)
             return
         try:
             assembly = Assembly(list(header.tensors))
             while not assembly.complete:
                 assembly.take(self._chunk(requests))
-            asked.put(self.node, header, dict(assembly.tensors()), size + header.ByteSize())
+            current.put(self.node, header, dict(assembly.tensors()), size + header.ByteSize())
             self._settled = True
         except ValueError:
-            asked.done_with_one()
+            current.done_with_one()
             raise self._bad("sent more bytes than it announced") from None
         except BaseException:
-            asked.done_with_one()
+            current.done_with_one()
             raise
 
     def _answer(self, number: int) -> Round | None:
@@ -151,14 +151,14 @@ class Link:
             BadAnswerError: The question was answered before, or was never sent.
         """
         with self._lock:
-            if self._asked is None or number > self._asked.number:
+            if self._current is None or number > self._current.number:
                 raise self._bad("answered a question that was not sent")
-            if number < self._asked.number:
+            if number < self._current.number:
                 return None
             if self._answered:
-                raise self._bad(f"answered round {self._asked.question.round} twice")
+                raise self._bad(f"answered round {self._current.question.round} twice")
             self._answered = True
-            return self._asked
+            return self._current
 
     def _pass_over(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
         try:
@@ -182,8 +182,8 @@ class Link:
 
     def _report(self, error: FedunlearnError) -> None:
         with self._lock:
-            if self._asked is not None:
-                self._asked.events.put(Faulted(self.node, error))
+            if self._current is not None:
+                self._current.events.put(Faulted(self.node, error))
                 self._settled = True
 
     def _bad(self, what: str) -> BadAnswerError:
