@@ -22,7 +22,7 @@ NEWER := flwr|certifi|uv
 FLOWER_TESTS := $(addprefix tests/,integration/test_engine.py integration/test_flower_sessions.py \
 	integration/test_training.py integration/test_transports.py acceptance/test_work.py)
 
-.PHONY: install demo test test-newest check fuzz lint bench deployment dist protos clean
+.PHONY: install demo test test-newest check fuzz lint bench deployment dist docs protos clean
 
 install: $(STAMP)
 
@@ -64,6 +64,11 @@ bench: install $(PEERS)
 
 deployment: install
 	$(BIN)/python simulations/deployment/deploy.py --out out-deployment
+
+# The documentation site, in site/; a link, an anchor or a name that is not there fails the build. The
+# variable silences a notice of mkdocs-material about another program.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(PEERS): tests/benchmarks/requirements.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<

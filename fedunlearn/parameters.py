@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,9 +163,15 @@ def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:
         return flatten(make_model())
 
 
+# The global generators belong to the process: one thread at a time seeds them or watches them.
+GENERATORS = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the random generators of torch, NumPy and Python for a block, then restore them.
+
+    Other threads that seed them wait, so that nodes in threads of one process build the same model.
 
     Args:
         seed: The seed, at least 0.
@@ -173,16 +180,17 @@ def seeded(seed: int) -> Iterator[None]:
         Nothing.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+    with GENERATORS:
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)
+                random.seed(seed)
+                yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def load(model: nn.Module, vector: Tensor) -> None:

@@ -12,16 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from tests.model_catalogue import (
-    CLASSES,
-    COUNT,
-    Shaped,
-    Subject,
-    body,
-    function,
-    head,
-    image,
-)
+from tests.model_compositions import body, head
+from tests.model_subjects import CLASSES, COUNT, Shaped, Subject, function, image
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def load_split(settings: DataSettings) -> Split:
         chosen = torch.from_numpy(at_most(settings.limit, _one_group(train[0]), settings.seed))
         train = (train[0][chosen], train[1][chosen])
     nodes = tuple(_spread(train[1], groups, settings))
-    names = source.nodes or Names.numbered("node", len(nodes))
+    named = source.nodes if settings.partition == "natural" else None
+    names = named or Names.numbered("node", len(nodes))
     return plant(Split(*train, *source.test, nodes, source.class_names, names), settings)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import NotDeterministicError, TaskError
+from fedunlearn.parameters import GENERATORS
 from fedunlearn.risk.layers import name_of
 from fedunlearn.risk.task import Loss
 
@@ -72,12 +73,13 @@ def generators_restored() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    kept = [(source, source.read()) for source in global_sources()]
-    try:
-        yield
-    finally:
-        for source, state in kept:
-            source.write(state)
+    with GENERATORS:
+        kept = [(source, source.read()) for source in global_sources()]
+        try:
+            yield
+        finally:
+            for source, state in kept:
+                source.write(state)
 
 
 def require_no_draws(
@@ -94,6 +96,13 @@ def require_no_draws(
         NotDeterministicError: Naming the layer that draws, or the buffer that changes.
         TaskError: Naming the weights that change.
     """
+    with GENERATORS:
+        _require_no_draws(model, loss, evaluate)
+
+
+def _require_no_draws(
+    model: nn.Module, loss: Loss, evaluate: Callable[[], tuple[object, Tensor]]
+) -> None:
     sources = [*global_sources(), *_own_sources(model, loss)]
     states = [source.read() for source in sources]
     tensors = dict(_tensors_of(model))

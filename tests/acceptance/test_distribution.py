@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -42,9 +43,9 @@ def test_the_installed_wheel_works_outside_of_a_clone(
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-index", "--target", str(site)]
     subprocess.run([*pip, *options, built[".whl"]], check=True, timeout=120)
-    program = "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    smoke = shutil.copy(ROOT / "tests" / "smoke.py", tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", program, ROOT / "tests" / "smoke.py"],
+        [sys.executable, smoke],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,

@@ -23,16 +23,9 @@ from fedunlearn.risk.local_training import train_locally
 from fedunlearn.risk.network import twice_differentiable
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
-from tests.model_catalogue import (
-    ATTENTION,
-    COUNT,
-    RECURRENT,
-    SOUND,
-    Subject,
-    body,
-    function,
-    head,
-)
+from tests.model_catalogue import ATTENTION, RECURRENT, SOUND
+from tests.model_compositions import body, head
+from tests.model_subjects import COUNT, Subject, function
 from tests.unsound_models import UNSOUND, Refused
 
 pytestmark = [

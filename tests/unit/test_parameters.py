@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedunlearn.errors import NonFiniteError, TaskError
-from fedunlearn.parameters import ParameterLayout, digest, flatten, load, require_finite, trainable
+from fedunlearn.parameters import (
+    ParameterLayout,
+    digest,
+    flatten,
+    initial_weights,
+    load,
+    require_finite,
+    trainable,
+)
 from tests.laws import laws
 
 SHAPES = st.lists(
@@ -169,3 +178,12 @@ def test_a_large_vector_has_the_digest_of_its_bytes() -> None:
     vector = torch.randn(300_000)
     expected = hashlib.sha256(b"<f4:300000:" + vector.numpy().tobytes())
     assert digest(vector) == expected.digest()
+
+
+def test_threads_that_build_a_model_at_once_build_the_same() -> None:
+    def build(_: int) -> Tensor:
+        return initial_weights(lambda: nn.Sequential(*(nn.Linear(9, 9) for _ in range(8))), 3)
+
+    with ThreadPoolExecutor(8) as pool:
+        built = list(pool.map(build, range(200)))
+    assert all(torch.equal(built[0], one) for one in built)

@@ -1,0 +1,1 @@
+"""Every error of the catalogue in the documentation, produced by a real call."""
