@@ -1,7 +1,7 @@
 """Merkle trees of an append-only log.
 
 Source: RFC 9162, section 2.1. A tree of n leaves splits at the largest power of two below n, which
-    is the same as pairing neighbours level by level and passing an odd last hash up unchanged.
+is the same as pairing neighbours level by level and passing an odd last hash up unchanged.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class FederatedObjective(FederatedRounds):
         }
 
     def renew_statistics(self, weights: Tensor) -> None:
-        """Load nodes with running statistics that belong to weights (d,) from now on: one round.
+        """Estimate running statistics at weights (d,) for all later questions: one round.
 
         The trained statistics fit neither the initial weights nor a point between. No round is run
         where the state holds no running statistics.

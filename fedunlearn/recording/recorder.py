@@ -9,8 +9,8 @@
    seen, the removals are those of the signed sums, and nothing is subtracted from the curvature.
 
 Rounds: 3 where the range is half of the Krylov space, 2 + depth at most. Source of the range:
-    Halko, Martinsson, Tropp 2011; the rest is this project's own. For alternatives that were tried,
-    see simulations/README.md.
+Halko, Martinsson, Tropp 2011; the rest is this project's own. For alternatives that were tried, see
+simulations/README.md.
 """
 
 from __future__ import annotations

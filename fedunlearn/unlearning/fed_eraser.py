@@ -1,13 +1,12 @@
 """FedEraser: training is replayed from its history with calibrated updates.
 
 Source: Liu, Ma, Yang, Wang, Liu, "FedEraser: Enabling Efficient Client-Level Data Removal from
-    Federated Learning Models", IWQoS 2021, algorithm 1. During training the server stores the
-    update U of each node in every ``every``-th round. The replay starts from the initial weights.
-    In each round the nodes that stay train briefly from the weights rebuilt so far, which gives U';
-    the round then adds the average of ||U|| U' / ||U'||: the length of the old update in the
-    direction of the new one. The method needs the history of all updates ((rounds / every) (nodes +
-    1) d floats, and the server sees each) and the nodes that stay. The nodes that leave need not
-    take part.
+Federated Learning Models", IWQoS 2021, algorithm 1. During training the server stores the update U
+of each node in every ``every``-th round. The replay starts from the initial weights. In each round
+the nodes that stay train briefly from the weights rebuilt so far, which gives U'; the round then
+adds the average of ||U|| U' / ||U'||: the length of the old update in the direction of the new one.
+The method needs the history of all updates ((rounds / every) (nodes + 1) d floats, and the server
+sees each) and the nodes that stay. The nodes that leave need not take part.
 
 This implementation calibrates the first round too, which the paper copies unchanged. It serves
 samples and classes with the same formula, although the old lengths then still contain the forget

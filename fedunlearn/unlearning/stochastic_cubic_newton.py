@@ -17,7 +17,7 @@ the weight hardly mattered from 0.01 to 1. The method is limited there by the pa
 which follows everything that training left unconverged.
 
 Rounds: for each step one for the gradient and one per product. Memory: ten vectors of length d, for
-    any number of products.
+any number of products.
 """
 
 from __future__ import annotations
