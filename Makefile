@@ -37,9 +37,9 @@ demo: install
 test: install lint
 	$(BIN)/python -m pytest $(SPREAD)
 
-# What is quick to know: linters, types, layers, unit tests.
+# What is quick to know: linters, types, layers, and the unit tests that are not marked as slow.
 check: install lint
-	$(BIN)/python -m pytest $(SPREAD) tests/unit
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow" tests/unit
 
 # New random examples for every law, until one fails or the time is up; prints the seeds.
 fuzz: install

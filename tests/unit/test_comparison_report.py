@@ -14,6 +14,8 @@ from fedunlearn.reporting.svg import label_ends, move_apart, new_figure
 from tests.comparisons import cost, document, measures, summary_of
 from tests.unit.test_report import Page
 
+pytestmark = pytest.mark.slow
+
 
 def comparison_of(seeds=3, requests=1, change=None, name="small"):
     documents = [document(seed, requests=requests) for seed in range(seeds)]

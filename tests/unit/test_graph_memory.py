@@ -25,6 +25,8 @@ from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature, KeptProduct, keep_product
 from tests.cases import RISKS
 
+pytestmark = pytest.mark.slow
+
 COUNT, CHUNK = 24, 4
 CURVATURES = list(Curvature)
 CONVOLUTIONAL = [name for name in RISKS if "cnn" in name]

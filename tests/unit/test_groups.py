@@ -38,6 +38,8 @@ from tests.federations import TRANSPORTS, TinyTask, weights_of
 from tests.laws import laws
 from tests.removals import SETTINGS, federation_of, trained_on
 
+pytestmark = pytest.mark.slow
+
 LAW = laws(60)
 
 

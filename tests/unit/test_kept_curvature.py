@@ -18,6 +18,8 @@ from fedunlearn.risk.products import Curvature, KeptProduct, keep_product
 from tests.cases import RISKS
 from tests.federations import TinyTask, weights_of
 
+pytestmark = pytest.mark.slow
+
 COUNT, CHUNK, BASIS = 24, 4, 3
 
 

@@ -28,6 +28,8 @@ from fedunlearn.risk.examples import Examples, TensorExamples
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 
+pytestmark = pytest.mark.slow
+
 COUNT = 23
 
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SIZE, LIMIT = 300 * 2**20, 100 * 2**20
 
 SCRIPT = """

@@ -21,6 +21,8 @@ from fedunlearn.parameters import flatten
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 
+pytestmark = pytest.mark.slow
+
 COUNT = 19
 
 

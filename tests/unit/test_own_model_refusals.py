@@ -29,6 +29,8 @@ from tests.unit.test_own_model import (
     tensors,
 )
 
+pytestmark = pytest.mark.slow
+
 REFUSED: dict[str, tuple[Case, str]] = {
     "a sum": (Case(Net, nn.CrossEntropyLoss(reduction="sum"), IMAGES), "not the mean over exam"),
     "class weights": (

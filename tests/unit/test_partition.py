@@ -15,6 +15,8 @@ from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
 from tests.laws import laws
 
+pytestmark = pytest.mark.slow
+
 LAW = laws(60)
 LABELS: NDArray[np.int64] = np.random.default_rng(0).integers(0, 10, 1000)
 

@@ -16,6 +16,8 @@ from fedunlearn.risk.products import Curvature, keep_product
 from tests.cases import RISKS
 from tests.laws import laws
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 6
 SEED = 21
 CURVATURES = list(Curvature)

@@ -17,6 +17,8 @@ from fedunlearn.errors import NotDeterministicError, TaskError
 from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.task import Examples, Loss
 
+pytestmark = pytest.mark.slow
+
 TRIES = 200
 MODULE_RNG = np.random.default_rng(5)
 LOSS: Loss = nn.functional.mse_loss

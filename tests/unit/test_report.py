@@ -11,6 +11,8 @@ from fedunlearn.reporting.seed_summary import summarise
 from fedunlearn.reporting.table import OF_RUN, request_grid
 from tests.comparisons import ENVIRONMENT, NAMES, results_of
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 MODELS = ("trained", "cubic-newton", "fine-tune", "retrained")
 

@@ -17,6 +17,8 @@ from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.task import Examples, Loss
 from tests.cases import RISKS
 
+pytestmark = pytest.mark.slow
+
 COUNT = 23
 SEED = 5
 CURVATURES = list(Curvature)

@@ -16,6 +16,8 @@ from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.products import Curvature
 from fedunlearn.tokens import LENGTH, PADDING, token_ids
 
+pytestmark = pytest.mark.slow
+
 LOSS = nn.functional.cross_entropy
 COUNT = 11
 CLASSES = 3
