@@ -1,4 +1,4 @@
-"""How client commands find the service, and what becomes of its refusals."""
+"""Connection of client commands to the service, and the conversion of its refusals to errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedunlearn.service.client import DeletionClient
 
 _FILE = click.Path(path_type=Path)
-# What the caller gave was wrong, whatever the state of the service.
+# With these status codes the input is wrong, independent of the state of the service.
 _UNUSABLE = frozenset({"INVALID_ARGUMENT", "NOT_FOUND"})
 
 
@@ -36,14 +36,14 @@ class Connection:
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a client; it gets them as ``connection``."""
+    """Add the options of a client to a command, which gets them as ``connection``."""
 
     @click.option(
         "--address",
         envvar="FEDUNLEARN_ADDRESS",
         required=True,
         metavar="HOST:PORT",
-        help="The service.  [env: FEDUNLEARN_ADDRESS]",
+        help="Address of the service.  [env: FEDUNLEARN_ADDRESS]",
     )
     @click.option(
         "--key",
@@ -63,14 +63,18 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         "--cert", "certificate", type=_FILE, metavar="FILE", help="Client certificate, PEM."
     )
     @click.option(
-        "--cert-key", "certificate_key", type=_FILE, metavar="FILE", help="Its private key, PEM."
+        "--cert-key",
+        "certificate_key",
+        type=_FILE,
+        metavar="FILE",
+        help="Private key of the client certificate, PEM.",
     )
-    @click.option("--plaintext", is_flag=True, help="No TLS; on the loopback interface only.")
+    @click.option("--plaintext", is_flag=True, help="Use no TLS; on the loopback interface only.")
     @click.option(
         "--audience",
         envvar="FEDUNLEARN_AUDIENCE",
         metavar="NAME",
-        help="Sign for this service alone; left out, for what it calls itself.",
+        help="Sign for the service of this name only; by default, for the name that it reports.",
     )
     @functools.wraps(command)
     def wrapped(
@@ -94,7 +98,7 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
     """Connect to the service.
 
     Args:
-        connection: As the options say.
+        connection: Options of the command.
 
     Yields:
         The client.
@@ -103,7 +107,7 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
         InputError: A file or the address cannot be used, or the service finds the input wrong.
         ServiceError: The service refused, or cannot be reached.
     """
-    # gRPC would add lines of its own to the one that says what is wrong.
+    # Otherwise gRPC adds its own lines to the one-line error message.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedunlearn.addresses import is_loopback
     from fedunlearn.requests.keys import PrivateKey
@@ -114,7 +118,7 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
     if connection.plaintext and not is_loopback(host):
         raise InputError(f"--plaintext: {host} is not the loopback interface; use TLS")
     if (connection.certificate is None) != (connection.certificate_key is None):
-        raise InputError("--cert: needs --cert-key beside it, and the other way round")
+        raise InputError("--cert: must be given together with --cert-key")
     if connection.key is None and connection.certificate is None:
         raise InputError("--key: give the private key to sign with, or set FEDUNLEARN_KEY")
 
@@ -133,20 +137,20 @@ def connected(connection: Connection) -> Iterator[DeletionClient]:
         try:
             yield client
         except ServiceError as error:
-            said = f"{error.reason or error.code}: {error}"
+            message = f"{error.reason or error.code}: {error}"
             if not error.reason:
-                said += _hint(connection, host, said)
+                message += _hint(connection, host, message)
             if error.code in _UNUSABLE:
-                raise InputError(said) from None
-            raise ServiceError(said, code=error.code, reason=error.reason) from None
+                raise InputError(message) from None
+            raise ServiceError(message, code=error.code, reason=error.reason) from None
 
 
-def _hint(connection: Connection, host: str, said: str) -> str:
-    """Return what may be right where the service cannot be reached in this way."""
+def _hint(connection: Connection, host: str, message: str) -> str:
+    """Return a hint which option may be missing if the service cannot be reached."""
     from fedunlearn.addresses import is_loopback
 
-    if "CERTIFICATE_VERIFY_FAILED" in said:
+    if "CERTIFICATE_VERIFY_FAILED" in message:
         return "; --ca: name the authority that signed the service's certificate"
     if connection.plaintext:
-        return "; --ca in the place of --plaintext, where it serves with TLS"
-    return "; --plaintext, where it serves without TLS" if is_loopback(host) else ""
+        return "; use --ca instead of --plaintext if the service uses TLS"
+    return "; use --plaintext if the service uses no TLS" if is_loopback(host) else ""

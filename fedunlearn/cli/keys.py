@@ -1,4 +1,4 @@
-"""``fedunlearn keys``: keys of owners and operators, and for whom they speak."""
+"""``fedunlearn keys``: generate, register, revoke and list keys of owners and operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.group()
 def keys() -> None:
-    """Make keys, and register those of owners and operators with a service."""
+    """Generate keys, and register keys of owners and operators with a service."""
 
 
 @keys.command()
@@ -51,22 +51,26 @@ def generate(out: Path, kind: Literal["ed25519", "p256", "p384"]) -> None:
 @click.argument("public", type=_FILE, metavar="PUB")
 @state_option
 @database_option
-@click.option("--name", required=True, help="Whose key; a name may have several.")
+@click.option(
+    "--name", required=True, help="Name of the owner or operator, who may have several keys."
+)
 @click.option(
     "--role",
     type=click.Choice(["owner", "operator"]),
     default="owner",
     show_default=True,
-    help="Owners ask for removals; operators see and decide on all.",
+    help="Owners request removals; operators see all requests and decide on them.",
 )
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Owned; as the data name it.")
+@click.option(
+    "--node", "nodes", multiple=True, metavar="NAME", help="Node of the owner, by its name."
+)
 @click.option(
     "--commitment",
     type=_FILE,
     metavar="FILE",
-    help="The node's commitments to its records, where it has made them.",
+    help="The node's commitments to its records, if it has made any.",
 )
-@click.option("--replace", is_flag=True, help="In the place of other commitments; logged.")
+@click.option("--replace", is_flag=True, help="Replace the node's commitments; this is logged.")
 def register(
     public: Path,
     state: Path,
@@ -77,7 +81,7 @@ def register(
     commitment: Path | None,
     replace: bool,
 ) -> None:
-    """Let the key in PUB speak for an owner of nodes, or an operator."""
+    """Register the public key in PUB for an owner of nodes, or for an operator."""
     from fedunlearn.requests.keys import PublicKey
     from fedunlearn.service.state import open_state
 
@@ -98,7 +102,7 @@ def register(
 @state_option
 @database_option
 def revoke(key_id: str, state: Path, database: str | None) -> None:
-    """Refuse a key from now on; what it has signed before stands."""
+    """Revoke a key; what it has signed before remains valid."""
     from fedunlearn.service.state import open_state
 
     with open_state(state, database, create=False) as opened:
@@ -111,7 +115,7 @@ def revoke(key_id: str, state: Path, database: str | None) -> None:
 @database_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def list_keys(state: Path, database: str | None, as_json: bool) -> None:
-    """List the keys that are registered, and for whom they speak."""
+    """List the registered keys with their owners and operators."""
     from fedunlearn.service.state import open_state
 
     with open_state(state, database, create=False) as opened:
@@ -154,7 +158,7 @@ def list_keys(state: Path, database: str | None, as_json: bool) -> None:
 
 def _new(path: Path) -> Path:
     if path.exists():
-        raise KeyFileError(f"{path} is there already; right is a new name")
+        raise KeyFileError(f"{path} exists already; right is a new name")
     return path
 
 
@@ -162,7 +166,7 @@ def _registered(path: Path, nodes: tuple[str, ...]) -> Commitment:
     from fedunlearn.commitments import Commitments
 
     if len(nodes) != 1:
-        raise InputError("--commitment: is of one node; register with one --node")
+        raise InputError("--commitment: belongs to one node; give exactly one --node")
     try:
         return Commitments.load(path).registered
     except VerificationError as error:

@@ -1,4 +1,4 @@
-"""``fedunlearn ledger``: verify and export the log, and prove that it has only grown."""
+"""``fedunlearn ledger``: verify and export the log, and prove that rows were only appended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ledger() -> None:
 
 @ledger.command()
 @click.argument("file", type=_FILE, metavar="[FILE]", required=False)
-@click.option("--state", type=_FILE, metavar="DIR", help="A service's state folder, with models.")
+@click.option("--state", type=_FILE, metavar="DIR", help="State folder of a service, with models.")
 @database_option
 @click.option(
     "--key", type=_FILE, metavar="PUB", help="The issuer's public key; needed for an exported FILE."
@@ -49,8 +49,8 @@ def verify(
 ) -> None:
     """Verify the log of a state folder, or FILE: an exported ledger, or a proof of 'ledger prove'.
 
-    Of a state folder also the requests, receipts and model files. Exit status 1 if anything does
-    not hold.
+    For a state folder, the requests, receipts and model files are verified too. Exit status 1 if an
+    error is found.
     """
     if (file is None) == (state is None):
         _refuse("give either a FILE with --key, or --state DIR")
@@ -65,9 +65,9 @@ def verify(
         listed = [{"what": one.what, "where": one.where} for one in findings]
         print_json({"verified": not findings, "findings": listed})
     elif findings:
-        print_table(("where", "what does not hold"), [(one.where, one.what) for one in findings])
+        print_table(("where", "error"), [(one.where, one.what) for one in findings])
     else:
-        click.echo(f"{file or state}: all holds")
+        click.echo(f"{file or state}: verified, no errors")
     if findings:
         click.get_current_context().exit(1)
 
@@ -76,7 +76,7 @@ _state_option = click.option(
     "--state", type=_FILE, required=True, metavar="DIR", help="State folder."
 )
 _out_option = click.option(
-    "--out", type=_FILE, metavar="FILE", help="Write it there instead of printing it."
+    "--out", type=_FILE, metavar="FILE", help="Write to this file instead of printing."
 )
 
 
@@ -85,7 +85,7 @@ _out_option = click.option(
 @database_option
 @_out_option
 def export(state: Path, database: str | None, out: Path | None) -> None:
-    """Print the log with its tree heads, keys and receipts, to be verified by anyone."""
+    """Print the log with its tree heads, keys and receipts, which anyone can verify."""
     from fedunlearn.requests.ledger import export_ledger
     from fedunlearn.service.state import open_state
 
@@ -98,9 +98,9 @@ def export(state: Path, database: str | None, out: Path | None) -> None:
 @database_option
 @_out_option
 def head(state: Path, database: str | None, out: Path | None) -> None:
-    """Print the newest signed tree head, for others to keep.
+    """Print the newest signed tree head, for others to store.
 
-    'ledger prove' and 'ledger verify' show later that the log still holds all that it held then.
+    'ledger prove' and 'ledger verify' show later that the log still contains all rows under it.
     """
     from fedunlearn.requests.consistency import head_document
     from fedunlearn.service.state import open_state
@@ -118,7 +118,7 @@ def head(state: Path, database: str | None, out: Path | None) -> None:
     type=_FILE,
     required=True,
     metavar="HEAD",
-    help="The older tree head: of 'ledger head', a receipt, or an exported ledger.",
+    help="The older tree head: output of 'ledger head', a receipt, or an exported ledger.",
 )
 @_state_option
 @database_option
@@ -176,7 +176,9 @@ def _of_file(file: Path, key: Path, since: Path | None) -> Sequence[Finding]:
     if document.get("format") != FORMAT:
         return verify_export(document, public, older)
     if older is None:
-        _refuse("--since: a proof of consistency is verified with the tree head that you kept")
+        _refuse(
+            "--since: a proof of consistency is verified with the older tree head; give its file"
+        )
     try:
         verify_consistency(document, public, older)
     except VerificationError as error:
@@ -199,9 +201,9 @@ def _read(file: Path, remedy: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{file} is no JSON; {remedy}") from None
+        raise InputError(f"{file} is not JSON; {remedy}") from None
     if not isinstance(document, dict):
-        raise InputError(f"{file} is no JSON object; {remedy}")
+        raise InputError(f"{file} is not a JSON object; {remedy}")
     return document
 
 

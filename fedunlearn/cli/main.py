@@ -1,4 +1,4 @@
-"""The command ``fedunlearn``: its groups, and what becomes of errors."""
+"""The command ``fedunlearn``: its groups, and the conversion of errors to exit statuses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DONE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Commands(click.Group):
-    """The commands; click would take the end of a file for an interrupt."""
+    """The commands; without this class, click reports an EOFError as an interrupt."""
 
     @override
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except EOFError:
-            raise InputError("a file ended before its content did; give the whole file") from None
+            raise InputError("a file is cut off; give the whole file") from None
 
 
 @click.group(
@@ -70,7 +70,7 @@ def main() -> None:
     try:
         for argument in sys.argv[1:]:
             if not argument.isascii() and any("\ud800" <= one <= "\udfff" for one in argument):
-                raise InputError(f"{argument!a}: an argument is no UTF-8")
+                raise InputError(f"{argument!a}: the argument is not valid UTF-8")
         status = cli.main(standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedunlearn"
@@ -87,12 +87,13 @@ def main() -> None:
 
 
 def interrupted(error: BaseException) -> NoReturn:
-    """End with a line that says what becomes of what was begun, as far as the error knows it."""
-    of = error.__cause__ if isinstance(error, click.Abort) else error  # click replaces it
-    said = of.args if isinstance(of, KeyboardInterrupt) else ()
-    click.echo(f"fedunlearn: interrupted; {said[0] if said else 'no result was written'}", err=True)
-    # Threads of Flower's engine may wait for workers that are gone, others still compute, and an
-    # ordinary exit would wait for them; Ray, interrupted while it starts, crashes in one.
+    """Exit with a line that reports what the error says about unfinished work."""
+    interrupt = error.__cause__ if isinstance(error, click.Abort) else error  # click wraps it
+    notes = interrupt.args if isinstance(interrupt, KeyboardInterrupt) else ()
+    outcome = notes[0] if notes else "no result was written"
+    click.echo(f"fedunlearn: interrupted; {outcome}", err=True)
+    # An ordinary exit would wait for threads of Flower's engine, which may wait for workers that
+    # have ended or still compute; and Ray, if interrupted while it starts, crashes in it.
     if "ray" in sys.modules or any(not thread.daemon for thread in threading.enumerate()[1:]):
         sys.stdout.flush()
         os._exit(INTERRUPTED)
@@ -100,6 +101,6 @@ def interrupted(error: BaseException) -> NoReturn:
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """End with a status and one line on standard error."""
+    """Exit with a status and one line on standard error."""
     click.echo(f"fedunlearn: {' '.join(message.split())}", err=True)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""``fedunlearn models``: which model is current, which came before, and taking a removal back."""
+"""``fedunlearn models``: list the models, and roll the last removal back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedunlearn.errors import InputError
 
 @click.group()
 def models() -> None:
-    """List the models of a federation, or take the last removal back."""
+    """List the models of a federation, or roll the last removal back."""
 
 
 @models.command("list")
@@ -45,23 +45,23 @@ def list_models(state: Path, database: str | None, as_json: bool) -> None:
         return
     rows = []
     for model in found:
-        stands = "current" if model.current else "rolled back" if model.rolled_back else "before"
+        status = "current" if model.current else "rolled back" if model.rolled_back else "earlier"
         made = str(model.facts.get("method", model.kind))
         created = f"{model.created:%Y-%m-%d %H:%M:%S}"
-        rows.append((model.sha256, made, created, stands, model.file))
-    print_table(("model", "made by", "created (UTC)", "stands", "file"), rows)
+        rows.append((model.sha256, made, created, status, model.file))
+    print_table(("model", "made by", "created (UTC)", "status", "file"), rows)
 
 
 @models.command()
 @state_option
 @database_option
-@click.option("--reason", required=True, help="Why; recorded in the log.")
-@click.option("--as", "name", default="operator", show_default=True, help="Who does it.")
-@click.option("--yes", is_flag=True, help="Without asking.")
+@click.option("--reason", required=True, help="Reason, which is recorded in the log.")
+@click.option("--as", "name", default="operator", show_default=True, help="Name of the operator.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rollback(state: Path, database: str | None, reason: str, name: str, yes: bool) -> None:
-    """Make the model before the last removal current again; its requests fail and may be retried.
+    """Restore the model before the last removal; its requests fail and can be retried.
 
-    What nodes have put out of use stays so: a retry retrains without it.
+    Nodes still do not use data that they have marked as removed: a retry retrains without them.
     """
     from datetime import UTC, datetime
 
@@ -75,14 +75,14 @@ def rollback(state: Path, database: str | None, reason: str, name: str, yes: boo
 
 
 def _confirm() -> None:
-    """Ask whoever sits at a terminal.
+    """Ask for confirmation at the terminal.
 
     Raises:
-        InputError: Nobody does, or the answer is no.
+        InputError: There is no terminal, or the answer is no.
     """
     if not sys.stdin.isatty():
-        raise InputError("--yes: nobody can be asked here; give it to go back without being asked")
+        raise InputError("--yes: there is no terminal to confirm at; give --yes to confirm")
     if not click.confirm(
-        "The model before the last removal holds the removed data. Go back to it?"
+        "The model before the last removal contains the removed data. Restore it?"
     ):
         raise InputError("nothing was changed")

@@ -1,4 +1,4 @@
-"""Types of options for whole numbers, whose bounds the help does not print."""
+"""Types of options for whole numbers whose bounds are not printed in the help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def number_up_to(largest: int) -> Callable[[str], int]:
-    """Return a type of options: a whole number from 0 to ``largest``."""
+    """Return a type of option: a whole number from 0 to ``largest``."""
 
     def number(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and int(text) <= largest):

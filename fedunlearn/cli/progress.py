@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; nothing in a pipe."""
+"""Progress bars on a terminal; no output in a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedunlearn.progress import Progress, Silent
 
 
 class TerminalProgress:
-    """A bar for each piece of work; bars of finished pieces stay on the screen."""
+    """A progress bar for each task; bars of finished tasks remain on the screen."""
 
     def __init__(self, bars: Bars) -> None:
         """Draw on these bars."""
@@ -40,7 +40,7 @@ class TerminalProgress:
             yield
         finally:
             self._open.pop()
-            # A piece of work may end before its last step.
+            # A task may end before its last step.
             done = self._bars.tasks[self._bars.task_ids.index(task)].completed
             self._bars.update(task, total=done)
 

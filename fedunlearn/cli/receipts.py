@@ -1,4 +1,4 @@
-"""``fedunlearn receipt``: what was done, signed, and whether that holds."""
+"""``fedunlearn receipt``: fetch receipts of removals and verify them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def receipt() -> None:
 @receipt.command()
 @click.argument("id")
 @connection_options
-@click.option("--out", type=_FILE, metavar="FILE", help="Write the receipt, to be verified.")
-@click.option("--json", "as_json", is_flag=True, help="Print the receipt as it was issued.")
+@click.option("--out", type=_FILE, metavar="FILE", help="Also write the receipt to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt exactly as it was issued.")
 def show(connection: Connection, id: str, out: Path | None, as_json: bool) -> None:
-    """Show the receipt of a request, verified with the key that the service names.
+    """Show the receipt of a request, verified with the key that the service reports.
 
-    That key is the service's word; keep its issuer.pub from another source and verify with it.
+    The service itself reports that key: get issuer.pub from another source to verify the receipt.
     """
     from fedunlearn.files import replacing
     from fedunlearn.requests.keys import PublicKey
@@ -76,7 +76,7 @@ def verify(file: Path, key: Path, model: Path | None, as_json: bool) -> None:
 
 
 def _pairs(value: object, prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten what a receipt says; proofs are for programs."""
+    """Flatten the content of a receipt, without its proofs and signatures."""
     if isinstance(value, dict):
         return [
             pair

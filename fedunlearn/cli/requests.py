@@ -1,4 +1,4 @@
-"""``fedunlearn request``: asking for removals, and deciding about them."""
+"""``fedunlearn request``: create, list, watch and decide on deletion requests."""
 
 from __future__ import annotations
 
@@ -23,38 +23,44 @@ if TYPE_CHECKING:
     from fedunlearn.rpc.v1 import deletion_pb2 as pb
 
 _FILE = click.Path(path_type=Path)
-SHOWN = 10  # of nodes and labels, where people read
+SHOWN = 10  # nodes or classes to list in a table
 STATES = ("PENDING", "AWAITING_APPROVAL", "RUNNING", "SUCCEEDED", "REJECTED", "CANCELLED", "FAILED")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-reason_option = click.option("--reason", required=True, metavar="TEXT", help="Why; one line.")
+reason_option = click.option("--reason", required=True, metavar="TEXT", help="Reason, one line.")
 
 
 @click.group()
 def request() -> None:
-    """Ask a service for removals, follow them, and decide about them as its operator."""
+    """Create deletion requests, follow them, and decide on them as operator."""
 
 
 @request.command()
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Whole node, by its name.")
 @click.option(
-    "--records", metavar="LIST|FILE", help="Records by position: 3,5,7-9, or a file of these."
+    "--node", "nodes", multiple=True, metavar="NAME", help="Remove a whole node, by its name."
+)
+@click.option(
+    "--records",
+    metavar="LIST|FILE",
+    help="Remove records by position: 3,5,7-9, or a file of these.",
 )
 @click.option(
     "--commitments", type=_FILE, metavar="FILE", help="The node's commitments, for --records."
 )
-@click.option("--of-node", metavar="NAME", help="Which node holds the records.")
+@click.option("--of-node", metavar="NAME", help="Node that holds the records.")
 @click.option(
-    "--class", "labels", multiple=True, metavar="NAME", help="Whole class, as the data name it."
+    "--class", "labels", multiple=True, metavar="NAME", help="Remove a whole class, by its name."
 )
 @click.option(
     "--on-node",
     "on_nodes",
     multiple=True,
     metavar="NAME",
-    help="Where the class is removed; left out, on all nodes (operators only).",
+    help="Node on which the class is removed; by default, all nodes (operators only).",
 )
-@click.option("--model", metavar="SHA256", help="Model that was seen; left out, the current one.")
-@click.option("--request-id", metavar="UUID4", help="Left out, a new one.")
+@click.option(
+    "--model", metavar="SHA256", help="Model that the owner has seen; by default, the current one."
+)
+@click.option("--request-id", metavar="UUID4", help="Id of the request; by default, a new one.")
 @connection_options
 @json_option
 def create(
@@ -69,16 +75,16 @@ def create(
     request_id: str | None,
     as_json: bool,
 ) -> None:
-    """Ask for the removal of nodes, of records of a node, or of classes; one of these.
+    """Request the removal of nodes, of records of a node, or of classes; one of these.
 
-    What is to be removed is printed before it is signed. Durable when it returns.
-    The same request id again, with the same scope, gives the same request.
+    The scope is printed before it is signed. The request is stored durably when the command ends.
+    A repeated request id with the same scope returns the stored request.
     """
     if model is not None and not re.fullmatch("[0-9a-f]{64}", model):
         _refuse("--model: give the sha256 of the model file, 64 hexadecimal digits in lower case")
     for name in (*nodes, *labels, *on_nodes, *([] if of_node is None else [of_node])):
         if not is_name(name):
-            _refuse(f"{name[:40]!r} is no name of a node or class; right is as the data name it")
+            _refuse(f"{name[:40]!r} is not a valid name; right is the data's name of it")
     scope = _scope(nodes, records, commitments, of_node, labels, on_nodes)
     if not as_json:
         click.echo(f"{'to be removed':<14}{_echo(scope)}")
@@ -102,7 +108,7 @@ def get(connection: Connection, id: str, as_json: bool) -> None:
     "states",
     type=click.Choice(STATES, case_sensitive=False),
     multiple=True,
-    help="Only in this one. Repeatable.",
+    help="Only requests in this state. Repeatable.",
 )
 @connection_options
 @json_option
@@ -140,10 +146,10 @@ def list_requests(connection: Connection, states: tuple[str, ...], as_json: bool
     type=EVENT,
     default="0",
     metavar="EVENT",
-    help="Only changes after this one.",
+    help="Only changes after this number.",
 )
 @connection_options
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a change.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per change.")
 def watch(connection: Connection, id: str, after: int, as_json: bool) -> None:
     """Print every change of a request until it has ended."""
     with connected(connection) as client:
@@ -163,7 +169,7 @@ def watch(connection: Connection, id: str, after: int, as_json: bool) -> None:
 @connection_options
 @json_option
 def approve(connection: Connection, id: str, as_json: bool) -> None:
-    """Let a request run that waits for approval (operators)."""
+    """Approve a request that waits for approval (operators)."""
     with connected(connection) as client:
         _print(client.approve(id), as_json)
 
@@ -174,7 +180,7 @@ def approve(connection: Connection, id: str, as_json: bool) -> None:
 @connection_options
 @json_option
 def reject(connection: Connection, id: str, reason: str, as_json: bool) -> None:
-    """Refuse a request that does not run (operators)."""
+    """Reject a request that does not run (operators)."""
     with connected(connection) as client:
         _print(client.reject(id, reason), as_json)
 
@@ -184,7 +190,7 @@ def reject(connection: Connection, id: str, reason: str, as_json: bool) -> None:
 @connection_options
 @json_option
 def cancel(connection: Connection, id: str, as_json: bool) -> None:
-    """Take a request of one's own back that does not run yet."""
+    """Cancel a request of your own that does not run yet."""
     with connected(connection) as client:
         _print(client.cancel(id), as_json)
 
@@ -194,7 +200,7 @@ def cancel(connection: Connection, id: str, as_json: bool) -> None:
 @connection_options
 @json_option
 def retry(connection: Connection, id: str, as_json: bool) -> None:
-    """Let a request run again that failed (operators)."""
+    """Queue a failed request again (operators)."""
     with connected(connection) as client:
         _print(client.retry(id), as_json)
 
@@ -211,13 +217,13 @@ def retry(connection: Connection, id: str, as_json: bool) -> None:
 @connection_options
 @json_option
 def extend(connection: Connection, id: str, due: datetime, reason: str, as_json: bool) -> None:
-    """Move the due date of a request by up to two months, once (operators)."""
+    """Extend the due date of a request by up to two months, once (operators)."""
     with connected(connection) as client:
         _print(client.extend(id, due.replace(tzinfo=UTC), reason), as_json)
 
 
 def as_dict(one: pb.Deletion) -> dict[str, object]:
-    """Return a request for programs; what it does not have is left out."""
+    """Return a request as JSON; absent fields are left out."""
     from fedunlearn.rpc.v1 import deletion_pb2 as pb
 
     entry: dict[str, object] = {
@@ -251,7 +257,7 @@ def as_dict(one: pb.Deletion) -> dict[str, object]:
 
 
 def event_as_dict(event: pb.Event) -> dict[str, object]:
-    """Return a change for programs; what it does not have is left out."""
+    """Return a change as JSON; absent fields are left out."""
     from fedunlearn.rpc.v1 import deletion_pb2 as pb
 
     entry: dict[str, object] = {
@@ -296,7 +302,7 @@ def _state(one: pb.Deletion) -> str:
 
 
 def _echo(scope: pb.Scope) -> str:
-    """Say what a scope names, by count and name, as its owner is about to sign it."""
+    """Return a description of a scope, with counts and names, to print before it is signed."""
     from fedunlearn.requests.statement import scope_of
 
     found = scope_of(scope.SerializeToString())
@@ -305,7 +311,7 @@ def _echo(scope: pb.Scope) -> str:
         count = f"{found.count} record{_s(found.count)}"
         return printable(f"{count} of {nodes}: {_shown(list(found.records))}")
     if found.kind == "node":
-        return printable(f"all that is held by {found.count} node{_s(found.count)}: {nodes}")
+        return printable(f"all data of {found.count} node{_s(found.count)}: {nodes}")
     where = nodes if found.nodes else "all nodes"
     count = "1 class" if found.count == 1 else f"{found.count} classes"
     return printable(f"{count} on {where}: {listed('class', found.labels)}")
@@ -316,7 +322,7 @@ def _s(count: int) -> str:
 
 
 def _what(one: pb.Deletion) -> str:
-    """Say in a few words what is to be removed."""
+    """Return a short description of the scope of a request."""
     nodes = _listed("node", one.nodes)
     if one.kind == "node":
         return nodes
@@ -366,9 +372,9 @@ def _scope(
     if sum((bool(nodes), records is not None, bool(labels))) != 1:
         raise InputError("give one of --node, --records and --class")
     if on_nodes and not labels:
-        raise InputError("--on-node: goes with --class; whole nodes are removed with --node")
+        raise InputError("--on-node: needs --class; whole nodes are removed with --node")
     if (commitments is not None or of_node is not None) and records is None:
-        raise InputError("--commitments and --of-node go with --records")
+        raise InputError("--commitments and --of-node need --records")
     if nodes:
         return node_scope(set(nodes))
     if labels:

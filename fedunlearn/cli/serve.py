@@ -1,4 +1,4 @@
-"""``fedunlearn serve``: the deletion service, until it is told to stop."""
+"""``fedunlearn serve``: run the deletion service until it is stopped."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ state_option = click.option(
 database_option = click.option(
     "--database",
     metavar="URL",
-    help="Request store elsewhere, as postgresql+psycopg://user@host/database.",
+    help="URL of another request store, as postgresql+psycopg://user@host/database.",
 )
 
 
 @click.command()
 @state_option
 @database_option
-@click.option("--listen", metavar="HOST:PORT", help="Where; port 0 for one that is free.")
-@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus may scrape.")
+@click.option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 for a free port.")
+@click.option("--metrics", metavar="HOST:PORT", help="Address for Prometheus to scrape.")
 @click.option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain, PEM.")
-@click.option("--tls-key", type=_FILE, metavar="FILE", help="Its private key, PEM.")
+@click.option("--tls-key", type=_FILE, metavar="FILE", help="Private key of the certificate, PEM.")
 @click.option(
-    "--client-ca", type=_FILE, metavar="FILE", help="Ask clients for a certificate of this CA."
+    "--client-ca", type=_FILE, metavar="FILE", help="Require client certificates of this CA."
 )
-@click.option("--reflection", is_flag=True, help="Describe the service to whoever asks.")
+@click.option("--reflection", is_flag=True, help="Enable gRPC server reflection.")
 def serve(
     state: Path,
     database: str | None,
@@ -52,12 +52,12 @@ def serve(
     client_ca: Path | None,
     reflection: bool,
 ) -> None:
-    """Take deletion requests over gRPC.
+    """Run the deletion service, which accepts deletion requests over gRPC.
 
-    Makes the state folder where there is none. Without a certificate it listens on the loopback
-    interface only. SIGTERM and Ctrl-C stop it once the calls under way have finished.
+    The state folder is created if it does not exist. Without a certificate, the service listens on
+    the loopback interface only. SIGTERM and Ctrl-C stop it after the running calls have finished.
     """
-    # Handshakes that strangers fail are no news.
+    # Otherwise gRPC logs every failed handshake of unknown clients.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedunlearn.service.server import DeletionServer
     from fedunlearn.service.state import open_state
@@ -96,7 +96,7 @@ def serve(
 def _wait(stop: threading.Event, server: DeletionServer) -> None:
     while not stop.wait(1.0):
         if not server.running:
-            raise FedunlearnError("the server has failed; its log says where")
+            raise FedunlearnError("the server has failed; see its log")
 
 
 def _absolute(path: Path | None) -> str | None:

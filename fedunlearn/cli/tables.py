@@ -41,5 +41,5 @@ def print_json(value: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text without control characters; the text may come from another party."""
+    """Return a text without control characters, as it may come from another party."""
     return "".join(one if one.isprintable() else "�" for one in text)

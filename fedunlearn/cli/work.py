@@ -1,4 +1,4 @@
-"""``fedunlearn work``: the worker that removes what the deletion service was asked to remove."""
+"""``fedunlearn work``: the worker that carries out the requests of the deletion service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--app",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Work in the Flower app of this folder instead of a scenario.",
+    help="Use the Flower app in this folder instead of a scenario.",
 )
 @click.option(
     "--connection",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--nodes",
     type=click.IntRange(min=2),
-    help="With --app, in the simulation: how many nodes train the first model (10).",
+    help="With --app, in the simulation: number of nodes that train the first model (10).",
 )
 @state_option
 @database_option
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
     type=click.Choice(["inline", "flower"]),
     default="flower",
     show_default=True,
-    help="Nodes in this process, or on Flower's simulation engine.",
+    help="Run nodes in this process, or on Flower's simulation engine.",
 )
 @click.option(
     "--once",
     is_flag=True,
-    help="End when nothing is due, instead of waiting for more; status 1 if some was not removed.",
+    help="Exit when no request is due; status 1 if a request was not removed.",
 )
-@click.option("--name", help="Of this worker, in events; left out, the machine's.")
+@click.option("--name", help="Name of this worker in events; by default, the machine's name.")
 def work(
     scenario: Path | None,
     app: Path | None,
@@ -72,11 +72,11 @@ def work(
     once: bool,
     name: str | None,
 ) -> None:
-    """Remove what is due in a scenario's simulation or, with --app, in a Flower app.
+    """Carry out due requests in a scenario's simulation or, with --app, in a Flower app.
 
-    Prints one line for each job. Trains the model first, where the state folder has none. The
-    scenario's first method removes, or the one that [tool.fedunlearn] of the app's pyproject.toml
-    names. Gates and retention: worker.toml in the state folder.
+    Prints one line for each job. If the state folder has no model, the first model is trained
+    before. The method is the scenario's first, or the one in [tool.fedunlearn] of the app's
+    pyproject.toml. Gates and retention are set in worker.toml in the state folder.
     """
     from fedunlearn.requests.deletion import State
     from fedunlearn.service.state import open_state
@@ -93,6 +93,8 @@ def work(
         click.echo(f"{line}: {worked.reason}" if worked.reason else line)
 
     with open_state(state, database) as opened, _stopping() as stop:
+        if opened.store.current() is None:
+            click.echo("training the first model")
         run(opened, stop, print_job)
         left.update(one.id for one in opened.store.list(states=(State.RUNNING,), limit=1000))
     if once:
@@ -113,10 +115,10 @@ def _runner(
     name: str | None,
     database: str | None,
 ) -> Run:
-    """Return what works in a scenario or in an app, with everything read that can be.
+    """Return the function that runs the worker in a scenario or an app, after reading its files.
 
     Raises:
-        UsageError: Both or neither are named, or an option belongs to the other.
+        UsageError: Both or neither are given, or an option belongs to the other one.
     """
     if (scenario is None) == (app is None):
         raise click.UsageError("name a scenario, or a Flower app by --app DIR")
@@ -138,7 +140,7 @@ def _in_app(
     from fedunlearn.operator.app_folder import AppFolder
 
     app = AppFolder.read(folder.resolve())
-    app.method()  # an unknown method or setting is said before anything starts
+    app.method()  # an unknown method or setting is reported before the worker starts
 
     def run(state: ServiceState, stop: threading.Event, report: Callable[[Worked], None]) -> None:
         from fedunlearn.operator.app_removals import AppRemovals
@@ -175,28 +177,30 @@ def _in_scenario(loaded: LoadedScenario, transport: Transport, once: bool, name:
 
 
 def _require_none(left: Collection[str]) -> None:
-    """Have the command fail where requests are left that were not removed.
+    """Refuse requests that were not removed.
 
     Raises:
-        FedunlearnError: Some are.
+        FedunlearnError: There are such requests.
     """
     if left:
         were = "request was" if len(left) == 1 else "requests were"
-        raise FedunlearnError(f"{len(left)} {were} not removed; 'fedunlearn request' says why")
+        raise FedunlearnError(
+            f"{len(left)} {were} not removed; 'fedunlearn request get' shows the reason"
+        )
 
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """On SIGTERM end after the job at hand; on Ctrl-C at once, and the job goes on later.
+    """Stop after the current job on SIGTERM, and at once on Ctrl-C; the job is resumed later.
 
     Yields:
-        Set when the worker is to end.
+        An event that is set when the worker is to stop.
     """
     stop = threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
         stop.set()
-        raise KeyboardInterrupt("what was begun goes on when the worker starts again")
+        raise KeyboardInterrupt("unfinished work is resumed when the worker starts again")
 
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: stop.set()),

@@ -278,7 +278,7 @@ class Removal:
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         found = objective.statistics(weights, federation.batch_size, seed=0)
         state = before | found
-        statistics = "estimated anew on what stays" if running_statistics(found) else "none"
+        statistics = "estimated again on the retain set" if running_statistics(found) else "none"
         return self._form.record(weights, state), state, statistics
 
     def _evaluate(self, federation: Federation, weights: Tensor, forget: ForgetSet) -> Outcome:

@@ -104,7 +104,7 @@ class DemonstrationService:
             self._folder,
             self._store.nodes_left,
         )
-        self._store.set_first(remover.kept.keep_first(trained), now=utc_now())
+        self._store.set_first(remover.model_store.store_first(trained), now=utc_now())
         register_names(site_of(self._experiment), self._federation, self._store)
         self._add_key(OPERATOR, "operator", ())
         for node in self._federation.nodes:

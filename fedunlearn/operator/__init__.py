@@ -1,1 +1,1 @@
-"""Removals that an operator runs in a federation: remover, model store, worker loop."""
+"""Removals that an operator runs in a federation: remover, model store, and worker loop."""

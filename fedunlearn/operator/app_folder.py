@@ -1,4 +1,4 @@
-"""A user's Flower app in a folder: its components, its config, and how its requests are removed."""
+"""A user's Flower app in a folder: its components, its run config, and its removal settings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.registry import make_method
 
 PYPROJECT = "pyproject.toml"
-# Keys of the run config in the copy of an app that a worker runs: the state folder, the app's own
-# folder, where a failure is written.
+# Keys that a worker adds to the run config of its copy of the app: the state folder, the app's own
+# folder, and the folder for a failure's message.
 STATE, APP, OUT = "fedunlearn-state", "fedunlearn-app", "fedunlearn-out"
-# The URL of a request store that is not in the state folder.
+# Run config key with the URL of a request store that is not in the state folder.
 DATABASE = "fedunlearn-database"
 
 
@@ -36,8 +36,8 @@ class SessionPlace(Settings):
 
     Attributes:
         listen: IP address of the interface that the SuperLink's machine listens on.
-        port: 0 for any that is free.
-        reach: Host name or address that nodes connect to; left out, ``listen``.
+        port: Port to listen on; 0 for any free port.
+        reach: Host name or address that nodes connect to; by default, ``listen``.
     """
 
     listen: str = "127.0.0.1"
@@ -49,11 +49,11 @@ class AppSettings(Settings):
     """The table ``[tool.fedunlearn]`` of an app's pyproject.toml.
 
     Attributes:
-        method: By which requests are removed; its settings are in a table of its name.
-        recovery_rounds: Of the app's own training on what stays, after each removal.
+        method: Name of the method that removes; its settings are in a table of this name.
+        recovery_rounds: Rounds of the app's own training on the retain set after each removal.
         strategy: ``module:function`` that makes the app's strategy, for methods that train.
-        nodes: How many nodes the simulation has; left out, as many as enrolled first, or 10.
-        session: Where nodes of a deployment connect to for the rounds of a removal.
+        nodes: Number of nodes in the simulation; by default, as many as enrolled first, or 10.
+        session: Endpoint that nodes of a deployment connect to for the rounds of a removal.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -70,12 +70,12 @@ class AppFolder:
     """A user's Flower app.
 
     Attributes:
-        folder: Where its pyproject.toml is.
-        client: ``module:attribute`` of its ClientApp.
-        server: ``module:attribute`` of its ServerApp.
-        config: Its run config.
-        settings: How requests are removed.
-        document: Its whole pyproject.toml.
+        folder: Folder of the app's pyproject.toml.
+        client: ``module:attribute`` of the ClientApp.
+        server: ``module:attribute`` of the ServerApp.
+        config: Run config of the app.
+        settings: Settings of removals.
+        document: Content of the pyproject.toml.
     """
 
     folder: Path
@@ -90,20 +90,22 @@ class AppFolder:
         """Read an app's pyproject.toml.
 
         Args:
-            folder: Of the app.
+            folder: Folder of the app.
 
         Returns:
-            The app; nothing of it is imported yet.
+            The app; its modules are not imported yet.
 
         Raises:
-            InputError: It is no Flower app.
+            InputError: The folder has no Flower app.
             ScenarioError: The table ``[tool.fedunlearn]`` cannot be used.
         """
         path = folder / PYPROJECT
         try:
             document = read_toml(path, ScenarioError)
         except FileNotFoundError:
-            raise InputError(f"--app {folder}: holds no {PYPROJECT}; name a Flower app") from None
+            raise InputError(
+                f"--app {folder}: has no {PYPROJECT}; give the folder of a Flower app"
+            ) from None
         tool = document.get("tool", {})
         app = tool.get("flwr", {}).get("app", {})
         parts = app.get("components", {})
@@ -121,14 +123,14 @@ class AppFolder:
         return cls(folder, parts["clientapp"], parts["serverapp"], config, settings, document)
 
     def method(self) -> UnlearningMethod[Any]:
-        """Return the method by which requests are removed."""
+        """Return the method that removes."""
         name = self.settings.method
         tables = self.settings.model_extra or {}
         unknown = [key for key in tables if key != name]
         if unknown:
             raise ScenarioError(
                 f"{self.folder / PYPROJECT}: [tool.fedunlearn] has {unknown[0]!r}, which is "
-                f"none of its keys nor the method {name!r}"
+                f"neither one of its keys nor the method {name!r}"
             )
         return make_method(name, tables.get(name, {}))
 
@@ -155,23 +157,23 @@ class AppFolder:
             ) from error
 
     def importable(self) -> None:
-        """Let the app's modules be imported."""
+        """Add the app's folder to ``sys.path``, so that its modules can be imported."""
         if str(self.folder) not in sys.path:
             sys.path.insert(0, str(self.folder))
 
     def forgetting(self) -> Forgetting:
-        """Return what the app's client module got from ``unlearnable``.
+        """Return the result of ``unlearnable`` in the app's client module.
 
         Raises:
-            InputError: It does not call it, or not where modules can see it.
+            InputError: The module does not assign the result of ``unlearnable`` to a name.
         """
         app = self.load(self.client)
         module = importlib.import_module(self.client.partition(":")[0])
         found = [one for one in vars(module).values() if isinstance(one, Forgetting)]
         if not found:
             raise InputError(
-                f"--app {self.folder}: {module.__name__} has no handle of unlearnable(...); let it "
-                "hold forgetting = unlearnable(app, ...)"
+                f"--app {self.folder}: {module.__name__} has no result of unlearnable(...); add "
+                "forgetting = unlearnable(app, ...) to it"
             )
         del app
         return found[0]
@@ -181,12 +183,12 @@ class AppFolder:
         return self.load(self.server)
 
     def sessions(self) -> SessionSettings:
-        """Return how the rounds of a removal go over gRPC streams."""
+        """Return the settings of gRPC sessions for the rounds of a removal."""
         place = self.settings.session
         return SessionSettings(Endpoint(place.listen, place.port, place.reach))
 
     def strategy(self) -> Callable[[], object] | None:
-        """Return what makes the app's strategy; None where the settings name nothing."""
+        """Return the function that makes the app's strategy; None if the settings name none."""
         reference = self.settings.strategy
         if reference is None:
             return None
@@ -197,9 +199,9 @@ class AppFolder:
         """Copy the app into a folder, with another ServerApp and more run config.
 
         Args:
-            target: A folder that is made.
+            target: Folder to create.
             server: ``module:attribute`` of the ServerApp.
-            config: Keys that are added.
+            config: Keys to add to the run config.
         """
         ignored = shutil.ignore_patterns(".venv", "__pycache__", ".git", "*.fab", "out*")
         shutil.copytree(self.folder, target, ignore=ignored)
@@ -217,7 +219,7 @@ def _copy(value: Any) -> Any:
 
 
 def _flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return a run config as Flower does: nested tables joined by points."""
+    """Return a run config in Flower's form: the keys of nested tables are joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping):

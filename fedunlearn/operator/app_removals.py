@@ -1,4 +1,4 @@
-"""Requests that are removed in a user's own app: what runs inside of its federation."""
+"""Removals in a user's own app: the part that runs inside of the app's federation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedunlearn.flower.takeover import TakeOver
 from fedunlearn.names import Names
 from fedunlearn.networks import build_model
 from fedunlearn.operator.app_folder import AppFolder
-from fedunlearn.operator.model_store import KeptModels
+from fedunlearn.operator.model_store import ModelStore
 from fedunlearn.operator.site import Site
 from fedunlearn.operator.worker_loop import MODELS, NAMES, WorkPlace, work_in
 from fedunlearn.service.state import ServiceState
@@ -34,7 +34,7 @@ WORKER = "flower"
 
 
 class _NamesFile(BaseModel):
-    """What the state folder knows of names."""
+    """The names of nodes and classes in the state folder."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -44,15 +44,15 @@ class _NamesFile(BaseModel):
 
 @dataclass
 class AppRemovals:
-    """Removes what is due in a user's app.
+    """Carries out due requests in a user's app.
 
     Attributes:
         app: The app.
         state: The state folder and its store.
-        idle_s: End when nothing has been due for so long; None waits for ever.
-        report: Takes what became of every job.
-        stop: Set from outside to end after the job at hand.
-        deployed: Whether nodes are other machines', so that rounds go over gRPC streams.
+        idle_s: Seconds without due requests after which the worker ends; None to wait forever.
+        report: Receives the outcome of every job.
+        stop: Event that another thread sets to end the worker after the current job.
+        deployed: Whether nodes run on other machines, so that rounds use gRPC streams.
     """
 
     app: AppFolder
@@ -63,7 +63,7 @@ class AppRemovals:
     deployed: bool = False
 
     def take_over(self, config: Mapping[str, object]) -> TakeOver:
-        """Return what registers a model that was just trained, and removes what is due.
+        """Return the function that registers a newly trained model and carries out due requests.
 
         Args:
             config: The run config.
@@ -72,15 +72,15 @@ class AppRemovals:
         return lambda own, trained: self._work(own, trained)
 
     def run(self, opened: OpenOwn, config: Mapping[str, object]) -> None:
-        """Open the federation at the current model and remove what is due.
+        """Open the federation at the current model and carry out due requests.
 
         Args:
-            opened: Opens it.
+            opened: Function that opens the federation.
             config: The run config.
         """
         del config
         names = self._known_names()
-        assert names is not None  # a model is registered together with the names
+        assert names is not None  # the names are registered together with the first model
         place = self._place()
         refused = place.refused
         sessions = self.app.sessions() if self.deployed else None
@@ -92,7 +92,7 @@ class AppRemovals:
             own.federation.close()
 
     def _work(self, own: OwnFederation, trained: TrainedModel | None) -> None:
-        """Remove what is due in an open federation."""
+        """Carry out due requests in an open federation."""
         self._require_durable(own)
         if self.deployed:  # a simulation draws new keys for every run
             self._require_keys(own)
@@ -114,7 +114,7 @@ class AppRemovals:
         work_in(site, own.federation, self._place(), trained)
 
     def _method(self, trained: TrainedModel) -> UnlearningMethod[Any]:
-        """Return the app's method, which takes its step at the trained weights where it must."""
+        """Return the app's method; it linearises at the trained weights if no others are known."""
         method = self.app.method()
         if trained.initial is None and "linearise_at" in type(method.settings).model_fields:
             changed = method.settings.model_copy(update={"linearise_at": 1.0})
@@ -122,7 +122,7 @@ class AppRemovals:
         return method
 
     def _make_model(self) -> Callable[[], nn.Module]:
-        """Return what builds the app's model."""
+        """Return the function that builds the app's model."""
         return self.app.forgetting().model_with(dict(self.app.config))
 
     def _place(self) -> WorkPlace:
@@ -143,20 +143,20 @@ class AppRemovals:
 
     @property
     def node_count(self) -> int | None:
-        """How many nodes there were when the first model was registered; None before."""
+        """Number of nodes when the first model was registered; None before that."""
         known = self._known_names()
         return None if known is None else len(known.nodes)
 
     def _current(self) -> TrainedModel:
         current = self.state.store.current()
-        assert current is not None  # looked at before
+        assert current is not None  # the callers check it
         models = ModelFolder(self.state.folder / MODELS)
         model = build_model(self._make_model()).eval()
         training = self.state.folder / "training"
-        return KeptModels(models, training, model, self.app.method()).load(current.sha256)
+        return ModelStore(models, training, model, self.app.method()).load(current.sha256)
 
     def _known_names(self) -> Site | None:
-        """Return the names that were registered with the first model; None before."""
+        """Return the names that were registered with the first model; None before that."""
         try:
             text = (self.state.folder / NAMES).read_bytes()
         except FileNotFoundError:
@@ -165,7 +165,7 @@ class AppRemovals:
             found = _NamesFile.model_validate_json(text)
         except ValidationError:
             raise VerificationError(
-                f"{self.state.folder / NAMES}: holds no names of nodes and classes; restore it"
+                f"{self.state.folder / NAMES}: has no names of nodes and classes; restore the file"
             ) from None
         return Site(
             nodes=Names("node", found.nodes),
@@ -179,16 +179,16 @@ class AppRemovals:
         without = [node.name for node in own.enrolled.values() if not node.durable]
         if without:
             raise InputError(
-                f"node {', '.join(without)}: has no folder for its commitments and tombstones, so "
-                "that no request about its records can be kept; name one as records in its node "
-                "config (--node-config 'records=\"/var/lib/...\"')"
+                f"node {', '.join(without)}: has no folder for its commitments and tombstones, "
+                "which requests for its records need; name one as records in its node config "
+                "(--node-config 'records=\"/var/lib/...\"')"
             )
 
     def _require_keys(self, own: OwnFederation) -> None:
-        """Know nodes by their SuperNodes' public keys, where they have some.
+        """Check that nodes with SuperNode keys enrol with the keys that they had before.
 
         Raises:
-            VerificationError: A node enrols under another key than before.
+            VerificationError: A node enrols with another key than before, or with another node's.
         """
         path = self.state.folder / KEYS
         known: dict[str, str] = {}
@@ -200,14 +200,14 @@ class AppRemovals:
             before = known.setdefault(node.name, node.key)
             if before != node.key:
                 raise VerificationError(
-                    f"node {node.name} enrols with another SuperNode key than it was registered "
-                    f"with ({node.key[:12]} instead of {before[:12]}); if its key was replaced, "
+                    f"node {node.name} enrols with another SuperNode key than before "
+                    f"({node.key[:12]} instead of {before[:12]}); if its key was replaced, "
                     f"change it in {path}"
                 )
             others = [name for name, key in known.items() if key == node.key and name != node.name]
             if others:
                 raise VerificationError(
                     f"node {node.name} enrols with the SuperNode key of node {others[0]}; give "
-                    "every SuperNode a key of its own"
+                    "every SuperNode its own key"
                 )
         write_whole(path, json.dumps(known, indent=1, ensure_ascii=False) + "\n")

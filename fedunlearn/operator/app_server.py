@@ -1,6 +1,6 @@
-"""The ServerApps that ``fedunlearn work --app`` runs by ``flwr run`` in the place of the user's.
+"""The ServerApps that ``fedunlearn work --app`` runs by ``flwr run`` instead of the user's.
 
-Flower imports them by name; the run config says where the state folder is.
+Flower imports them by their names; the run config contains the path of the state folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FAILURE = "failure.txt"
 
 
 def _reported(config: Mapping[str, object], act: Callable[[], None]) -> None:
-    """Leave a failure as one line in a file, for the worker that started the run."""
+    """Write a failure as one line into a file, for the worker that started the run."""
     try:
         act()
     except FedunlearnError as error:

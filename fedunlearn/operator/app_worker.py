@@ -1,4 +1,4 @@
-"""A worker over a user's own Flower app: in the simulation, or by ``flwr run`` on a SuperLink."""
+"""A worker for a user's own Flower app: in the simulation, or by ``flwr run`` on a SuperLink."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LOOK_S = 1.0
 
 @dataclass
 class AppWorker:
-    """Removes what is due in a user's app.
+    """Carries out due requests in a user's app.
 
     Attributes:
-        removals: The app, the state folder.
-        once: End when nothing is due, instead of waiting for more.
-        database: URL of the request store, where it is not that of the state folder.
+        removals: Removals in the app, with its state folder.
+        once: Whether to end when no request is due, instead of waiting.
+        database: URL of the request store; None for the store in the state folder.
     """
 
     removals: AppRemovals
@@ -39,10 +39,10 @@ class AppWorker:
     database: str | None = None
 
     def simulated(self, nodes: int | None) -> None:
-        """Work in Flower's simulation; trains the first model by the app where there is none.
+        """Run the worker in Flower's simulation; the app trains the first model if there is none.
 
         Args:
-            nodes: How many nodes; None for as many as there were at first.
+            nodes: Number of nodes; None for as many as there were at the first training.
         """
         removals = self.removals
         app = removals.app
@@ -62,10 +62,10 @@ class AppWorker:
         )
 
     def deployed(self, connection: str) -> None:
-        """Work by ``flwr run`` on a SuperLink: one run for what is due at a time.
+        """Run the worker by ``flwr run`` on a SuperLink: one run for all requests due at a time.
 
         Args:
-            connection: Its name in Flower's configuration.
+            connection: Name of the SuperLink connection in Flower's configuration.
         """
         while not self.removals.stop.is_set():
             if not self.removals.trained:
@@ -82,10 +82,10 @@ class AppWorker:
         return bool(self.removals.state.store.list(states=waiting, limit=1))
 
     def _run(self, what: str, connection: str) -> None:
-        """Run a copy of the app whose ServerApp is ours, and wait until it ends.
+        """Run a copy of the app with a ServerApp of this package, and wait until it ends.
 
         Raises:
-            FederationError: It failed; with what it left as a reason.
+            FederationError: The run failed; the message contains its reason.
         """
         app, state = self.removals.app, self.removals.state
         with tempfile.TemporaryDirectory(prefix="fedunlearn-app-") as made:
@@ -103,8 +103,8 @@ class AppWorker:
             if failure.exists():
                 raise FederationError(failure.read_text(encoding="utf-8").strip())
             if done.returncode:
-                said = " ".join((done.stdout + done.stderr).split())
-                raise FederationError(f"flwr run failed: {said[-300:]}")
+                output = " ".join((done.stdout + done.stderr).split())
+                raise FederationError(f"flwr run failed: {output[-300:]}")
 
 
 def _waited(command: list[str], stopped: Callable[[], bool]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The worker's removals, done by a method in the operator's federation."""
+"""The worker's remover, which removes by a method in the operator's federation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedunlearn.federation.training import GivesState
 from fedunlearn.model_state import ModelState
 from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.networks import NetworkDigest, build_model, running_statistics
-from fedunlearn.operator.model_store import KeptModels
+from fedunlearn.operator.model_store import ModelStore
 from fedunlearn.operator.site import Site
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Part
@@ -31,13 +31,14 @@ from fedunlearn.vectors import norm
 from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.removal_job import RemovalJob, Removed
 
-ANEW, BY_TRAINING = "estimated anew on what stays", "by the nodes' own training on what stays"
+ANEW = "estimated again on the retain set"
+BY_TRAINING = "by the nodes' own training on the retain set"
 
 log = logging.getLogger(__name__)
 
 
 class FederationRemover:
-    """Removes by the operator's method, in a federation that is open."""
+    """Removes by the operator's method in an open federation."""
 
     def __init__(
         self,
@@ -47,17 +48,17 @@ class FederationRemover:
         folder: Path,
         left: Callable[[], Collection[str]],
     ) -> None:
-        """Take the federation.
+        """Store the parts of the remover.
 
         Args:
-            site: Names, model, method.
-            federation: The nodes.
+            site: Names, model and method of the federation.
+            federation: The open federation.
             models: The model files.
-            folder: The state folder, for what is kept of training and of jobs that run.
+            folder: The state folder, for files of the training and of running jobs.
             left: Returns the names of the nodes that have left.
 
         Raises:
-            NotRecordedError: The method needs what is not kept in files.
+            NotRecordedError: The method needs recordings that are not stored in files.
         """
         self._site = site
         self._federation = federation
@@ -67,13 +68,13 @@ class FederationRemover:
         self._method = site.method
         model = build_model(site.model)
         self._network = NetworkDigest.of(model).digest.hex()
-        self.kept = KeptModels(models, self._training, model, self._method)
+        self.model_store = ModelStore(models, self._training, model, self._method)
 
     def train(self) -> str:
-        """Train the first model, resume where that was interrupted, and store it.
+        """Train the first model and store it; an interrupted training is resumed.
 
         Returns:
-            sha256 of its file.
+            sha256 of the model file.
 
         Raises:
             VerificationError: The operator trains elsewhere, and has registered no model yet.
@@ -85,21 +86,21 @@ class FederationRemover:
             )
         federation = replace(self._federation, journal=Journal(self._training / "journal"))
         trained = self._site.train(federation, self._method.to_record())
-        sha256 = self.kept.keep_first(trained)
+        sha256 = self.model_store.store_first(trained)
         shutil.rmtree(self._training / "journal", ignore_errors=True)
         return sha256
 
     def remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
-        """See Remover; what an interrupted run has finished is not asked again."""
+        """See Remover; rounds that an interrupted run has finished are not repeated."""
         with errors_by_name(self._site.nodes):
             try:
                 return self._remove(job, reached)
             except JobError as error:
-                log.warning("job %s begins anew: %s", job.id, error)
+                log.warning("job %s is restarted: %s", job.id, error)
                 self.done(job.id)
                 return self._remove(job, reached)
 
-    def _gone(self) -> list[int]:
+    def _nodes_left(self) -> list[int]:
         """Return the numbers of the nodes that have left."""
         return [self._site.nodes.place(name) for name in self._left()]
 
@@ -108,7 +109,7 @@ class FederationRemover:
         rule, names = self._site.rule_of([scope]), self._site.nodes
         federation = self._federation
         if scope.kind is not ScopeKind.NODE:
-            federation = federation.without(self._gone())
+            federation = federation.without(self._nodes_left())
             return {
                 names[node]: count
                 for node, count in federation.record_tombstones(deletion, rule).items()
@@ -120,8 +121,8 @@ class FederationRemover:
             }
         except StoppedError:
             raise
-        except FederationError:  # it has left, and the server refuses it
-            log.warning("deletion %s: the node that left did not confirm", deletion)
+        except FederationError:  # the node has left, so the removal does not depend on its answer
+            log.warning("deletion %s: a node that has left did not confirm", deletion)
             return {}
 
     def done(self, job: str) -> None:
@@ -130,9 +131,9 @@ class FederationRemover:
 
     def _remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
         reached(Stage.COLLECTING)
-        federation = self._federation.without(self._gone())
+        federation = self._federation.without(self._nodes_left())
         federation = replace(federation, journal=Journal(self._jobs / job.id))
-        trained = self.kept.load(job.base)
+        trained = self.model_store.load(job.base)
         site = self._site
         federation = replace(federation, state=self._carried(trained.state))
         forget = site.rule_of(job.scopes.values()).following(
@@ -143,7 +144,7 @@ class FederationRemover:
         rounds = 0 if job.again else site.recovery_rounds
         reached(Stage.SOLVING)
         with federation.measure() as meter:
-            if not job.again:  # a model that was trained on, or anew, has nothing recorded
+            if not job.again:  # retraining needs nothing recorded
                 trained = federation.record(trained, method.to_record())
             unlearned = unlearn(method, trained, federation, forget)
             missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
@@ -160,7 +161,7 @@ class FederationRemover:
             after = replace(unlearned.trained, state=state)
         settings: dict[str, Any] = method.settings.model_dump(mode="json", by_alias=True)
         return Removed(
-            model=self.kept.content(weights, state),
+            model=self.model_store.content(weights, state),
             method=method.name,
             settings=settings | ({"recovery-rounds": rounds} if rounds else {}),
             status=by_name(unlearned.status, site.nodes),
@@ -171,24 +172,24 @@ class FederationRemover:
             bytes_up=spent.bytes_up,
             bytes_down=spent.bytes_down,
             measures=self._measures(federation, forget, trained, after),
-            keep=lambda folder: self.kept.keep(after, folder, job.base),
+            keep=lambda folder: self.model_store.store_recorded(after, folder, job.base),
             network=self._network,
             statistics=statistics,
             uses_kept=site.uses_kept,
         )
 
     def _carried(self, state: Mapping[str, Tensor]) -> ModelState:
-        """Return what of a model's state nodes are sent with questions."""
+        """Return the part of a model's state that is sent to nodes with questions."""
         carried = self._site.carried
         return ModelState({n: t for n, t in state.items() if carried is None or n in carried})
 
     def _statistics(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, weights: Tensor
     ) -> tuple[Mapping[str, Tensor], str]:
-        """Estimate anew what normalisation layers saw of what left: one round, where there are.
+        """Estimate running statistics again without the forget set: one round, if there are any.
 
         Returns:
-            The new state, and how its running statistics came about; empty where there are none.
+            The new state, and the origin of its running statistics; empty if it has none.
         """
         trainer = federation.trainer
         given = trainer.state_of(weights) if isinstance(trainer, GivesState) else None
@@ -206,7 +207,7 @@ class FederationRemover:
     def _measures(
         self, federation: Federation, forget: ForgetSet, trained: TrainedModel, new: TrainedModel
     ) -> dict[str, float]:
-        """Ask the nodes that stay how well both models do: one round; two with other states."""
+        """Evaluate both models on the nodes that stay: one round; two if their states differ."""
         objective = federation.objective(forget, weight_decay=0.0, without=forget.leavers)
         change = new.weights - trained.weights
         before, after = objective.evaluate(trained.weights, change[None])[Part.RETAIN]

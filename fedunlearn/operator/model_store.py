@@ -1,4 +1,4 @@
-"""A trained model as files: the model itself, where its training started, what was recorded."""
+"""The model store: files of trained models, of their initial weights, and of recordings."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ STATE = "state"
 def model_file(
     model: nn.Module, weights: Tensor, state: Mapping[str, Tensor] | None = None
 ) -> bytes:
-    """Return a whole model as a safetensors file: what is trained, and what stays as it is.
+    """Return a whole model as a safetensors file: trained weights, frozen parameters and buffers.
 
-    The sha256 of the file, which receipts name, so covers frozen parameters and buffers; and by its
-    metadata the layers, and which tensors have other values than a node builds.
+    The sha256 of the file, which receipts contain, therefore covers all tensors. By the file's
+    metadata, it also covers the layers, and which tensors differ from those that a node builds.
 
     Args:
-        model: As every node builds it.
-        weights: Of its trainable parameters, shape (d,).
+        model: The model as every node builds it.
+        weights: Trainable parameters (d,).
         state: Trained values of other tensors, by their names in ``state_dict``.
 
     Raises:
-        InputError: The state holds a tensor that the model has not.
+        InputError: The state has a tensor that the model does not have.
     """
     fixed = fixed_tensors(model)
     for name, tensor in (state or {}).items():
         if name not in fixed or fixed[name].shape != tensor.shape:
             raise InputError(
-                f"state: the model has no tensor {name!r} of this shape beside its "
+                f"state: the model has no tensor {name!r} of this shape besides its "
                 "weights; give the state of this model"
             )
         fixed[name] = tensor.to(fixed[name].dtype)
     named = {**ParameterLayout.of(model).unflatten(weights), **fixed}
     network = NetworkDigest.of(model).digest.hex()
     metadata = {NETWORK: network}
-    if state:  # in one entry: safetensors writes several in an order that changes
+    if state:  # in one entry, as safetensors writes several entries in a varying order
         metadata = {STATE: json.dumps({NETWORK: network, STATE: sorted(state)})}
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()},
@@ -71,13 +71,13 @@ def model_file(
 
 
 def read_state(content: bytes) -> ModelState:
-    """Read from a model's file the trained values of tensors beside the weights.
+    """Read the trained values of tensors other than the weights from a model file.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
 
     Returns:
-        By their names in ``state_dict``; nothing where nodes build all of them.
+        The values by their names in ``state_dict``; empty if nodes build all of them.
 
     Raises:
         VerificationError: The file cannot be read.
@@ -95,18 +95,19 @@ def read_state(content: bytes) -> ModelState:
 
 
 def read_model(model: nn.Module, content: bytes) -> Tensor:
-    """Read weights (d,) from a model's file.
+    """Read the trainable parameters from a model file.
 
     Args:
-        model: As every node builds it.
-        content: Of the file. Of an earlier version it holds the trainable parameters alone.
+        model: The model as every node builds it.
+        content: Content of the file. A file of an earlier version has only the trainable
+            parameters.
 
     Returns:
-        Shape (d,).
+        Trainable parameters (d,).
 
     Raises:
-        VerificationError: It is the file of another model, or of one with other frozen parameters
-            or buffers, the first of which is named.
+        VerificationError: The file belongs to another model, or has other frozen parameters or
+            buffers, the first of which is named.
     """
     layout = ParameterLayout.of(model)
     sent = read_state(content)
@@ -115,40 +116,40 @@ def read_model(model: nn.Module, content: bytes) -> Tensor:
         for name, fixed in fixed_tensors(model).items():
             if name in tensors and name not in sent and not torch.equal(tensors[name], fixed.cpu()):
                 raise VerificationError(
-                    f"the model file holds another {name!r} than this scenario's model, which does "
+                    f"the model file has another {name!r} than this scenario's model, which does "
                     "not train it; use the scenario that the state folder was made with"
                 )
         found = [tensors[name].reshape(-1) for name in layout.names]
     except (SafetensorError, KeyError) as error:
         raise VerificationError(
-            "the model file does not hold this scenario's model; use the scenario that the state "
-            "folder was made with"
+            "the model file does not contain this scenario's model; use the scenario that the "
+            "state folder was made with"
         ) from error
     weights = torch.cat([tensor.to(layout.dtype) for tensor in found])
     if len(weights) != layout.dimension:
         raise VerificationError(
-            f"the model file holds {len(weights)} numbers, this scenario's model has "
+            f"the model file has {len(weights)} parameters, this scenario's model has "
             f"{layout.dimension}; use the scenario that the state folder was made with"
         )
     return weights
 
 
 def require_keepable(method: UnlearningMethod[Any]) -> None:
-    """Refuse a method that needs of training what is not kept in files.
+    """Refuse a method that needs recordings of the training that are not stored in files.
 
     Raises:
-        NotRecordedError: It does; the message names others.
+        NotRecordedError: The method needs such recordings; the message names other methods.
     """
     for item in method.to_record():
         if not isinstance(item, SubspaceRecorder):
             raise NotRecordedError(
-                f"{method.name} needs {item}, which a state folder does not keep; name a method "
+                f"{method.name} needs {item}, which a state folder does not store; put a method "
                 "first that needs nothing recorded (cubic-newton), or instant-cubic-newton"
             )
 
 
-class KeptModels:
-    """Trained models in a state folder, each with what its next removal starts from."""
+class ModelStore:
+    """Trained models in a state folder, with the recordings that their next removals need."""
 
     def __init__(
         self,
@@ -157,16 +158,16 @@ class KeptModels:
         model: nn.Module,
         method: UnlearningMethod[Any],
     ) -> None:
-        """Take the folders, and what the models are models of.
+        """Store the folders, the model and the method's recorders.
 
         Args:
             models: The model files.
-            training: Folder for the initial weights, and how the first model was trained.
-            model: As every node builds it.
-            method: Removes from it, and says what must be recorded.
+            training: Folder for the initial weights and the settings of the training.
+            model: The model as every node builds it.
+            method: Method that removes, which determines what must be recorded.
 
         Raises:
-            NotRecordedError: The method needs what is not kept in files.
+            NotRecordedError: The method needs recordings that are not stored in files.
         """
         require_keepable(method)
         self._models = models
@@ -175,14 +176,14 @@ class KeptModels:
         self._recordables: tuple[Recordable, ...] = method.to_record()
 
     def content(self, weights: Tensor, state: Mapping[str, Tensor] | None = None) -> bytes:
-        """Return weights (d,), and trained values of other tensors, as a model file."""
+        """Return a model file with weights (d,) and trained values of other tensors."""
         return model_file(self._model, weights, state)
 
-    def keep_first(self, trained: TrainedModel) -> str:
-        """Write a model that was just trained, where it started, and what was recorded.
+    def store_first(self, trained: TrainedModel) -> str:
+        """Store a newly trained model, its initial weights, its settings, and its recordings.
 
         Returns:
-            sha256 of its file.
+            sha256 of the model file.
         """
         self._training.mkdir(parents=True, exist_ok=True, mode=0o700)
         if trained.initial is None:
@@ -192,16 +193,16 @@ class KeptModels:
                 file.write(model_file(self._model, trained.initial))
         write_whole(self._training / SETTINGS, trained.settings.model_dump_json() + "\n")
         sha256 = self._models.put(model_file(self._model, trained.weights, trained.state))
-        self.keep(trained, self._models.beside(sha256))
+        self.store_recorded(trained, self._models.beside(sha256))
         return sha256
 
-    def keep(self, trained: TrainedModel, folder: Path, base: str | None = None) -> None:
-        """Write what was recorded for the next removal; nothing where nothing was.
+    def store_recorded(self, trained: TrainedModel, folder: Path, base: str | None = None) -> None:
+        """Store the recordings for the next removal, if there are any.
 
         Args:
             trained: The model.
-            folder: Beside it.
-            base: sha256 of the model it came from; the files share a basis where that is the same.
+            folder: The model's folder.
+            base: sha256 of the model it was made from; the two share the file of an equal basis.
         """
         for item in self._recordables:
             if item not in trained.recorded:
@@ -216,17 +217,16 @@ class KeptModels:
             flush_folder(folder.parent)
 
     def load(self, sha256: str) -> TrainedModel:
-        """Read a model as its next removal finds it.
+        """Load a model with its recordings for the next removal.
 
-        A recording that is not there, or is of other weights, as where training went on after it,
-        is left out.
+        A recording of other weights, as after continued training, is left out.
 
         Returns:
             The model.
 
         Raises:
             VerificationError: A file is missing or was changed.
-            RecordingError: Likewise.
+            RecordingError: A file of a recording is missing or was changed.
         """
         content = self._models.read(sha256)
         weights, state = read_model(self._model, content), read_state(content)
@@ -237,7 +237,7 @@ class KeptModels:
             settings = TrainingSettings.model_validate_json(self._of_training(SETTINGS))
         except ValidationError:
             raise VerificationError(
-                f"{self._training / SETTINGS} holds no settings of training; restore it"
+                f"{self._training / SETTINGS} has no settings of the training; restore the file"
             ) from None
         folder = self._models.beside(sha256) / RECORDING
         recorded: dict[Recordable, Recorded] = {}

@@ -1,4 +1,4 @@
-"""What an operator knows of a federation: names, the model, the method; never the data."""
+"""The operator's knowledge of a federation: names, model and method, but no data."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.requests.deletion import Scope, ScopeKind
 from fedunlearn.unlearning.method import UnlearningMethod
 
-# Trains the first model in an open federation, and records what is asked for.
+# Trains the first model in an open federation, with the given recorders.
 TrainFirst = Callable[[Federation, Sequence[Recordable]], TrainedModel]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A federation as its operator knows it.
+    """The operator's description of a federation.
 
     Attributes:
-        nodes: The names of the nodes, in the order of the numbers used inside.
-        labels: The names of the classes, in the order of the numbers used inside.
-        model: Builds the network that every node has.
-        name: Of the method, as the operator calls it.
-        method: By which requests are removed.
-        recovery_rounds: Of ordinary training on what stays, after each removal.
-        uses_kept: By the name of each node of a user's app, whether its training leaves out what
-            was removed (``kept``); None where nodes do so by themselves.
-        carried: Names in ``state_dict`` of what nodes are sent beside the weights; None for all
-            that a model file holds.
-        train: Trains the first model; None where it must be there already.
+        nodes: Names of the nodes, in the order of their internal numbers.
+        labels: Names of the classes, in the order of their internal numbers.
+        model: Function that builds the network of every node.
+        name: Name of the method in the operator's settings.
+        method: Method that removes.
+        recovery_rounds: Rounds of ordinary training on the retain set after each removal.
+        uses_kept: Whether the training of a user's app excludes removed data by calling
+            ``forgetting.kept``, by node; None if nodes exclude them by themselves.
+        carried: Names in ``state_dict`` of the tensors that are sent to nodes besides the weights;
+            None for all in a model file.
+        train: Function that trains the first model; None if there must be a model already.
     """
 
     nodes: Names
@@ -48,20 +48,20 @@ class Site:
     train: TrainFirst | None = field(default=None, compare=False)
 
     def as_document(self) -> dict[str, list[str]]:
-        """Return the names of nodes and classes, in the order of the numbers used inside."""
+        """Return the names of nodes and classes, in the order of their internal numbers."""
         return {"nodes": list(self.nodes), "classes": list(self.labels)}
 
     def rule_of(self, scopes: Iterable[Scope]) -> ForgetSet:
-        """Return the rule by which nodes find what some requests of one kind remove together.
+        """Return the forget set of requests of one kind that are removed together.
 
         Args:
-            scopes: What the requests name.
+            scopes: Scopes of the requests.
 
         Returns:
-            The rule, by numbers.
+            The forget set, with internal numbers.
 
         Raises:
-            UnknownNameError: There is no node or class of a name.
+            UnknownNameError: There is no node or class of that name.
         """
         all_of = list(scopes)
         node, label = self.nodes.place, self.labels.place

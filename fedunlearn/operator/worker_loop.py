@@ -1,4 +1,4 @@
-"""A worker over an open federation: removes what is requested from its current model."""
+"""The worker loop: it carries out requests in an open federation on its current model."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from fedunlearn.worker.worker_settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 MODELS, NODES = "models", "nodes"
-NAMES = "names.json"  # of nodes and classes, by the numbers in the names of folders
+NAMES = "names.json"  # names of nodes and classes, in the order of their internal numbers
 
 
 @dataclass(frozen=True)
 class WorkPlace:
-    """Where a worker finds requests and keeps models.
+    """The place of a worker's requests and models, and the conditions for its end.
 
     Attributes:
         folder: The state folder.
-        store: The requests.
-        issuer: Signs receipts and the log.
-        name: Of the worker, in events.
-        idle_s: End when nothing has been due for so long; None waits for ever.
-        stop: Set from outside to end after the job at hand.
-        on_job: Receives what became of every job.
+        store: The request store.
+        issuer: Private key that signs receipts and the log.
+        name: Name of the worker in events.
+        idle_s: Seconds without due requests after which the worker ends; None to wait forever.
+        stop: Event that another thread sets to end the worker after the current job.
+        on_job: Receives the outcome of every job.
     """
 
     folder: Path
@@ -55,17 +55,17 @@ class WorkPlace:
 
     @property
     def refused(self) -> frozenset[str]:
-        """The names of the nodes that have left and know it.
+        """Names of the nodes that have left and have recorded their tombstones.
 
-        One whose removal is applied but not complete must still be told.
+        A node whose removal is applied but not complete must still record a tombstone.
         """
-        telling = {
+        incomplete = {
             node
             for deletion in self.store.list(states=(State.RUNNING,), limit=1000)
             if deletion.scope.kind is ScopeKind.NODE
             for node in deletion.scope.nodes
         }
-        return frozenset(self.store.nodes_left()) - telling
+        return frozenset(self.store.nodes_left()) - incomplete
 
 
 def work_in(
@@ -74,18 +74,18 @@ def work_in(
     place: WorkPlace,
     trained: TrainedModel | None = None,
 ) -> None:
-    """Work in a federation that is open: see WorkPlace for when it ends.
+    """Run the worker loop in an open federation until a condition of WorkPlace ends it.
 
     Args:
-        site: Names, model, method.
-        federation: The nodes.
-        place: Requests and models.
-        trained: The first model, where the state folder has none; None trains it.
+        site: Names, model and method of the federation.
+        federation: The open federation.
+        place: The requests and models.
+        trained: The first model, if the state folder has none; None to train it.
 
     Raises:
-        TransitionError: A node's records are not those that were registered.
-        VerificationError: The current model's file is damaged, or is of another scenario.
-        StoreError: The store has been busy, or gone, for as long as the worker waits.
+        TransitionError: The commitment of a node is not the registered one.
+        VerificationError: The current model's file is damaged, or belongs to another scenario.
+        StoreError: The store has been busy or unreachable for as long as the worker waits.
     """
     settings = WorkerSettings.read(place.folder)
     models = ModelFolder(place.folder / MODELS)
@@ -94,9 +94,10 @@ def work_in(
     register_names(site, federation, place.store)
     current = place.store.current()
     if current is not None:
-        remover.kept.load(current.sha256)  # before a request fails because of it
+        # A damaged model is reported here, before it fails a request.
+        remover.model_store.load(current.sha256)
     else:
-        first = remover.kept.keep_first(trained) if trained else remover.train()
+        first = remover.model_store.store_first(trained) if trained else remover.train()
         place.store.set_first(first, now=utc_now())
     worker = Worker(
         place.store,
@@ -131,19 +132,19 @@ def work_in(
 
 
 def _over(place: WorkPlace, busy: float) -> bool:
-    """Return whether nothing has been due for so long, since a monotonic time, that it may end."""
+    """Return whether no request has been due since a monotonic time for ``idle_s`` seconds."""
     return place.idle_s is not None and time.monotonic() - busy >= place.idle_s
 
 
 def register_names(site: Site, federation: Federation, store: RequestStore) -> None:
-    """Register how requests may name classes, and what nodes committed to when they enrolled.
+    """Register the names of classes, and the commitments that nodes made when they enrolled.
 
-    The same again changes nothing.
+    A repeated call changes nothing.
 
     Args:
-        site: Names nodes and classes.
-        federation: The nodes.
-        store: Of the requests.
+        site: Names of nodes and classes.
+        federation: The federation with the enrolments.
+        store: The request store.
     """
     store.register_classes(site.labels, now=utc_now())
     for node, enrolment in sorted(federation.enrolments.items()):

@@ -1,1 +1,1 @@
-"""Deletion requests: their states, where they are kept, the log of what was done, the receipts."""
+"""Deletion requests: their states, their store, the log of actions, and the receipts."""

@@ -1,4 +1,4 @@
-"""Times: aware datetimes in UTC outside, whole microseconds since the epoch in the database."""
+"""Times: aware datetimes in UTC in the API, whole microseconds since the epoch in the database."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ def micros(moment: datetime) -> int:
     """Return microseconds since the epoch.
 
     Raises:
-        ValueError: The time does not say in which zone it is.
+        ValueError: The time has no time zone.
     """
     if moment.tzinfo is None:
-        raise ValueError("a time without a zone; right is an aware datetime, as datetime.now(UTC)")
+        raise ValueError(
+            "a time without a time zone; right is an aware datetime, as datetime.now(UTC)"
+        )
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment(micros: int) -> datetime:
-    """Return the time at so many microseconds since the epoch."""
+    """Return the time that is a number of microseconds after the epoch."""
     return _EPOCH + micros * _MICROSECOND
 
 
 def stamp(micros: int) -> str:
-    """Return a time as RFC 3339 writes it, always with six places."""
+    """Return a time in the form of RFC 3339, always with six decimal places."""
     return moment(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def months_after(start: datetime, months: int) -> datetime:
-    """Return the same day some months later, or the last of that month."""
+    """Return the same day some months later, or the last day of that month."""
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
     day = min(start.day, calendar.monthrange(year, month + 1)[1])
     return start.replace(year=year, month=month + 1, day=day)

@@ -1,8 +1,9 @@
-"""Proofs that a log has only grown since somebody saw it (RFC 9162, section 2.1.4).
+"""Proofs that rows were only appended to a log since an older tree head (RFC 9162, section 2.1.4).
 
-An auditor or owner keeps a tree head: of a receipt, of an export, or printed by ``fedunlearn ledger
-head``. Later the issuer proves that the log still begins with the rows under that head. A log that
-was cut, restored from an older copy or shown differently to others cannot be proved so.
+An auditor or owner stores a tree head: that of a receipt, of an export, or the output of
+``fedunlearn ledger head``. Later the issuer proves that the log still begins with the rows under
+that head. There is no such proof for a log that was cut, restored from an older copy, or shown
+differently to others.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def head_of(document: Mapping[str, Any]) -> TreeHead:
     """Return a tree head from JSON.
 
     Raises:
-        VerificationError: It has another form.
+        VerificationError: The JSON does not have the form of a tree head.
     """
     try:
         signature = bytes.fromhex(document["signature"])
@@ -49,19 +50,19 @@ def head_of(document: Mapping[str, Any]) -> TreeHead:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise VerificationError("the tree head has another form: it was changed or cut")
+        raise VerificationError("the tree head does not have the right form: it was changed or cut")
     return head
 
 
 def last_head_in(document: Mapping[str, Any]) -> TreeHead:
-    """Return the head that a document vouches for.
+    """Return the newest tree head in a document.
 
     Args:
         document: A tree head, a receipt, an exported ledger or a proof of consistency.
 
     Raises:
-        InputError: It is none of these.
-        VerificationError: Its tree head has another form.
+        InputError: The document is none of these.
+        VerificationError: The tree head does not have the right form.
     """
     try:
         if "payload" in document:
@@ -76,7 +77,7 @@ def last_head_in(document: Mapping[str, Any]) -> TreeHead:
     except (KeyError, TypeError, ValueError):
         pass
     raise InputError(
-        "holds no tree head; give the output of 'fedunlearn ledger head', a receipt, or an "
+        "contains no tree head; give the output of 'fedunlearn ledger head', a receipt, or an "
         "exported ledger"
     )
 
@@ -85,11 +86,12 @@ def prove_consistency(store: RequestStore, first: TreeHead) -> dict[str, object]
     """Return the proof that the log of a store begins with the rows under an older tree head.
 
     Args:
-        store: Whose log.
+        store: The request store with the log.
         first: The older tree head.
 
     Raises:
-        VerificationError: The log is shorter than the head says, or does not begin with its rows.
+        VerificationError: The log is shorter than the size of the head, or does not begin with
+            the head's rows.
     """
     second = store.last_head()
     if second is None or second.size < first.size:
@@ -116,14 +118,14 @@ def verify_consistency(document: Mapping[str, Any], key: PublicKey, first: TreeH
     Args:
         document: The proof, as ``prove_consistency`` returns it.
         key: The issuer's public key.
-        first: The tree head that the verifier has had before.
+        first: The tree head that the verifier had before.
 
     Returns:
         The newer tree head.
 
     Raises:
-        VerificationError: A head is not the issuer's, the proof begins with another head, or the
-            newer log does not begin with the older one.
+        VerificationError: A head is not signed by the issuer, the proof begins with another head,
+            or the newer log does not begin with the older one.
     """
     try:
         known = document["format"] == FORMAT
@@ -137,7 +139,7 @@ def verify_consistency(document: Mapping[str, Any], key: PublicKey, first: TreeH
             "writes it"
         )
     if head_of(claimed) != first:
-        raise VerificationError("the proof begins with another tree head than the one given")
+        raise VerificationError("the proof does not begin with the given tree head")
     newer = head_of(second)
     for head in (first, newer):
         head.verify(key)

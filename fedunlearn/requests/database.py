@@ -1,10 +1,10 @@
-"""Where a request store's tables are: SQLite in a file, or PostgreSQL by URL.
+"""The database of a request store: SQLite in a file, or PostgreSQL at a URL.
 
-Transactions that write take the same locks in the same order on both: first the rows that are
-there and are to be changed, then ``Transaction.numbered``, which every writer of events, log rows
-and new requests waits for. Numbers are thus given in the order in which they become visible: the
-log has no gaps, and who watches from a number on misses nothing that commits later. SQLite has one
-writer at a time, which holds all of it from the start (BEGIN IMMEDIATE).
+Transactions that write take the same locks in the same order on both: first the existing rows that
+they change, then the lock of ``Transaction.numbered``, which every writer of events, log rows and
+new requests takes. Numbers are therefore assigned in the order in which they become visible: the
+log has no gaps, and a watcher that continues after a number misses nothing that commits later.
+SQLite has one writer at a time, which locks the whole database from the start (BEGIN IMMEDIATE).
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from sqlalchemy.exc import TimeoutError as PoolError
 from fedunlearn.errors import StoreError, VerificationError
 
 VERSION = "2"
-FIRST = "1"  # before any release; its signed log cannot be brought to names
+FIRST = "1"  # from before the first release; its signed log has numbers instead of names
 BUSY_S = 10.0
 _RIGHT = "right is sqlite:////folder/requests.db or postgresql+psycopg://user@host/database"
-# Of advisory locks, which are numbers that all programs on a database share.
+# Number of the advisory lock; all programs on a database share these numbers.
 _LOCK = 0x66756E6C
 
 
 def state_url(folder: Path) -> URL:
-    """Return the URL of the store in a state folder, whatever that is called."""
+    """Return the URL of the store in a state folder; the folder's name may need quoting."""
     return URL.create("sqlite", database=str(folder.resolve() / "requests.db"))
 
 
 class Transaction:
-    """A transaction that may write."""
+    """A writing transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        """Use a connection on which the transaction has begun."""
+        """Wrap a connection on which the transaction has begun."""
         self.connection = connection
         self.execute = connection.execute
         self._ordered = False
 
     def order(self) -> None:
-        """Wait until no other transaction gives numbers, and let none until this one ends."""
+        """Take the lock of assigning numbers, and hold it until this transaction ends."""
         if not self._ordered and self.connection.dialect.name == "postgresql":
             self.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         self._ordered = True
 
     def numbered(self, column: Column[int]) -> int:
-        """Return the next number of a table's column, from 0 where it has no rows."""
+        """Return the next number of a table's column, 0 if the table has no rows."""
         self.order()
         highest = self.execute(select(func.max(column))).scalar_one()
         return 0 if highest is None else int(highest) + 1
 
     def insert_new(self, table: Table, **values: object) -> bool:
-        """Insert a row unless there is one with its key.
+        """Insert a row unless there is one with the same key.
 
         Returns:
-            Whether it was inserted.
+            Whether the row was inserted.
         """
         dialect = postgresql if self.connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
@@ -79,22 +79,25 @@ class Database:
     """A database and its transactions; threads may share it."""
 
     def __init__(self, url: str | URL, *, create: bool = True, durable: bool = True) -> None:
-        """Connect, and bring the tables to this version.
+        """Connect, and upgrade the tables to this version.
 
         Args:
-            url: A text that SQLAlchemy reads, or a URL that is made of its parts.
-            create: Make the tables in an empty database; otherwise that is an error.
-            durable: False for tests alone: a power cut may take what was acknowledged.
+            url: A URL of SQLAlchemy, as text or as an object.
+            create: Whether to create the tables in an empty database, which is otherwise an
+                error.
+            durable: False for tests only: acknowledged changes may be lost at a power failure.
 
         Raises:
-            StoreError: It is missing, of a newer version, or cannot be reached.
+            StoreError: The store is missing, has a newer version, or cannot be reached.
         """
         parsed = _parsed(url)
         self.name = _shown(parsed)
         if parsed.get_backend_name() == "sqlite":
             file = Path(parsed.database or "")
             if not create and not file.is_file():
-                raise StoreError(f"there is no request store {file}; right is where one was made")
+                raise StoreError(
+                    f"there is no request store {file}; right is the path of an existing one"
+                )
             if not file.parent.is_dir():
                 raise StoreError(f"there is no folder {file.parent} for the request store")
             _make_private(file)
@@ -103,11 +106,12 @@ class Database:
         self._readers = self._engine
         self._writers = self._engine.execution_options(fedunlearn_writes=True)
         if self._engine.dialect.name == "postgresql":
-            # Several statements see one state, as they do in SQLite.
+            # All statements of a transaction see one state, as they do in SQLite.
             self._readers = self._engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            # Who has waited for a lock sees what was committed meanwhile, whatever is set there.
+            # A transaction that waited for a lock must see what was committed in the meantime,
+            # whatever the default of the database is.
             self._writers = self._writers.execution_options(isolation_level="READ COMMITTED")
         try:
             self._migrate(create)
@@ -124,58 +128,65 @@ class Database:
         """Open a transaction that sees one state of the database.
 
         Yields:
-            Its connection.
+            The connection of the transaction.
         """
-        with self._speaking(), self._readers.begin() as connection:
+        with self._translated_errors(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Open a transaction that is on the disk once it has ended.
+        """Open a writing transaction, which is durable once it has ended.
 
         Yields:
             The transaction.
         """
-        with self._speaking(), self._turn(), self._writers.begin() as connection:
+        with self._translated_errors(), self._serialized(), self._writers.begin() as connection:
             yield Transaction(connection)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Let this process's threads write to SQLite in turn, which else sleeps and tries again."""
+    def _serialized(self) -> Iterator[None]:
+        """Let the threads of this process write to SQLite in turn; SQLite itself would poll."""
         if self._engine.dialect.name != "sqlite":
             yield
             return
         if not self._lock.acquire(timeout=BUSY_S):
-            raise StoreError(f"{self.name} is busy for over {BUSY_S:g} s; try again")
+            raise StoreError(f"{self.name} has been busy for over {BUSY_S:g} s; try again")
         try:
             yield
         finally:
             self._lock.release()
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except UnicodeEncodeError:
-            raise StoreError("what was asked for is no text that UTF-8 can hold") from None
+            raise StoreError(
+                "a value of the call contains characters that UTF-8 cannot encode"
+            ) from None
         except PoolError:
-            raise StoreError(f"{self.name} is busy: all its connections are; try again") from None
+            raise StoreError(
+                f"{self.name} is busy: all connections are in use; try again"
+            ) from None
         except OperationalError as error:
-            said = _first_line(error)
-            busy = "database is locked" in said or "lock timeout" in said or "deadlock" in said
-            if busy:
-                raise StoreError(f"{self.name} is busy for over {BUSY_S:g} s; try again") from error
-            if "decode" in said or "malformed" in said:
-                raise VerificationError(f"{self.name} was changed or is damaged: {said}") from error
-            raise StoreError(f"{self.name} cannot be used: {said}") from error
+            cause = _first_line(error)
+            if any(sign in cause for sign in ("database is locked", "lock timeout", "deadlock")):
+                raise StoreError(
+                    f"{self.name} has been busy for over {BUSY_S:g} s; try again"
+                ) from error
+            if "decode" in cause or "malformed" in cause:
+                raise VerificationError(
+                    f"{self.name} was changed or is damaged: {cause}"
+                ) from error
+            raise StoreError(f"{self.name} cannot be used: {cause}") from error
         except DatabaseError as error:
-            said = _first_line(error)
-            if "malformed" in said:
-                raise VerificationError(f"{self.name} is damaged: {said}") from error
-            # A broken rule of the tables is a mistake of this program and is not hidden.
+            cause = _first_line(error)
+            if "malformed" in cause:
+                raise VerificationError(f"{self.name} is damaged: {cause}") from error
+            # A violated constraint is a mistake of this program and must not be hidden.
             never_connected = error.statement is None
-            if never_connected or error.connection_invalidated or "not a database" in said:
-                raise StoreError(f"{self.name} cannot be used: {said}") from error
+            if never_connected or error.connection_invalidated or "not a database" in cause:
+                raise StoreError(f"{self.name} cannot be used: {cause}") from error
             raise
 
     def _migrate(self, create: bool) -> None:
@@ -185,21 +196,21 @@ class Database:
             return
         with self.write() as tx:
             tx.order()
-            # Another process may have done it in between.
+            # Another process may have upgraded the tables in the meantime.
             found = _version(tx.connection)
             if found == VERSION:
                 return
             if found is None and not create:
-                raise StoreError(f"{self.name} holds no request store")
+                raise StoreError(f"{self.name} contains no request store")
             if found is not None and (not found.isdigit() or int(found) > int(VERSION)):
                 raise StoreError(
-                    f"{self.name} has version {found} and this fedunlearn knows {VERSION}; "
-                    "right is the fedunlearn that wrote it, or a newer one"
+                    f"{self.name} has version {found}, and this fedunlearn supports version "
+                    f"{VERSION}; right is the fedunlearn that wrote it, or a newer one"
                 )
             if found == FIRST:
                 raise StoreError(
-                    f"{self.name} has version {found}, which numbers nodes and classes where this "
-                    "fedunlearn names them; right is a new store"
+                    f"{self.name} has version {found}, which has numbers of nodes and classes "
+                    "instead of names; right is a new store"
                 )
             _upgrade(tx.connection)
 
@@ -207,17 +218,17 @@ class Database:
 def _parsed(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise StoreError(f"the request store's URL cannot be read; {_RIGHT}") from None
     backend = parsed.get_backend_name()
     if backend != "sqlite" and "@" in f"{parsed.host}{parsed.database}":
-        # What follows the first @ is taken for the host, and would be printed.
+        # The part after the first @ is read as the host, so a password would be printed.
         raise StoreError(
-            "the request store's URL has an @ too many; write one in a name or password as %40"
+            "the request store's URL has more than one @; write an @ in a name or password as %40"
         )
     if backend not in ("sqlite", "postgresql") or not parsed.database:
         raise StoreError(f"the request store's URL names {backend!r} or no database; {_RIGHT}")
-    given = isinstance(url, str) and "?" in url  # also an empty query, which is lost in reading
+    given = isinstance(url, str) and "?" in url  # also an empty query, which parsing drops
     if backend == "sqlite" and (
         given or parsed.query or parsed.database == ":memory:" or "\0" in parsed.database
     ):
@@ -234,12 +245,12 @@ def _shown(url: URL) -> str:
 
 
 def _make_private(file: Path) -> None:
-    """Make a file that only its owner can read, before SQLite makes it for everybody.
+    """Create a file that only its owner can read; SQLite would create it readable for all users.
 
-    SQLite gives the files beside it the same mode.
+    SQLite gives its journal files the same mode.
 
     Raises:
-        StoreError: It cannot be made.
+        StoreError: The file cannot be created.
     """
     if file.exists():
         return
@@ -271,7 +282,7 @@ def _engine(url: URL, durable: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _: object) -> None:
-        # A database may be set to acknowledge what is not on the disk.
+        # A database may be configured to acknowledge commits before they are on the disk.
         cursor = connection.cursor()
         cursor.execute(
             "SELECT set_config('synchronous_commit', 'on', false) "
@@ -289,10 +300,10 @@ def _engine(url: URL, durable: bool) -> Engine:
 
 
 def _waiting(url: URL) -> dict[str, object]:
-    """Return how long a connection waits, where the URL does not say it itself."""
+    """Return the time limits of a connection, unless the URL contains them."""
     given = url.query.get("options", "")
     options = given if isinstance(given, str) else " ".join(given)
-    # What comes later holds, so that the URL's own comes last.
+    # The last option wins, so the URL's own options come last.
     wait: dict[str, object] = {"options": f"-c lock_timeout={int(BUSY_S * 1000)} {options}".strip()}
     if "connect_timeout" not in url.query:
         wait["connect_timeout"] = int(BUSY_S)
@@ -325,8 +336,8 @@ def _sqlite(url: URL, durable: bool) -> Engine:
 
 
 def _first_line(error: DatabaseError) -> str:
-    # Further lines may quote values.
-    return next(iter(str(error.orig).strip().splitlines()), "it does not say why")
+    # Further lines may contain values of the store.
+    return next(iter(str(error.orig).strip().splitlines()), "the database gives no reason")
 
 
 def _version(connection: Connection) -> str | None:
@@ -337,7 +348,7 @@ def _version(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Takes a while to import, and is needed once in a store's life.
+    # The import is slow, and is needed only when a store is created or upgraded.
     from alembic import command
     from alembic.config import Config
 

@@ -1,4 +1,4 @@
-"""What owners and operators decide about requests."""
+"""Decisions of owners and operators about requests."""
 
 from __future__ import annotations
 
@@ -14,103 +14,104 @@ from fedunlearn.requests.rows import storable
 from fedunlearn.requests.tables import DELETIONS
 from fedunlearn.requests.transitions import locked, move, note
 
-# From its arrival; GDPR Art. 12(3): one month, and two more where there is a reason.
+# Counted from the receipt of the request; GDPR Art. 12(3): one month, and two more with a reason.
 MOST_MONTHS = 3
 
 
 class Decisions:
-    """What a request store does when somebody decides.
+    """The decisions about requests, as methods of a request store.
 
-    ``actor`` is as Event has it: "owner NAME" or "operator NAME".
+    ``actor`` has the form of Event: "owner NAME" or "operator NAME".
     """
 
     _database: Database
 
     def cancel(self, id: str, actor: str, *, now: datetime) -> Deletion:
-        """Take a request back that does not run yet.
+        """Cancel a request that does not run yet.
 
         Args:
-            id: The request's.
-            actor: Who does it.
-            now: The time.
+            id: Id of the request.
+            actor: The owner or operator who decides.
+            now: The current time.
 
         Returns:
-            The request as it is then.
+            The changed request.
 
         Raises:
             UnknownDeletionError: There is no such request.
-            TransitionError: It runs, or has ended.
+            TransitionError: The request runs, or has ended.
         """
         return self._decide(id, None, State.CANCELLED, actor, "", now)
 
     def approve(self, id: str, actor: str, *, now: datetime) -> Deletion:
-        """Let a request run that waits for it.
+        """Approve a request that waits for approval.
 
         Args:
-            id: The request's.
-            actor: Who does it.
-            now: The time.
+            id: Id of the request.
+            actor: The owner or operator who decides.
+            now: The current time.
 
         Returns:
-            The request as it is then.
+            The changed request.
 
         Raises:
             UnknownDeletionError: There is no such request.
-            TransitionError: It does not wait for approval.
+            TransitionError: The request does not wait for approval.
         """
         return self._decide(id, State.AWAITING_APPROVAL, State.PENDING, actor, "", now)
 
     def reject(self, id: str, actor: str, reason: str, *, now: datetime) -> Deletion:
-        """Refuse a request that does not run.
+        """Reject a request that does not run.
 
         Args:
-            id: The request's.
-            actor: Who does it.
-            reason: Why.
-            now: The time.
+            id: Id of the request.
+            actor: The owner or operator who decides.
+            reason: Reason of the decision.
+            now: The current time.
 
         Returns:
-            The request as it is then.
+            The changed request.
 
         Raises:
             UnknownDeletionError: There is no such request.
-            TransitionError: It runs, or has ended.
+            TransitionError: The request runs, or has ended.
         """
         return self._decide(id, None, State.REJECTED, actor, reason, now)
 
     def retry(self, id: str, actor: str, *, now: datetime) -> Deletion:
-        """Let a request run again that failed.
+        """Queue a failed request again.
 
         Args:
-            id: The request's.
-            actor: Who does it.
-            now: The time.
+            id: Id of the request.
+            actor: The owner or operator who decides.
+            now: The current time.
 
         Returns:
-            The request as it is then.
+            The changed request.
 
         Raises:
             UnknownDeletionError: There is no such request.
-            TransitionError: It has not failed.
+            TransitionError: The request has not failed.
         """
         return self._decide(id, State.FAILED, State.PENDING, actor, "", now)
 
     def extend(self, id: str, actor: str, due: datetime, reason: str, *, now: datetime) -> Deletion:
-        """Move the date by which a request must be done, once.
+        """Extend the due date of a request; this is possible once.
 
         Args:
-            id: The request's.
-            actor: Who does it.
-            due: The new date, at most three months after the request came.
-            reason: Why.
-            now: The time.
+            id: Id of the request.
+            actor: The owner or operator who decides.
+            due: The new due date, at most three months after the request was received.
+            reason: Reason of the decision.
+            now: The current time.
 
         Returns:
-            The request as it is then.
+            The changed request.
 
         Raises:
             UnknownDeletionError: There is no such request.
-            TransitionError: It has ended or was extended before, or the date is too early or late.
+            TransitionError: The request has ended or was extended before, or the new date is too
+                early or too late.
         """
         reason = storable(reason)
         with self._database.write() as tx:
@@ -119,7 +120,7 @@ class Decisions:
                 raise TransitionError(f"request {id} is {deletion.state} and has no due date")
             query = select(DELETIONS.c.extended).where(DELETIONS.c.id == id)
             if tx.execute(query).scalar_one():
-                raise TransitionError(f"request {id} was extended before; that is allowed once")
+                raise TransitionError(f"request {id} was extended before, which is allowed once")
             latest = months_after(deletion.created, MOST_MONTHS)
             if not deletion.due < due <= latest:
                 raise TransitionError(

@@ -12,7 +12,7 @@ from fedunlearn.names import listed
 
 
 class State(enum.StrEnum):
-    """Where a request stands."""
+    """The state of a request."""
 
     PENDING = "PENDING"
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
@@ -24,7 +24,7 @@ class State(enum.StrEnum):
 
 
 class Stage(enum.StrEnum):
-    """What is being done for a request that runs."""
+    """The stage of a running request."""
 
     COLLECTING = "COLLECTING"
     SOLVING = "SOLVING"
@@ -32,7 +32,7 @@ class Stage(enum.StrEnum):
     COMMITTING = "COMMITTING"
 
 
-# SUCCEEDED to FAILED is a rollback: the model that holds the data again is current.
+# SUCCEEDED to FAILED is a rollback: a model that contains the data is the current one again.
 TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.PENDING: frozenset({State.RUNNING, State.CANCELLED, State.REJECTED}),
@@ -48,7 +48,7 @@ OPEN = frozenset({State.PENDING, State.AWAITING_APPROVAL, State.RUNNING, State.F
 
 
 class ScopeKind(enum.StrEnum):
-    """What is to be removed."""
+    """The kind of a scope."""
 
     NODE = "node"
     RECORDS = "records"
@@ -57,14 +57,16 @@ class ScopeKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Scope:
-    """What is to be removed, as the worker needs it.
+    """The scope of a request: the data to remove, in the form that the worker needs.
+
+    Nodes and classes have the names of the data, and are in the order of names.
 
     Attributes:
         kind: Whole nodes, records of one node, or classes.
-        nodes: NODE: who leaves. RECORDS: the node that holds them. CLASS: on which nodes; none for
-            all. By the names that the data give them, as labels are; both in the order of names.
+        nodes: NODE: the nodes to remove. RECORDS: the node that holds the records. CLASS: the nodes
+            that the removal is limited to; empty for all nodes.
         records: RECORDS: positions in the node's committed order, ascending.
-        labels: CLASS: which classes.
+        labels: CLASS: the classes to remove.
     """
 
     kind: ScopeKind
@@ -74,7 +76,7 @@ class Scope:
 
     @property
     def count(self) -> int:
-        """How many nodes, records or labels."""
+        """The number of nodes, records or labels."""
         return len(
             {
                 ScopeKind.NODE: self.nodes,
@@ -84,7 +86,7 @@ class Scope:
         )
 
     def __str__(self) -> str:
-        """Say in a few words what is to be removed; records by their number alone."""
+        """Return a short description of the scope; of records, only their number."""
         nodes = listed("node", self.nodes)
         match self.kind:
             case ScopeKind.NODE:
@@ -97,20 +99,20 @@ class Scope:
 
 @dataclass(frozen=True)
 class NewDeletion:
-    """A request that was checked and is to be stored.
+    """A checked request that is not stored yet.
 
     Attributes:
-        owner: Name of the principal that signed it.
-        request_id: The owner's.
-        key_id: Of the key that signed.
-        statement: Payload that was signed, a DeletionStatement.
-        signature: Over it.
-        scope: Bytes of the message Scope, whose sha256 the statement names.
-        parsed: The same, read.
+        owner: Name of the principal that signed the request.
+        request_id: Id that the owner gave the request.
+        key_id: Id of the key that signed the request.
+        statement: Signed payload, a serialized DeletionStatement.
+        signature: Signature over the statement.
+        scope: Serialized message Scope, whose sha256 the statement contains.
+        parsed: The parsed scope.
         model: sha256 of the model file that the statement names, hexadecimal.
-        received: When.
-        due: By when it must be done.
-        awaits_approval: Whether the operator must approve it first.
+        received: Time of the receipt of the request.
+        due: Time by which the removal must be done.
+        awaits_approval: Whether the operator must approve the request first.
     """
 
     owner: str
@@ -128,27 +130,27 @@ class NewDeletion:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A request as it is stored.
+    """A stored request.
 
     Attributes:
-        id: The service's name for it.
-        owner: Name of the principal that asked.
-        request_id: The owner's.
-        key_id: Of the key that signed.
-        statement_sha256: Digest of what was signed, hexadecimal.
-        scope_sha256: Likewise of the scope.
-        scope: What is to be removed.
-        state: Where it stands.
-        stage: While it runs.
-        created: When it was stored.
-        due: By when it must be done.
-        ended: When it reached SUCCEEDED, REJECTED or CANCELLED.
-        reason: Why it was rejected, failed or extended.
-        attempts: How often it has been leased.
-        job: The job it last ran in.
-        last_event: Number of its last change.
-        model_before: sha256 of the model file before, once it is removed.
-        model_after: Likewise after.
+        id: Id that the service gave the request.
+        owner: Name of the principal that made the request.
+        request_id: Id that the owner gave the request.
+        key_id: Id of the key that signed the request.
+        statement_sha256: sha256 of the signed statement, hexadecimal.
+        scope_sha256: sha256 of the serialized scope, hexadecimal.
+        scope: The data to remove.
+        state: State of the request.
+        stage: Stage of the job while the request runs; None otherwise.
+        created: Time at which the request was stored.
+        due: Time by which the removal must be done.
+        ended: Time at which the request reached SUCCEEDED, REJECTED or CANCELLED.
+        reason: Reason of a rejection, failure or extension.
+        attempts: How often the request was leased.
+        job: The job in which the request last ran.
+        last_event: Number of the last change of the request.
+        model_before: sha256 of the model file before the removal; None until it is applied.
+        model_after: sha256 of the model file after the removal; None until it is applied.
     """
 
     id: str
@@ -176,13 +178,13 @@ class Event:
     """One change of a request.
 
     Attributes:
-        number: Ascending over all requests, with gaps.
-        deletion: Of which request.
-        time: When.
-        state: The state it reached.
-        stage: While it runs.
-        actor: Who did it: "owner NAME", "operator NAME", "worker NAME", "service".
-        reason: Why, where one was given.
+        number: Number of the change, ascending over all requests, with gaps.
+        deletion: Id of the request.
+        time: Time of the change.
+        state: State after the change.
+        stage: Stage of the job while the request runs; None otherwise.
+        actor: Author of the change: "owner NAME", "operator NAME", "worker NAME", "service".
+        reason: Reason of the change; empty if none was given.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Requests as they are stored, found and watched."""
+"""Storing requests, and reading requests and their changes."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ Outcome = tuple[Deletion, bool] | RequestReusedError
 
 
 class Filing:
-    """What a request store does with requests that come in."""
+    """The methods of a request store that store and return requests and their changes."""
 
     _database: Database
 
     def create(self, new: NewDeletion) -> tuple[Deletion, bool]:
-        """Store a request; the same again returns the stored one.
+        """Store a request; a repeated request returns the stored one.
 
-        It is the same where the owner asks under the same id for the same scope; an owner who never
-        saw the answer signs anew, and then times and model may differ.
+        Requests of an owner with the same id and the same scope are repeats. Their times and models
+        may differ, as an owner who missed the answer signs again.
 
         Args:
-            new: The request, checked.
+            new: The checked request.
 
         Returns:
             The request, and whether it is new.
 
         Raises:
-            RequestReusedError: The owner has used the request id for another one.
+            RequestReusedError: The owner has used the request id for another request.
         """
         (outcome,) = self.create_many([new])
         if isinstance(outcome, RequestReusedError):
@@ -56,13 +56,14 @@ class Filing:
         return outcome
 
     def create_many(self, news: Sequence[NewDeletion]) -> list[Outcome]:
-        """Store requests in one transaction, which costs the disk as much as one of them.
+        """Store requests in one transaction, which costs one flush to the disk.
 
         Args:
-            news: The requests, checked.
+            news: The checked requests.
 
         Returns:
-            In their order: the request and whether it is new, or why it is refused.
+            One outcome for each request, in their order: the stored request and whether it is new,
+            or the error with which it is refused.
         """
         if not news:
             return []
@@ -85,7 +86,7 @@ class Filing:
                     outcomes.append(
                         RequestReusedError(
                             f"request id {new.request_id} is used for another request; right is "
-                            "a new UUID4 for each"
+                            "a new UUID4 for each request"
                         )
                     )
             if rows:
@@ -111,7 +112,7 @@ class Filing:
         """Return a request.
 
         Raises:
-            UnknownDeletionError: There is none of this id.
+            UnknownDeletionError: There is no request with this id.
         """
         with self._database.read() as connection:
             query = select(*DELETION_COLUMNS).where(DELETIONS.c.id == id)
@@ -130,13 +131,13 @@ class Filing:
         return None if row is None else deletion_from(row)
 
     def count_open(self, owner: str) -> int:
-        """Return how many of an owner's requests have not ended."""
+        """Return the number of an owner's open requests."""
         query = select(func.count()).where(DELETIONS.c.owner == owner, DELETIONS.c.state.in_(_OPEN))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
     def count_since(self, owner: str, since: datetime) -> int:
-        """Return how many requests an owner has made from a time on."""
+        """Return the number of requests that an owner has made since a time."""
         query = select(func.count()).where(
             DELETIONS.c.owner == owner, DELETIONS.c.created >= micros(since)
         )
@@ -144,12 +145,12 @@ class Filing:
             return connection.execute(query).scalar_one()
 
     def events(self, id: str | None, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Return changes after one of them, in order; none is put between later.
+        """Return the changes after a given one, in order; later changes have higher numbers.
 
         Args:
-            id: Of which request; None for all.
-            after: Number of the last one seen.
-            limit: At most so many.
+            id: Id of the request; None for all requests.
+            after: Number of the last change that was seen.
+            limit: Largest number of changes to return.
 
         Raises:
             UnknownDeletionError: There is no such request.
@@ -182,10 +183,10 @@ class Filing:
         """Return requests, the oldest first.
 
         Args:
-            owner: Only this one's.
-            states: Only in these; all where there are none.
-            after: Only those after the request of this id, as the page before ended.
-            limit: At most so many.
+            owner: Name of the owner of the requests; None for all owners.
+            states: States of the requests; all states if empty.
+            after: Id of the last request of the previous page; None for the first page.
+            limit: Largest number of requests to return.
 
         Raises:
             UnknownDeletionError: There is no request ``after``.
@@ -201,7 +202,7 @@ class Filing:
                 place = select(DELETIONS.c.created).where(DELETIONS.c.id == after)
                 created = connection.execute(place).scalar_one_or_none()
                 if created is None:
-                    raise UnknownDeletionError(f"there is no request {after} to list on from")
+                    raise UnknownDeletionError(f"there is no request {after} after which to list")
                 query = query.where(
                     tuple_(DELETIONS.c.created, DELETIONS.c.id) > tuple_(created, after)
                 )
@@ -214,7 +215,7 @@ _OPEN = [state.value for state in OPEN]
 
 
 def _known(tx: Transaction, news: Sequence[NewDeletion]) -> dict[tuple[str, str], Deletion]:
-    # SQLite has no index for pairs; owners who choose the same id by chance are told apart below.
+    # The query by request id uses an index; requests of other owners with these ids do no harm.
     ids = sorted({new.request_id for new in news})
     query = select(*DELETION_COLUMNS).where(DELETIONS.c.request_id.in_(ids))
     found = map(deletion_from, tx.execute(query).mappings())
@@ -231,7 +232,7 @@ def _digests(new: NewDeletion) -> tuple[str, str]:
 
 
 def _family(scope: Scope) -> str:
-    """Name what may be removed in one job: a class only together with others on its nodes."""
+    """Return a name that requests share if one job may remove them, as classes on equal nodes."""
     if scope.kind is ScopeKind.CLASS:
         return f"class on {json.dumps(scope.nodes) if scope.nodes else 'all'}"
     return scope.kind.value

@@ -1,4 +1,4 @@
-"""What checks find that does not hold."""
+"""Findings: the errors that checks of a request store report."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _MOST = 500
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not hold; what is not printable in either is replaced.
+    """An error that a check has found; characters that are not printable are replaced.
 
     Attributes:
-        what: It is.
-        where: It was found.
+        what: Description of the error.
+        where: Place of the error.
     """
 
     what: str
     where: str
 
     def __post_init__(self) -> None:
-        """Keep what was found, which may be made up, to one line each."""
+        """Limit both texts, which may contain forged values, to one line each."""
         for name in ("what", "where"):
             object.__setattr__(self, name, quoted(getattr(self, name), _MOST))
 
     def __str__(self) -> str:
-        """Return both, as one line."""
+        """Return place and description as one line."""
         return f"{self.where}: {self.what}"
 
 
@@ -41,18 +41,18 @@ def check_key(
     """Check that a key is the one that was registered.
 
     Args:
-        id: Its own.
-        principal: For whom it speaks.
-        pem: The key.
-        revoked: When it was.
-        replay: What the log leads to.
+        id: Id of the key.
+        principal: Name of the principal to whom the key belongs.
+        pem: The public key in PEM.
+        revoked: Time of the revocation; None if the key is not revoked.
+        replay: State that follows from the log.
 
     Yields:
-        What does not hold.
+        The errors found.
     """
     where = f"key {id}"
     if replay.keys.get(id, ("", ""))[0] != principal:
-        yield Finding(f"the log does not say that it was registered for {principal}", where)
+        yield Finding(f"the log has no registration of it for {principal}", where)
     if revoked != replay.revoked.get(id):
         yield Finding("the log disagrees on whether and when it was revoked", where)
     try:
@@ -60,4 +60,4 @@ def check_key(
     except KeyFileError:
         same = None
     if same is None or (same.id, same.pem) != (id, pem):
-        yield Finding("it is another key than its id says", where)
+        yield Finding("its id is not that of its public key", where)

@@ -1,4 +1,4 @@
-"""What was refused, and which calls were seen already."""
+"""Audit entries of refused calls, and the nonces of accepted calls."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Audit:
     """A call that was refused.
 
     Attributes:
-        number: Ascending.
-        time: When.
-        kind: Reason of the refusal, as the service names it.
-        key_id: Of the caller, where one was named.
+        number: Number of the entry, ascending.
+        time: Time of the refusal.
+        kind: Reason of the refusal, one of the service's reasons.
+        key_id: Id of the key that the caller named; empty if none was named.
         peer: Address of the caller.
-        detail: What was asked for.
+        detail: Description of the refused call.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Audit:
 
 
 class Guards:
-    """What a request store does about callers who may not, or call twice."""
+    """The methods of a request store for audit entries and nonces."""
 
     _database: Database
     most_audits: int = MOST_AUDITS
@@ -54,15 +54,15 @@ class Guards:
         now: datetime,
         lasting: Collection[str] = (),
     ) -> None:
-        """Keep that a call was refused; the oldest make room where there are too many.
+        """Record that a call was refused; the oldest entries are deleted if there are too many.
 
         Args:
             kind: Reason of the refusal.
-            key_id: Of the caller.
+            key_id: Id of the key that the caller named.
             peer: Address of the caller.
-            detail: What was asked for, cut where it is long.
-            now: The time.
-            lasting: Kinds that make room only where there are no others.
+            detail: Description of the call; a long one is cut.
+            now: The current time.
+            lasting: Kinds of entries that are deleted only if there are no others.
         """
         with self._database.write() as tx:
             number = tx.numbered(AUDIT.c.number)
@@ -76,7 +76,7 @@ class Guards:
                     detail=_clipped(detail),
                 )
             )
-            # Counting them costs more than keeping one.
+            # Counting all entries costs more than storing one.
             if number % max(1, self.most_audits // 100) == 0:
                 _make_room(tx, number, self.most_audits, lasting)
 
@@ -99,19 +99,19 @@ class Guards:
             ]
 
     def take_nonce(self, key_id: str, nonce: bytes, expires: datetime, *, now: datetime) -> bool:
-        """Mark a call as seen, until it could not be made any more.
+        """Store the nonce of a call until the call expires.
 
         Args:
-            key_id: Of the caller.
-            nonce: Of the call.
-            expires: When the call's statement does.
-            now: The time.
+            key_id: Id of the caller's key.
+            nonce: Nonce of the call.
+            expires: Time at which the call's statement expires.
+            now: The current time.
 
         Returns:
-            False where it was seen before.
+            False if the nonce was stored before.
         """
         with self._database.write() as tx:
-            # Two that clean up at once could wait for each other's rows.
+            # Without this order, two simultaneous deletions could wait for each other's rows.
             tx.order()
             tx.execute(delete(NONCES).where(NONCES.c.expires < micros(now)))
             return tx.insert_new(NONCES, key_id=key_id, nonce=nonce, expires=micros(expires))

@@ -1,4 +1,4 @@
-"""Receipts made from what the store holds: made again, they are the same."""
+"""Issuing receipts from the content of the store; issued again, they are identical."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def make_receipts(store: RequestStore, job: str, key: PrivateKey) -> dict[str, s
     """Return the receipts of an applied job, by request.
 
     Args:
-        store: That holds it.
-        job: Its name.
-        key: The issuer's.
+        store: The request store with the job.
+        job: Id of the job.
+        key: Private key of the issuer.
 
     Raises:
         TransitionError: The job is not applied.

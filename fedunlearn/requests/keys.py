@@ -1,7 +1,7 @@
 """Keys of owners, operators and the issuer of receipts: Ed25519, and ECDSA on P-256 and P-384.
 
-Signatures are over DSSE's pre-authentication encoding of a type and a payload, so that what was
-signed as one thing never counts as another.
+Signatures are over DSSE's pre-authentication encoding of a type and a payload, so that a signature
+of one type of payload is never valid for another type.
 Source: https://github.com/secure-systems-lab/dsse/blob/v1.0.2/protocol.md
 """
 
@@ -31,7 +31,7 @@ _Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 _CURVES: dict[str, Kind] = {"secp256r1": "p256", "secp384r1": "p384"}
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"p256": hashes.SHA256, "p384": hashes.SHA384}
 _RIGHT = "Ed25519, or ECDSA on P-256 or P-384"
-# OpenSSH's form with a compressed point is "not implemented".
+# The library raises NotImplementedError for a compressed point in OpenSSH's format.
 _UNREADABLE = (ValueError, UnsupportedAlgorithm, NotImplementedError)
 # The field of Curve25519, and y of its eight points of small order, for which anyone can sign.
 _FIELD = 2**255 - 19
@@ -40,18 +40,18 @@ _SMALL_ORDER = frozenset({0, 1, _EIGHTH, _FIELD - _EIGHTH, _FIELD - 1})
 
 
 def pae(type: str, payload: bytes) -> bytes:
-    """Return what is signed: DSSE's pre-authentication encoding, version 1."""
+    """Return the bytes to sign: DSSE's pre-authentication encoding, version 1."""
     name = type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key that verifies.
+    """A public key, which verifies signatures.
 
     Attributes:
-        pem: SubjectPublicKeyInfo.
-        id: sha256 of its DER form, hexadecimal.
+        pem: SubjectPublicKeyInfo of the key in PEM.
+        id: sha256 of the SubjectPublicKeyInfo in DER, hexadecimal.
         kind: Ed25519, or the curve of ECDSA.
     """
 
@@ -62,26 +62,27 @@ class PublicKey:
 
     @classmethod
     def read(cls, path: Path) -> PublicKey:
-        """Return the key of a file: PEM, or one line of OpenSSH's form.
+        """Return the public key in a file: PEM, or one line in OpenSSH's format.
 
         Raises:
-            KeyFileError: It is missing, damaged, private, or of a kind that is not used.
+            KeyFileError: The file is missing or damaged, or has a private key or one of an
+                unsupported kind.
         """
         return cls.from_pem(_content(path).decode("utf-8", "replace"), where=str(path))
 
     @classmethod
     def from_pem(cls, text: str, *, where: str = "the key") -> PublicKey:
-        """Return the key of a text: PEM, or one line of OpenSSH's form.
+        """Return the public key in a text: PEM, or one line in OpenSSH's format.
 
         Args:
             text: The key.
-            where: How messages name it.
+            where: Name of the key in error messages.
 
         Raises:
-            KeyFileError: It is damaged, private, or of a kind that is not used.
+            KeyFileError: The key is damaged, private, or of an unsupported kind.
         """
         if "PRIVATE KEY" in text:
-            raise KeyFileError(f"{where} is a private key; the public one is wanted")
+            raise KeyFileError(f"{where} is a private key; right is the public key")
         try:
             data = text.strip().encode()
             if text.lstrip().startswith("-----BEGIN"):
@@ -90,7 +91,7 @@ class PublicKey:
                 key = serialization.load_ssh_public_key(data)
         except _UNREADABLE:
             raise KeyFileError(
-                f"{where} is no public key; right is PEM or a line of OpenSSH, {_RIGHT}"
+                f"{where} is not a public key; right is PEM or a line of OpenSSH, {_RIGHT}"
             ) from None
         return _public(key, where)
 
@@ -100,14 +101,14 @@ class PublicKey:
         """Check a signature.
 
         Args:
-            type: What the payload is, a media type.
-            payload: The bytes.
-            signature: Over both.
-            as_made_here: Take of ECDSA's two signatures, of which anyone makes one from the other,
-                only the one that ``PrivateKey.sign`` gives.
+            type: Media type of the payload.
+            payload: The signed bytes.
+            signature: Signature over type and payload.
+            as_made_here: Whether to accept, of the two valid ECDSA signatures that can be computed
+                from each other, only the one that ``PrivateKey.sign`` returns.
 
         Raises:
-            VerificationError: It is not this key's over this type and payload.
+            VerificationError: The signature is not this key's over this type and payload.
         """
         wrong = VerificationError(f"the signature over {type} does not verify with key {self.id}")
         try:
@@ -124,10 +125,10 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """A key that signs.
+    """A private key, which signs.
 
     Attributes:
-        public: What verifies its signatures.
+        public: The public key, which verifies the signatures.
     """
 
     public: PublicKey
@@ -151,11 +152,11 @@ class PrivateKey:
 
     @classmethod
     def read(cls, path: Path) -> PrivateKey:
-        """Return the key of a file: PKCS 8 as PEM, or OpenSSH's form, without a passphrase.
+        """Return the key in a file: PKCS 8 in PEM, or OpenSSH's format, without a passphrase.
 
         Raises:
-            KeyFileError: It is missing, damaged, has a passphrase, or is of a kind that is not
-                used.
+            KeyFileError: The file is missing or damaged, or the key has a passphrase or an
+                unsupported kind.
         """
         data = _content(path)
         openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
@@ -166,17 +167,17 @@ class PrivateKey:
             raise KeyFileError(f"{path} has a passphrase; right is a key without one") from None
         except _UNREADABLE:
             raise KeyFileError(
-                f"{path} is no private key; right is PEM (PKCS 8) or OpenSSH, {_RIGHT}"
+                f"{path} is not a private key; right is PEM (PKCS 8) or OpenSSH, {_RIGHT}"
             ) from None
         if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-            raise KeyFileError(f"{path} is of a kind that is not used; right is {_RIGHT}")
+            raise KeyFileError(f"{path} is of an unsupported kind; right is {_RIGHT}")
         return cls(_public(key.public_key(), str(path)), key)
 
     def write(self, path: Path) -> None:
-        """Write it to a new file that only its owner can read, whole or not at all.
+        """Write the key atomically to a new file that only its owner can read.
 
         Raises:
-            KeyFileError: The file is there already, or its folder is not.
+            KeyFileError: The file exists already, or its folder does not exist.
         """
         data = self._key.private_bytes(
             serialization.Encoding.PEM,
@@ -192,26 +193,26 @@ class PrivateKey:
                     file.write(data)
                     file.flush()
                     os.fsync(descriptor)
-                # Unlike a rename, a link never takes another file's place.
+                # Unlike a rename, a link never replaces another file.
                 os.link(part, path)
             finally:
                 part.unlink(missing_ok=True)
         except FileExistsError:
-            raise KeyFileError(f"{path} is there already; right is a new name") from None
+            raise KeyFileError(f"{path} exists already; right is a new name") from None
         except OSError as error:
             raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
         flush_folder(path.parent)
 
     def sign(self, type: str, payload: bytes) -> bytes:
-        """Sign a payload as a type; the same again gives the same (ECDSA: RFC 6979).
+        """Sign a payload of a type deterministically (ECDSA: RFC 6979).
 
         Args:
-            type: What it is, a media type.
-            payload: The bytes.
+            type: Media type of the payload.
+            payload: The bytes to sign.
 
         Returns:
             Ed25519: 64 bytes. ECDSA: DER, with SHA-256 for P-256 and SHA-384 for P-384; of the two
-            that verify, the one whose s is the smaller.
+            valid signatures, the one with the smaller s.
         """
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(pae(type, payload))
@@ -232,9 +233,11 @@ def _public(key: object, where: str) -> PublicKey:
     elif isinstance(key, ec.EllipticCurvePublicKey):
         kind = _CURVES.get(key.curve.name)
     if kind is None or not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
-        raise KeyFileError(f"{where} is of a kind that is not used; right is {_RIGHT}")
+        raise KeyFileError(f"{where} is of an unsupported kind; right is {_RIGHT}")
     if isinstance(key, ed25519.Ed25519PublicKey) and _is_weak(key):
-        raise KeyFileError(f"{where} verifies what others sign; right is one from 'keys generate'")
+        raise KeyFileError(
+            f"{where} is weak: anyone can sign for it; right is a key from 'keys generate'"
+        )
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     der = key.public_bytes(serialization.Encoding.DER, form)
     pem = key.public_bytes(serialization.Encoding.PEM, form).decode()
@@ -242,7 +245,7 @@ def _public(key: object, where: str) -> PublicKey:
 
 
 def _is_weak(key: ed25519.Ed25519PublicKey) -> bool:
-    """Whether a point has small order, or is written in a second way, which makes a second id."""
+    """Return whether a point has small order, or a second encoding, which has a second id."""
     y = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)
     return y >= _FIELD or y in _SMALL_ORDER
 

@@ -1,9 +1,9 @@
-"""Jobs and their leases: which worker does what, and who takes over when it dies.
+"""Jobs and their leases: which worker runs a job, and which takes it over if that worker fails.
 
-A job is one request or several that can be removed together. Whoever holds its lease works on it;
-when the lease ends without having been renewed, the next one takes the job over and the fence goes
-up by one. Every write names the fence it was leased with and is refused with another, in the
-transaction that writes, so that a worker which only slept too long changes nothing.
+A job is one request, or several that can be removed together. The worker that holds its lease runs
+it. If the lease expires without renewal, another worker takes the job over, and the fencing token
+is incremented. Every write carries the token of its lease and is refused, in the same transaction,
+if the token is outdated. A worker that was only suspended for too long therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from fedunlearn.requests.transitions import locked, move, note
 
 @dataclass(frozen=True)
 class Lease:
-    """A worker's right to work on a job.
+    """A worker's time-limited right to run a job.
 
     Attributes:
-        job: Name of the job.
-        fence: Higher each time the job is leased.
-        worker: Who holds it.
-        until: When it ends.
-        deletions: The requests, by due date.
+        job: Id of the job.
+        fence: Fencing token, which increases each time the job is leased.
+        worker: Name of the worker that holds the lease.
+        until: Time at which the lease ends.
+        deletions: Requests of the job, by due date.
         base: sha256 of the model that was current when the job began.
-        taken_over: Whether another lease on the job ended before.
+        taken_over: Whether the job was taken over from an earlier lease.
     """
 
     job: str
@@ -49,7 +49,7 @@ class Lease:
 
 
 class Leases:
-    """What a request store does with jobs."""
+    """The methods of a request store for jobs."""
 
     _database: Database
 
@@ -57,17 +57,17 @@ class Leases:
         """Take over a job whose lease has ended, or begin one with the requests due first.
 
         Args:
-            worker: Who asks.
-            now: The time.
-            seconds: How long it may work before it renews.
-            batch: At most so many requests in a new job; those of whole nodes and of records each
-                go together, those of classes with others on the same nodes.
+            worker: Name of the worker.
+            now: The current time.
+            seconds: Duration of the lease, before whose end the worker must renew it.
+            batch: Largest number of requests in a new job. A job combines requests for whole nodes,
+                or for records, or for classes on the same nodes.
 
         Returns:
-            The lease; None where there is nothing to do.
+            The lease; None if there is nothing to do.
 
         Raises:
-            TransitionError: Requests wait, and there is no model to remove from.
+            TransitionError: Requests wait, and there is no model yet.
         """
         time = micros(now)
         until = time + round(seconds * 1e6)
@@ -75,18 +75,18 @@ class Leases:
             return _take_over(tx, worker, time, until) or _begin(tx, worker, time, until, batch)
 
     def renew(self, lease: Lease, *, now: datetime, seconds: float) -> Lease:
-        """Go on working on a job.
+        """Extend a lease.
 
         Args:
-            lease: That is held.
-            now: The time.
-            seconds: How long from now on.
+            lease: The lease.
+            now: The current time.
+            seconds: New duration of the lease, counted from now.
 
         Returns:
-            The lease as it is then.
+            The extended lease.
 
         Raises:
-            LeaseLostError: It has ended.
+            LeaseLostError: The lease has ended.
         """
         until = micros(now) + round(seconds * 1e6)
         with self._database.write() as tx:
@@ -95,31 +95,31 @@ class Leases:
         return replace(lease, until=moment(until))
 
     def release(self, lease: Lease, *, now: datetime) -> None:
-        """End a lease, so that another worker takes the job over at once.
+        """End a lease, so that another worker can take the job over at once.
 
         Args:
-            lease: That is held.
-            now: The time.
+            lease: The lease.
+            now: The current time.
 
         Raises:
-            LeaseLostError: It has ended already.
+            LeaseLostError: The lease has ended already.
         """
         with self._database.write() as tx:
             held(tx, lease, now)
             _set(tx, lease, until=micros(now))
 
     def rebase(self, lease: Lease, *, now: datetime) -> Lease:
-        """Begin a job anew from the current model, because another job has changed it.
+        """Restart a job from the current model, because another job has replaced the model.
 
         Args:
-            lease: That is held.
-            now: The time.
+            lease: The lease.
+            now: The current time.
 
         Returns:
             The lease with the new base.
 
         Raises:
-            LeaseLostError: It has ended.
+            LeaseLostError: The lease has ended.
             TransitionError: The job is applied already.
         """
         with self._database.write() as tx:
@@ -130,15 +130,15 @@ class Leases:
         return replace(lease, base=base)
 
     def advance(self, lease: Lease, stage: Stage, *, now: datetime) -> None:
-        """Say what is being done; the same stage again does nothing.
+        """Record the stage of a job; the same stage again changes nothing.
 
         Args:
-            lease: That is held.
-            stage: Of all its requests.
-            now: The time.
+            lease: The lease.
+            stage: New stage of all requests of the job.
+            now: The current time.
 
         Raises:
-            LeaseLostError: It has ended.
+            LeaseLostError: The lease has ended.
         """
         with self._database.write() as tx:
             held(tx, lease, now)
@@ -149,15 +149,15 @@ class Leases:
                     note(tx, deletion, actor=actor, now=micros(now), stage=stage)
 
     def fail(self, lease: Lease, reason: str, *, now: datetime) -> None:
-        """End a job that could not be done; its requests may be tried again.
+        """End a job that failed; its requests can be retried.
 
         Args:
-            lease: That is held.
-            reason: Why.
-            now: The time.
+            lease: The lease.
+            reason: Reason of the failure.
+            now: The current time.
 
         Raises:
-            LeaseLostError: It has ended.
+            LeaseLostError: The lease has ended.
             TransitionError: The job is applied already and only needs to be finished.
         """
         with self._database.write() as tx:
@@ -178,12 +178,12 @@ class Leases:
 
 
 def held(tx: Transaction, lease: Lease, now: datetime) -> RowMapping:
-    """Return the row of a job, which nobody else changes until the transaction ends.
+    """Return the row of a job, locked until the transaction ends.
 
     Args:
-        tx: The transaction, before it gives numbers.
-        lease: On the job.
-        now: The time.
+        tx: The transaction, which has not assigned numbers yet.
+        lease: Lease on the job.
+        now: The current time.
 
     Returns:
         The row.
@@ -205,11 +205,11 @@ def job_row(tx: Transaction, lease: Lease) -> RowMapping:
     """Return the row of a job that may have ended.
 
     Args:
-        tx: The transaction, before it gives numbers.
-        lease: On the job.
+        tx: The transaction, which has not assigned numbers yet.
+        lease: Lease on the job.
 
     Returns:
-        The row, locked.
+        The locked row.
 
     Raises:
         LeaseLostError: Another worker has taken it over.
@@ -285,7 +285,9 @@ def _begin(tx: Transaction, worker: str, now: int, until: int, batch: int) -> Le
     deletions = [deletion_from(row) for row in rows]
     base = tx.execute(select(CURRENT.c.model)).scalar_one_or_none()
     if base is None:
-        raise TransitionError("requests wait and there is no model; right is to add the first one")
+        raise TransitionError(
+            "requests wait and there is no model; right is to add the first model"
+        )
     job = {
         "id": str(uuid.uuid4()),
         "base": base,

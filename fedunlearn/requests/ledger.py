@@ -1,4 +1,4 @@
-"""Checks that all a request store says of what was done holds together, and its public part."""
+"""Checks that the log, tables and receipts of a request store agree, and the export of its log."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ FORMAT = "fedunlearn.ledger.v1"
 def verify_ledger(
     store: RequestStore, key: PublicKey, models: Path | None, since: TreeHead | None = None
 ) -> list[Finding]:
-    """Return what does not hold; nothing where all does.
+    """Return the errors that are found in a request store; an empty list if there are none.
 
-    The log under its tree heads, what the tables say against what the log leads to, receipts,
-    the owners' signatures, the steps of each request, and the model files.
+    The checks cover the log under its tree heads, the tables against the state that follows from
+    the log, the receipts, the owners' signatures, the states of each request, and the model files.
 
     Args:
-        store: To check.
-        key: The issuer's.
-        models: Folder of the model files; None leaves them unchecked.
-        since: A tree head that was seen before, since which the log may only have grown.
+        store: Request store to check.
+        key: Public key of the issuer.
+        models: Folder of the model files; None to skip their check.
+        since: Older tree head; since then, rows may only have been appended to the log.
     """
     found: list[Finding] = []
     try:
@@ -65,7 +65,7 @@ def verify_ledger(
 
 @contextmanager
 def _snapshot(store: RequestStore) -> Iterator[Connection]:
-    """Read all tables in one state; SQLite's columns may hold values of any type and size."""
+    """Read all tables in one state, and report values of a wrong type, which SQLite can store."""
     try:
         with store.snapshot() as connection:
             yield connection
@@ -76,7 +76,7 @@ def _snapshot(store: RequestStore) -> Iterator[Connection]:
 
 
 def export_ledger(store: RequestStore) -> dict[str, object]:
-    """Return the log, its heads, all public keys and receipts, as JSON, for anyone to verify.
+    """Return the log, its heads, all public keys and receipts as JSON, which anyone can verify.
 
     Raises:
         VerificationError: The store is damaged.
@@ -104,12 +104,12 @@ def export_ledger(store: RequestStore) -> dict[str, object]:
 def verify_export(
     document: Mapping[str, Any], key: PublicKey, since: TreeHead | None = None
 ) -> list[Finding]:
-    """Return what does not hold of an exported ledger; nothing where all does.
+    """Return the errors that are found in an exported ledger; an empty list if there are none.
 
     Args:
-        document: As it was exported.
-        key: The issuer's.
-        since: A tree head that was seen before, since which the log may only have grown.
+        document: The exported ledger.
+        key: Public key of the issuer.
+        since: Older tree head; since then, rows may only have been appended to the log.
     """
     where = "the exported ledger"
     try:
@@ -128,11 +128,11 @@ def verify_export(
                 entry["id"], entry["principal"], entry["pem"], entry["revoked"], replay
             )
         for id in sorted(set(replay.keys) - {entry["id"] for entry in document["keys"]}):
-            found.append(Finding("it was registered and is not there", f"key {id}"))
+            found.append(Finding("it was registered and is missing", f"key {id}"))
     except VerificationError as error:
         return [Finding(str(error), where)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return [Finding(f"it has another form: {error!r}", where)]
+        return [Finding(f"it does not have the right form: {error!r}", where)]
     return found
 
 
@@ -147,12 +147,12 @@ def _check_log(
         frontier.append(row.leaf)
         roots[frontier.size] = frontier.root
         if type(row.index) is not int or row.index != place:
-            yield Finding(f"it stands where row {place} should", where)
+            yield Finding(f"it is in the place of row {place}", where)
         entries.append({})
         try:
             entry = entries[-1] = parse_canonical(row.entry.encode(), "its entry")
             if entry.get("time") != row.time:
-                yield Finding("its time is not the entry's", where)
+                yield Finding("its time is not that of its entry", where)
             replay.follow(row.index, entry)
         except VerificationError as error:
             yield Finding(str(error), where)
@@ -169,26 +169,26 @@ def _check_log(
     for size in sorted(signed - set(sizes)):
         yield Finding("it is missing", f"the tree head of size {size}")
     if len(sizes) > len(signed & set(sizes)):
-        yield Finding("it has more tree heads than times that it grew", "the log")
+        yield Finding("it has more tree heads than signed changes", "the log")
 
 
 def _check_since(
     heads: Sequence[TreeHead], key: PublicKey, since: TreeHead | None
 ) -> Iterator[Finding]:
-    """Check that an older tree head is among the heads, each of which holds of the log's rows."""
+    """Check that an older tree head is among the heads, which are checked against the rows."""
     if since is None:
         return
-    where = f"the tree head of size {since.size} that was seen before"
+    where = f"the given tree head of size {since.size}"
     try:
         since.verify(key)
     except VerificationError as error:
         yield Finding(str(error), where)
     if since not in heads:
-        yield Finding("the log does not hold it: it was cut, or is another log", where)
+        yield Finding("the log does not contain it: the log was cut, or is another log", where)
 
 
 def _sizes_signed(entries: Sequence[Mapping[str, object]]) -> set[int]:
-    """Return the sizes at which the log was signed: with each row, with a job's removals once."""
+    """Return the sizes at which the log was signed: after each row, once for a job's removals."""
     jobs = [entry.get("job") if entry.get("kind") == "removal" else None for entry in entries]
     return {
         place + 1
@@ -225,12 +225,12 @@ def _check_receipts(
             yield Finding(str(error), where)
             continue
         if receipt.index != index or receipt.leaf.decode() != entries.get(index):
-            yield Finding("it is of another row", where)
+            yield Finding("it belongs to another row", where)
         if receipt.head not in heads:
             yield Finding("the log has no such tree head", where)
 
 
 def _check_taken_back(receipts: Mapping[int, str], replay: Replay) -> Iterator[Finding]:
-    """Check that what was rolled back, as only what has ended can be, had its receipts."""
+    """Check that rolled back removals have receipts, as only finished ones can be rolled back."""
     for index in sorted(replay.taken_back - set(receipts)):
         yield Finding("it is missing", f"the receipt of row {index} of the log")

@@ -37,19 +37,19 @@ _FIRST = frozenset({State.PENDING, State.AWAITING_APPROVAL})
 
 
 def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
-    """Check the tables against what the log leads to.
+    """Check the tables against the state that follows from the log.
 
     Args:
-        connection: To the store.
-        replay: What the log leads to.
+        connection: Connection to the store.
+        replay: State that follows from the log.
 
     Yields:
-        What does not hold.
+        The errors found.
     """
     yield from _check_applied(connection, replay)
     current = connection.execute(select(CURRENT.c.model)).scalar_one_or_none()
     if current != replay.current:
-        yield Finding(f"it is {current}, and the log leads to {replay.current}", "current model")
+        yield Finding(f"it is {current}, but {replay.current} by the log", "current model")
     known = set()
     query = select(MODELS, _raw(MODELS.c.rolled_back))
     for row in connection.execute(query).mappings():
@@ -58,14 +58,14 @@ def check_tables(connection: Connection, replay: Replay) -> Iterator[Finding]:
         retired = row["sha256"] in replay.retired
         parent = replay.parents.get(row["sha256"], row["parent"])
         if (row["file"], row["flag"], row["parent"]) != (file, retired, parent):
-            yield Finding("its row is not what the log leads to", f"model {row['sha256']}")
+            yield Finding("its row disagrees with the log", f"model {row['sha256']}")
     for sha256 in sorted(set(replay.files) - known):
-        yield Finding("the log knows it and the table does not", f"model {sha256}")
+        yield Finding("it is in the log, but not in the table", f"model {sha256}")
     yield from _check_people(connection, replay)
 
 
 def _raw(flag: ColumnElement[bool]) -> ColumnElement[int]:
-    # As it is in the database: SQLite takes any number but 0 for true.
+    # The number in the database is compared, as SQLite reads every number except 0 as true.
     return type_coerce(flag, Integer).label("flag")
 
 
@@ -76,9 +76,9 @@ def _check_applied(connection: Connection, replay: Replay) -> Iterator[Finding]:
         logged = Removal(row["deletion"], row["job"], row["base"], row["new"], stamp(row["time"]))
         same = left.pop(row["index"], None) == logged
         if not same or row["flag"] != (row["index"] in replay.taken_back):
-            yield Finding("what was applied is not what the log says", f"row {row['index']}")
+            yield Finding("the applied removal disagrees with the log", f"row {row['index']}")
     for index in left:
-        yield Finding("it tells of a removal that was not applied", f"row {index} of the log")
+        yield Finding("its removal is not in the table", f"row {index} of the log")
 
 
 def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
@@ -91,27 +91,27 @@ def _check_people(connection: Connection, replay: Replay) -> Iterator[Finding]:
         if replay.keys.get(id, ("", row["role"]))[1] != row["role"]:
             yield Finding("its principal has another role than in the log", f"key {id}")
     for id in sorted(set(replay.keys) - {row["id"] for row in rows}):
-        yield Finding("it was registered and is not in the table", f"key {id}")
+        yield Finding("it was registered, but is not in the table", f"key {id}")
     owners, commitments, left = {}, {}, _left(connection)
     for row in connection.execute(select(NODES)).mappings():
         owners[row["name"]] = row["owner"]
         if row["left"] != left.pop(row["name"], None):
-            yield Finding("its removal and the table disagree", f"node {row['name']}")
+            yield Finding("its removal disagrees with the table", f"node {row['name']}")
         if row["commitment_root"] is not None:
             commitments[row["name"]] = row["commitment_root"], row["commitment_size"]
     for name in sorted({*owners, *replay.owners, *replay.commitments}):
         owner, commitment = owners.get(name), commitments.get(name)
         if owner != replay.owners.get(name) or commitment != replay.commitments.get(name):
-            yield Finding("the log names another owner or commitment", f"node {name}")
+            yield Finding("its owner or commitment disagrees with the log", f"node {name}")
     for name in sorted(left):
-        yield Finding("it was removed and is not in the table", f"node {name}")
+        yield Finding("it was removed, but is not in the table", f"node {name}")
     classes = frozenset(connection.execute(select(CLASSES.c.name)).scalars())
     for name in sorted(classes ^ replay.classes):
-        yield Finding("the log and the table disagree on whether it may be named", f"class {name}")
+        yield Finding("the log and the table disagree on whether it exists", f"class {name}")
 
 
 def _left(connection: Connection) -> dict[str, int]:
-    """Return when nodes were removed, for the first time, by what was applied."""
+    """Return the time of the first applied removal of each removed node."""
     query = select(DELETIONS.c.parsed, APPLIED.c.time).join(
         APPLIED, APPLIED.c.deletion == DELETIONS.c.id
     )
@@ -124,14 +124,14 @@ def _left(connection: Connection) -> dict[str, int]:
 
 
 def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[Finding]:
-    """Check each request: what its owner signed, its steps, and that it ended as it should.
+    """Check each request: its signature, its changes of state, and its end.
 
     Args:
-        connection: To the store.
-        rows: Of the log, which repeats of a removal what its owner asked for.
+        connection: Connection to the store.
+        rows: Rows of the log; the row of a removal repeats the facts of its request.
 
     Yields:
-        What does not hold.
+        The errors found.
     """
     keys = {
         row.id: row for row in connection.execute(select(KEYS.c.id, KEYS.c.principal, KEYS.c.pem))
@@ -153,7 +153,7 @@ def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[F
         owns = key is not None and key.principal == row["owner"]
         for wrong in (
             _signed(row, parsed.get(row["key_id"])),
-            None if owns else "its key is not its owner's",
+            None if owns else "its key does not belong to its owner",
             _stepped(row, steps.pop(row["id"], [])),
             _state_by_log(row, logged.get(row["id"], ())),
             _ended(row, standing.pop(row["id"], None)),
@@ -161,7 +161,7 @@ def check_requests(connection: Connection, rows: Sequence[LogRow]) -> Iterator[F
             if wrong is not None:
                 yield Finding(wrong, where)
     for id in sorted({*steps, *standing}):
-        yield Finding("there are traces of it, and no such request", f"request {id}")
+        yield Finding("it has events or removals, but there is no such request", f"request {id}")
 
 
 def _key(pem: str) -> PublicKey | None:
@@ -175,18 +175,18 @@ def _signed(row: RowMapping, key: PublicKey | None) -> str | None:
     statement, scope = blob(row["statement"]), blob(row["scope"])
     digests = hashlib.sha256(statement).hexdigest(), hashlib.sha256(scope).hexdigest()
     if digests != (row["statement_sha256"], row["scope_sha256"]):
-        return "its digests are not those of what was signed"
+        return "its digests are not those of its signed statement and scope"
     if key is None:
-        return "its key is not there"
+        return "its key is missing"
     try:
         key.verify(DELETION_TYPE, statement, blob(row["signature"]))
         message = pb.DeletionStatement.FromString(statement)
         read = scope_text(scope_of(scope))
     except (VerificationError, DecodeError, ValueError) as error:
-        return f"what was signed does not verify: {error}"
+        return f"its signed statement does not verify: {error}"
     named = message.scope_sha256.hex(), message.request_id, message.model_sha256.hex()
     if named != (digests[1], row["request_id"], row["model"]) or read != row["parsed"]:
-        return "it is not what was signed"
+        return "it differs from its signed statement"
     return None
 
 
@@ -196,7 +196,7 @@ def _entries_by_request(rows: Sequence[LogRow]) -> dict[str, list[Mapping[str, o
         try:
             entry = parse_canonical(row.entry.encode(), "its entry")
         except VerificationError:
-            continue  # found by the check of the log
+            continue  # the check of the log reports it
         if entry.get("kind") == "removal":
             logged.setdefault(str(entry.get("deletion")), []).append(entry)
     return logged
@@ -206,10 +206,10 @@ def _state_by_log(row: RowMapping, entries: Sequence[Mapping[str, object]]) -> s
     for entry in entries:
         for name in ("request_id", "owner", "key_id", "statement_sha256"):
             if entry.get(name, row[name]) != row[name]:
-                return f"its {name} is another one than in the log"
+                return f"its {name} is not that of the log"
         received = entry.get("received")
         if received and datetime.fromisoformat(str(received)) != moment(row["created"]):
-            return "it came at another time than the log says"
+            return "its time of receipt is not that of the log"
     return None
 
 
@@ -224,7 +224,7 @@ def _stepped(row: RowMapping, events: list[RowMapping]) -> str | None:
         if not (
             first or (before is not None and (state is before or state in TRANSITIONS[before]))
         ):
-            return f"event {event['number']} takes it from {before} to {state}"
+            return f"event {event['number']} changes its state from {before} to {state}"
         before = state
     if not events:
         return "it has no events"
@@ -233,10 +233,10 @@ def _stepped(row: RowMapping, events: list[RowMapping]) -> str | None:
     if [row[name] for name in names] != [last[name] for name in names]:
         return "its state is not that of its last event"
     if row["last_event"] != last["number"]:
-        return "its last event is another one than it says"
+        return "its number of the last event is not that of its last event"
     ended = None if State(row["state"]) in OPEN else last["time"]
     if (row["created"], row["ended"]) != (events[0]["time"], ended):
-        return "it came or ended at another time than its events say"
+        return "its time of receipt or end is not that of its events"
     return None
 
 
@@ -246,23 +246,23 @@ def _ended(row: RowMapping, applied: RowMapping | None) -> str | None:
     if (row["model_before"], row["model_after"]) != models:
         return "its models are not those of its removal"
     if applied is None:
-        return "it succeeded, and was not applied" if state == State.SUCCEEDED.value else None
+        return "it succeeded, but was not applied" if state == State.SUCCEEDED.value else None
     if state not in (State.SUCCEEDED.value, State.RUNNING.value):
-        return f"it is {state}, and its removal is in the current model"
+        return f"it is {state}, but its removal is in the current model"
     if (state == State.SUCCEEDED.value) != (applied["receipt"] is not None):
-        return "it has succeeded without a receipt, or has one and has not"
+        return "it succeeded without a receipt, or has a receipt without success"
     return None
 
 
 def check_models(connection: Connection, folder: Path | None) -> Iterator[Finding]:
-    """Check that kept model files are there, as they were, and the others gone.
+    """Check that retained model files exist unchanged, and that disposed ones do not exist.
 
     Args:
-        connection: To the store.
-        folder: Of the files; None leaves them unchecked.
+        connection: Connection to the store.
+        folder: Folder of the model files; None to skip their check.
 
     Yields:
-        What does not hold.
+        The errors found.
     """
     if folder is None:
         return
@@ -270,7 +270,7 @@ def check_models(connection: Connection, folder: Path | None) -> Iterator[Findin
         path = model_path(folder, row["sha256"])
         if row["file"] == "disposed":
             if path.exists():
-                yield Finding("it was to be disposed of and is still there", str(path))
+                yield Finding("it is recorded as disposed of, but still exists", str(path))
             continue
         try:
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Rows of the append-only log, and the tree heads that are signed over them."""
+"""Rows of the append-only log, and the signed tree heads over them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TREE_HEAD_TYPE = "application/vnd.fedunlearn.tree-head.v1"
 
 
 def canonical(entry: Mapping[str, object]) -> bytes:
-    """Return the one form of a JSON object in which it is hashed and signed.
+    """Return the canonical form of a JSON object, which is hashed and signed.
 
     Raises:
-        ValueError: It holds what is no JSON.
+        ValueError: The object contains values that are not JSON.
     """
     try:
         text = json.dumps(
@@ -31,14 +31,14 @@ def canonical(entry: Mapping[str, object]) -> bytes:
 
 
 def parse_canonical(text: bytes, what: str) -> dict[str, object]:
-    """Return a JSON object that is written in its canonical form.
+    """Return the JSON object of a text in canonical form.
 
     Args:
-        text: As it was found.
-        what: How messages name it.
+        text: The text.
+        what: Name of the text in error messages.
 
     Raises:
-        VerificationError: It is no object, or written in another form.
+        VerificationError: The text is not a JSON object in canonical form.
     """
     try:
         found = json.loads(text)
@@ -56,9 +56,9 @@ class LogRow:
     """A row of the log.
 
     Attributes:
-        index: From 0, without gaps.
-        entry: What happened, canonical JSON; the leaf's data.
-        time: As in the entry.
+        index: Index of the row, from 0 without gaps.
+        entry: Entry in canonical JSON, which is the data of the leaf.
+        time: Time of the entry, RFC 3339.
     """
 
     index: int
@@ -67,20 +67,20 @@ class LogRow:
 
     @property
     def leaf(self) -> bytes:
-        """Hash of the leaf."""
+        """Hash of the row's leaf in the Merkle tree."""
         return merkle.leaf_hash(self.entry.encode())
 
 
 @dataclass(frozen=True)
 class TreeHead:
-    """The root of the log at some size, signed by its issuer.
+    """The root of the log's Merkle tree at some size, signed by the issuer.
 
     Attributes:
-        size: How many rows.
-        root: Of the tree over them, hexadecimal.
-        time: When it was signed, RFC 3339.
-        key_id: Of the issuer's key.
-        signature: Over the three, as TREE_HEAD_TYPE.
+        size: Number of rows.
+        root: Root of the Merkle tree, hexadecimal.
+        time: Time of the signature, RFC 3339.
+        key_id: Id of the issuer's key.
+        signature: Signature over size, root and time, of type TREE_HEAD_TYPE.
     """
 
     size: int
@@ -91,23 +91,23 @@ class TreeHead:
 
     @classmethod
     def signed(cls, size: int, root: bytes, now: int, key: PrivateKey) -> TreeHead:
-        """Return a head.
+        """Return a signed tree head.
 
         Args:
-            size: How many rows.
-            root: Of their tree.
-            now: Microseconds since the epoch.
-            key: The issuer's.
+            size: Number of rows.
+            root: Root of the Merkle tree.
+            now: Current time in microseconds since the epoch.
+            key: Private key of the issuer.
         """
         time = stamp(now)
         payload = _payload(size, root.hex(), time)
         return cls(size, root.hex(), time, key.public.id, key.sign(TREE_HEAD_TYPE, payload))
 
     def verify(self, key: PublicKey) -> None:
-        """Check who signed it.
+        """Check that a key signed the head.
 
         Raises:
-            VerificationError: It was not this key.
+            VerificationError: This key did not sign the head.
         """
         if self.key_id != key.id:
             raise VerificationError(

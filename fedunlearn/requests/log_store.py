@@ -1,4 +1,4 @@
-"""The log in the store: rows are appended together with a head over all of them."""
+"""The log in the store: rows are appended together with a signed head over all rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAST_HEAD = select(HEADS).order_by(HEADS.c.size.desc()).limit(1)
 
 
 class Log:
-    """What a request store does with its log."""
+    """The methods of a request store for its log."""
 
     _database: Database
     issuer: PrivateKey | None
@@ -31,20 +31,20 @@ class Log:
             return read_log(connection, after)
 
     def last_head(self) -> TreeHead | None:
-        """Return the head over all rows; None where there are no rows."""
+        """Return the head over all rows; None if there are no rows."""
         with self._database.read() as connection:
             row = connection.execute(_LAST_HEAD).mappings().one_or_none()
         return None if row is None else _head(row)
 
     def head_over(self, index: int) -> TreeHead | None:
-        """Return the first head that was signed over a row: the one its receipt names."""
+        """Return the first head that was signed over a row, which is the head in its receipt."""
         query = select(HEADS).where(HEADS.c.size > index).order_by(HEADS.c.size).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _head(row)
 
     def inclusions(self, indexes: Iterable[int], size: int) -> dict[int, list[bytes]]:
-        """Return the proofs that rows are in the log of some size.
+        """Return the inclusion proofs of rows in the log of some size.
 
         Raises:
             IndexError: There is no such row.
@@ -54,10 +54,10 @@ class Log:
         return {index: merkle.path(levels, index) for index in indexes}
 
     def consistency(self, first: int, second: int) -> list[bytes]:
-        """Return the proof that the log of a size begins with the log of a smaller one.
+        """Return the proof that the log of size ``second`` begins with the log of size ``first``.
 
         Raises:
-            IndexError: The sizes are not in order.
+            IndexError: The sizes are not in ascending order.
         """
         with self._database.read() as connection:
             return merkle.consistency_proof(_leaves(connection, second), first)
@@ -74,26 +74,26 @@ class Log:
 def append(
     tx: Transaction, issuer: PrivateKey, entries: Sequence[Mapping[str, object]], now: int
 ) -> list[int]:
-    """Append rows and sign the log as it is then.
+    """Append rows and sign the resulting log.
 
     Args:
         tx: The transaction.
-        issuer: Key that signs the head.
-        entries: What happened; each gets the time.
-        now: Microseconds since the epoch.
+        issuer: Private key that signs the head.
+        entries: Entries of the rows; the time is added to each.
+        now: Current time in microseconds since the epoch.
 
     Returns:
-        The rows' indexes.
+        Indexes of the rows.
 
     Raises:
-        StoreError: Another key has signed the log so far.
+        StoreError: The log is signed with another key.
     """
     first = tx.numbered(LOG.c.index)
     last = tx.execute(_LAST_HEAD).mappings().one_or_none()
     if last is not None and last["key_id"] != issuer.public.id:
         raise StoreError(
             f"the log is signed with key {last['key_id']}, not {issuer.public.id}; right is the "
-            "issuer's key that it began with"
+            "issuer's key with which it was begun"
         )
     frontier = _frontier(tx.connection, first, last["root"] if last is not None else None)
     texts = [canonical({**entry, "time": stamp(now)}) for entry in entries]
@@ -123,17 +123,17 @@ def append(
 
 
 def _frontier(connection: Connection, size: int, root: str | None) -> merkle.Frontier:
-    """Return the frontier of the log as it is; from its leaves where what is kept is not of it."""
+    """Return the frontier of the log; from its leaves if the stored frontier does not match."""
     row = connection.execute(select(FRONTIER)).mappings().one_or_none()
     if row is not None and row["size"] == size:
         peaks = blob(row["peaks"])
         cut = [peaks[place : place + HASH_BYTES] for place in range(0, len(peaks), HASH_BYTES)]
         try:
-            kept = merkle.Frontier.resumed(size, cut)
+            stored = merkle.Frontier.resumed(size, cut)
         except VerificationError:
-            kept = merkle.Frontier()
-        if kept.size == size and kept.root.hex() == root:
-            return kept
+            stored = merkle.Frontier()
+        if stored.size == size and stored.root.hex() == root:
+            return stored
     return merkle.Frontier(_leaves(connection, size))
 
 

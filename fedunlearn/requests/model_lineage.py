@@ -1,4 +1,4 @@
-"""The models of a federation: which descends from which, which is current, whose file is there."""
+"""The models of a federation: their lineage, the current model, and which files are retained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Origin = Literal["trained", "removal"]
 
 
 def model_path(folder: Path, sha256: str) -> Path:
-    """Return where the file of a model is in the folder of models."""
+    """Return the path of a model's file in the folder of models."""
     return folder / f"{sha256}.safetensors"
 
 
@@ -31,14 +31,14 @@ class Model:
     """A model file.
 
     Attributes:
-        sha256: Of the file, hexadecimal.
-        parent: The model it was made from by a removal.
-        kind: Where it comes from.
-        created: When it was added.
-        current: Whether it is in use.
-        file: Whether the file is kept.
-        rolled_back: Whether the removal that made it was taken back.
-        facts: Whatever its maker says of it.
+        sha256: sha256 of the file, hexadecimal.
+        parent: sha256 of the model from which a removal made this one; None for a trained model.
+        kind: Origin of the model.
+        created: Time at which the model was added.
+        current: Whether the model is the current one.
+        file: Whether the file is retained.
+        rolled_back: Whether the removal that made the model was rolled back.
+        facts: Further facts that were stored with the model.
     """
 
     sha256: str
@@ -52,30 +52,32 @@ class Model:
 
 
 class Models(Log):
-    """What a request store does with models."""
+    """The methods of a request store for models."""
 
     def set_first(
         self, sha256: str, *, now: datetime, facts: Mapping[str, object] | None = None
     ) -> Model:
-        """Make a trained model the current one where there is none; again does nothing.
+        """Make a trained model the current one if there is none; a repeated call changes nothing.
 
         Args:
-            sha256: Of its file.
-            now: The time.
-            facts: Whatever is to be kept of it, JSON.
+            sha256: sha256 of the model file, hexadecimal.
+            now: The current time.
+            facts: Further facts to store with the model, JSON.
 
         Returns:
             The model.
 
         Raises:
-            TransitionError: Another one is current.
+            TransitionError: Another model is the current one.
         """
         issuer, time = self._signer(), micros(now)
         with self._database.write() as tx:
             tx.order()
             current = tx.execute(select(CURRENT.c.model)).scalar_one_or_none()
             if current not in (None, sha256):
-                raise TransitionError(f"model {current} is current; a first one comes before it")
+                raise TransitionError(
+                    f"there is a current model already, {current}, so no first model can be added"
+                )
             if current is None:
                 if read_model(tx.connection, sha256) is None:
                     insert_model(
@@ -89,13 +91,13 @@ class Models(Log):
         return found
 
     def current(self) -> Model | None:
-        """Return the model that is in use."""
+        """Return the current model; None if there is no model yet."""
         with self._database.read() as connection:
             sha256 = connection.execute(select(CURRENT.c.model)).scalar_one_or_none()
             return None if sha256 is None else read_model(connection, sha256)
 
     def model(self, sha256: str) -> Model | None:
-        """Return a model."""
+        """Return a model; None if it is unknown."""
         with self._database.read() as connection:
             return read_model(connection, sha256)
 
@@ -105,24 +107,24 @@ class Models(Log):
             return read_models(connection)
 
     def dispose(self, sha256: str, *, now: datetime) -> None:
-        """Keep that a model's file is gone for good; again does nothing.
+        """Record that a model's file is deleted permanently; a repeated call changes nothing.
 
         Args:
-            sha256: Of the file.
-            now: The time.
+            sha256: sha256 of the file, hexadecimal.
+            now: The current time.
 
         Raises:
-            TransitionError: It is the current one, or none that is known.
+            TransitionError: The model is the current one, or is unknown.
         """
         issuer, time = self._signer(), micros(now)
         with self._database.write() as tx:
-            # Whoever swaps the model holds this row.
+            # A swap of the model locks this row, so none can happen meanwhile.
             tx.execute(select(CURRENT).with_for_update())
             tx.order()
             found = read_model(tx.connection, sha256)
             if found is None or found.current:
-                what = "the current model" if found else "no model that is known"
-                raise TransitionError(f"{sha256} is {what} and cannot be disposed of")
+                what = "is the current model" if found else "is not a known model"
+                raise TransitionError(f"{sha256} {what} and cannot be disposed of")
             if found.file == "present":
                 tx.execute(update(MODELS).where(MODELS.c.sha256 == sha256).values(file="disposed"))
                 append(tx, issuer, [{"kind": "disposal", "model": sha256}], time)
@@ -137,15 +139,15 @@ def insert_model(
     facts: Mapping[str, object],
     now: int,
 ) -> None:
-    """Insert a model that is not there.
+    """Insert a new model.
 
     Args:
         tx: The transaction.
-        sha256: Of its file.
-        parent: The model it was made from.
-        kind: Where it comes from.
-        facts: Whatever is to be kept of it, JSON.
-        now: Microseconds since the epoch.
+        sha256: sha256 of the model file, hexadecimal.
+        parent: sha256 of the model from which it was made.
+        kind: Origin of the model.
+        facts: Further facts to store with the model, JSON.
+        now: Current time in microseconds since the epoch.
     """
     tx.execute(
         insert(MODELS).values(
@@ -162,7 +164,7 @@ def insert_model(
 
 
 def revive_model(tx: Transaction, sha256: str, *, parent: str, facts: Mapping[str, object]) -> None:
-    """Take a model into use that a rollback took out of it, and that a removal made again."""
+    """Reuse the row of a rolled back model that a removal has made again."""
     tx.execute(
         update(MODELS)
         .where(MODELS.c.sha256 == sha256)
@@ -178,7 +180,7 @@ def revive_model(tx: Transaction, sha256: str, *, parent: str, facts: Mapping[st
 
 
 def lineage_has(connection: Connection, sha256: str) -> bool:
-    """Return whether a model is the current one, or one it descends from."""
+    """Return whether a model is the current one, or one that the current one descends from."""
     at = connection.execute(select(CURRENT.c.model)).scalar_one_or_none()
     if at in (None, sha256):
         return at == sha256
@@ -205,7 +207,7 @@ _MODELS = select(MODELS, CURRENT.c.id.label("in_use")).outerjoin(
 
 
 def read_model(connection: Connection, sha256: str) -> Model | None:
-    """Return a model."""
+    """Return a model; None if it is unknown."""
     row = connection.execute(_MODELS.where(MODELS.c.sha256 == sha256)).mappings().one_or_none()
     return None if row is None else _model(row)
 

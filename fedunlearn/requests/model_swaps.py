@@ -1,4 +1,4 @@
-"""What a removal changes, in one transaction each: the swap of the model, its end, its rollback."""
+"""Swapping the model, finishing a job, and rolling a removal back, each in one transaction."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ REMOVAL = "removal"
 
 @dataclass(frozen=True)
 class Applied:
-    """A request whose removal is in a model.
+    """An applied removal: one request of a job that has swapped the model.
 
     Attributes:
-        deletion: The request.
-        job: In which it was done.
-        base: sha256 of the model before.
-        new: Likewise after.
-        index: Of its row in the log.
-        time: When.
-        rolled_back: Whether it was taken back since.
+        deletion: Id of the request.
+        job: Id of the job.
+        base: sha256 of the model before the removal.
+        new: sha256 of the model after the removal.
+        index: Index of the removal's row in the log.
+        time: Time of the swap.
+        rolled_back: Whether the removal has been rolled back since.
     """
 
     deletion: str
@@ -54,7 +54,7 @@ class Applied:
 
 
 class Removals(Models):
-    """What a request store does when a removal is done."""
+    """The methods of a request store for applied removals."""
 
     def commit(
         self,
@@ -65,24 +65,24 @@ class Removals(Models):
         facts: Mapping[str, object],
         now: datetime,
     ) -> tuple[Applied, ...]:
-        """Swap the current model, exactly once: again returns what is there.
+        """Swap the current model exactly once; a repeated call returns the first result.
 
         Args:
-            lease: On the job.
-            new: sha256 of the model file after the removal, which is on the disk.
-            entries: By request, what its row in the log says besides kind, request, job, models
-                and time.
-            facts: Whatever is to be kept of the model, JSON.
-            now: The time.
+            lease: Lease on the job.
+            new: sha256 of the model file after the removal, which must be on the disk.
+            entries: Content of the rows in the log besides kind, request, job, models and time, by
+                request.
+            facts: Further facts to store with the model, JSON.
+            now: The current time.
 
         Returns:
-            One for each request, in the order of the log.
+            The applied removal of each request, in the order of the log.
 
         Raises:
             LeaseLostError: The lease has ended.
             TransitionError: The current model is not the job's base any more, or descends from
-                the new one.
-            ValueError: An entry is missing, or says something else of the models.
+                the new model.
+            ValueError: An entry is missing, or contains other values of the fixed fields.
         """
         issuer, time = self._signer(), micros(now)
         ids = [deletion.id for deletion in lease.deletions]
@@ -97,7 +97,7 @@ class Removals(Models):
             if current != lease.base:
                 raise TransitionError(
                     f"the current model changed from {lease.base} to {current} while job "
-                    f"{lease.job} ran; right is to begin it anew from there"
+                    f"{lease.job} ran; right is to restart it from there"
                 )
             locked(tx, ids)
             tx.order()
@@ -125,17 +125,18 @@ class Removals(Models):
             return _of_job(tx.connection, lease.job)
 
     def finish(self, lease: Lease, receipts: Mapping[str, str], *, now: datetime) -> None:
-        """End a job that is applied and keep its receipts; again with the same does nothing.
+        """End an applied job and store its receipts; a repeated call changes nothing.
 
         Args:
-            lease: On the job.
-            receipts: By request.
-            now: The time.
+            lease: Lease on the job.
+            receipts: Receipts by request.
+            now: The current time.
 
         Raises:
             LeaseLostError: The lease has ended.
             TransitionError: The job is not applied, or has ended with other receipts.
-            VerificationError: A receipt is missing or not of this job's rows in the log.
+            VerificationError: A receipt is missing, or does not belong to this job's rows in the
+                log.
         """
         issuer, time = self._signer(), micros(now)
         found = {id: verify_receipt(text, issuer.public) for id, text in receipts.items()}
@@ -160,7 +161,7 @@ class Removals(Models):
                     or receipt.leaf.decode() != entry
                 ):
                     raise VerificationError(
-                        f"request {row.deletion} has no receipt of row {row.index} of the log"
+                        f"request {row.deletion} has no receipt for row {row.index} of the log"
                     )
             deletions = locked(tx, [row.deletion for row in applied])
             move(
@@ -180,19 +181,19 @@ class Removals(Models):
             tx.execute(update(JOBS).where(JOBS.c.id == lease.job).values(ended=time))
 
     def rollback(self, actor: str, reason: str, *, now: datetime) -> Model:
-        """Take the last removal back: the model before it is current again, its requests failed.
+        """Roll the last removal back: restore the model before it, and mark its requests failed.
 
         Args:
-            actor: Who does it, as "operator NAME".
-            reason: Why.
-            now: The time.
+            actor: The operator who rolls back, in the form "operator NAME".
+            reason: Reason of the rollback.
+            now: The current time.
 
         Returns:
-            The model that is current then.
+            The restored model.
 
         Raises:
-            TransitionError: There is none to take back, a job runs, or the file of the model
-                before is gone.
+            TransitionError: There is no removal to roll back, a job runs, or the file of the
+                previous model is deleted.
         """
         issuer, time, reason = self._signer(), micros(now), storable(reason)
         with self._database.write() as tx:
@@ -204,14 +205,14 @@ class Removals(Models):
             query = select(APPLIED.c.job).where(~APPLIED.c.rolled_back)
             job = tx.execute(query.order_by(APPLIED.c.index.desc()).limit(1)).scalar_one_or_none()
             if job is None:
-                raise TransitionError("there is no removal that could be taken back")
+                raise TransitionError("there is no removal to roll back")
             rows = _of_job(tx.connection, job)
             base, new = rows[0].base, rows[0].new
             before = read_model(tx.connection, base)
             assert before is not None
             if before.file != "present":
                 raise TransitionError(
-                    f"the removal of job {job} cannot be taken back: the file of model {base} "
+                    f"the removal of job {job} cannot be rolled back: the file of model {base} "
                     "was disposed of"
                 )
             deletions = locked(tx, [row.deletion for row in rows])
@@ -245,20 +246,20 @@ class Removals(Models):
         return found
 
     def applied(self, job: str) -> tuple[Applied, ...]:
-        """Return what a job has removed, in the order of the log."""
+        """Return the applied removals of a job, in the order of the log."""
         with self._database.read() as connection:
             return _of_job(connection, job)
 
     def all_applied(self) -> tuple[Applied, ...]:
-        """Return all removals in the order of the log, also those that were taken back."""
+        """Return all removals in the order of the log, including rolled back ones."""
         with self._database.read() as connection:
             return read_applied(connection)
 
     def removed(self) -> tuple[Scope, ...]:
-        """Return what has left, in this order; also where it was taken back.
+        """Return the scopes of all removals in their order, including rolled back ones.
 
         Returns:
-            One scope for each request, at its first removal.
+            One scope for each request, in the order of the requests' first removals.
         """
         first = func.min(APPLIED.c.index)
         query = (
@@ -271,7 +272,7 @@ class Removals(Models):
             return tuple(scope_from(text) for text in connection.execute(query).scalars())
 
     def receipt(self, id: str) -> str | None:
-        """Return a request's receipt, if it has succeeded."""
+        """Return a request's receipt; None if the request has not succeeded."""
         query = select(APPLIED.c.receipt).where(APPLIED.c.deletion == id, ~APPLIED.c.rolled_back)
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar_one_or_none()
@@ -309,7 +310,7 @@ def _take_into_use(
 ) -> None:
     if new != base:
         if lineage_has(tx.connection, new):
-            raise TransitionError(f"model {new} is an earlier one of the current model's line")
+            raise TransitionError(f"model {new} is one that the current model descends from")
         if read_model(tx.connection, new) is None:
             insert_model(tx, new, parent=base, kind="removal", facts=facts, now=now)
         else:
@@ -327,7 +328,7 @@ def _entry(given: Mapping[str, object], id: str, lease: Lease, new: str) -> dict
     }
     wrong = sorted(name for name in own if given.get(name, own[name]) != own[name])
     if wrong or "time" in given or "log" in given:
-        raise ValueError(f"the entry of request {id} must leave {wrong or 'time and log'} out")
+        raise ValueError(f"the entry of request {id} must not contain {wrong or 'time or log'}")
     return {**given, **own}
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: owners of nodes and operators, their keys, and what nodes committed to."""
+"""Principals (owners of nodes and operators), their keys, and the commitments of nodes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Role = Literal["owner", "operator"]
 
 @dataclass(frozen=True)
 class Principal:
-    """Who may ask, by one of their keys.
+    """A principal with one of its keys.
 
     Attributes:
-        name: Theirs.
-        role: Owners ask for removals on their nodes; operators see and decide about all.
-        nodes: Names of those that they own, in order.
-        revoked: Whether the key is.
-        key: Verifies what they sign.
+        name: Name of the principal.
+        role: Owners request removals on their nodes; operators see all requests and decide on them.
+        nodes: Names of the principal's nodes, in order.
+        revoked: Whether the key is revoked.
+        key: The public key.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Principal:
 
 
 class Principals(Log):
-    """What a request store knows of people and nodes."""
+    """The methods of a request store for principals, nodes and classes."""
 
     def register_key(
         self,
@@ -52,18 +52,18 @@ class Principals(Log):
         *,
         now: datetime,
     ) -> None:
-        """Let a key speak for someone; again with the same values does nothing.
+        """Register a key of a principal; the same values again change nothing.
 
         Args:
-            name: Of an owner or operator; may have several keys.
-            role: What they may do; one name has one.
-            key: That verifies.
-            nodes: Names of further nodes of the owner's.
-            now: The time.
+            name: Name of the owner or operator, who may have several keys.
+            role: Role of the principal; a name has one role.
+            key: The public key.
+            nodes: Names of further nodes of the owner.
+            now: The current time.
 
         Raises:
-            TransitionError: The key is someone else's or revoked, the name has another role, or a
-                node has another owner or cannot be named.
+            TransitionError: The key is revoked or belongs to another principal, the name has
+                another role, or a node has another owner or an invalid name.
         """
         issuer, time, wanted = self._signer(), micros(now), list(in_order(nodes))
         if (
@@ -113,7 +113,7 @@ class Principals(Log):
                 append(tx, issuer, [entry], time)
 
     def revoke_key(self, key_id: str, *, now: datetime) -> None:
-        """Let a key speak for nobody any more; what it has signed before still counts.
+        """Revoke a key; what it has signed before remains valid.
 
         Raises:
             TransitionError: There is no such key.
@@ -123,7 +123,7 @@ class Principals(Log):
             tx.order()
             row = tx.execute(select(KEYS).where(KEYS.c.id == key_id)).mappings().one_or_none()
             if row is None:
-                raise TransitionError(f"there is no key {key_id}; right is one that is registered")
+                raise TransitionError(f"there is no key {key_id}; right is a registered key")
             if row["revoked"] is not None:
                 return
             tx.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked=time))
@@ -138,16 +138,16 @@ class Principals(Log):
     def register_commitment(
         self, node: str, commitment: Commitment, *, now: datetime, replace: bool = False
     ) -> None:
-        """Keep what a node committed to; again with the same value does nothing.
+        """Store the commitment of a node to its records; the same value again changes nothing.
 
         Args:
-            node: Its name.
-            commitment: To its records.
-            now: The time.
-            replace: Take it in the place of another one.
+            node: Name of the node.
+            commitment: Commitment to the node's records.
+            now: The current time.
+            replace: Whether to replace another commitment.
 
         Raises:
-            TransitionError: The node committed to something else before, or cannot be named.
+            TransitionError: The node has another commitment already, or an invalid name.
         """
         _check_names("node", [node])
         issuer, time = self._signer(), micros(now)
@@ -174,12 +174,12 @@ class Principals(Log):
             append(tx, issuer, [entry], time)
 
     def commitment(self, node: str) -> Commitment | None:
-        """Return what a node committed to."""
+        """Return the commitment of a node; None if it has none."""
         with self._database.read() as connection:
             return _commitment(connection, node)
 
     def commitments(self) -> dict[str, Commitment]:
-        """Return what all nodes committed to."""
+        """Return the commitments by node."""
         query = select(NODES).where(NODES.c.commitment_root.is_not(None))
         with self._database.read() as connection:
             return {
@@ -188,7 +188,7 @@ class Principals(Log):
             }
 
     def principals(self) -> list[Principal]:
-        """Return all keys with those for whom they speak, by name, the oldest key first."""
+        """Return all keys with their principals, ordered by name, the oldest key first."""
         owned: dict[str, list[str]] = {}
         query = _KEYS.order_by(KEYS.c.principal, KEYS.c.created, KEYS.c.id)
         with self._database.read() as connection:
@@ -198,20 +198,20 @@ class Principals(Log):
         return [_principal(row, owned.get(row["principal"], [])) for row in rows]
 
     def nodes_left(self) -> frozenset[str]:
-        """Return the nodes that were removed, also where that was rolled back: they keep it."""
+        """Return the removed nodes; a rollback does not add a node again."""
         with self._database.read() as connection:
             query = select(NODES.c.name).where(NODES.c.left.is_not(None))
             return frozenset(connection.execute(query).scalars())
 
     def register_classes(self, names: Iterable[str], *, now: datetime) -> None:
-        """Keep the names of the classes that requests may name; the same again does nothing.
+        """Store the names of the classes that requests may name; the same names change nothing.
 
         Args:
-            names: All of them; names that were kept before and are not among them go.
-            now: The time.
+            names: Names of all classes; they replace the names stored before.
+            now: The current time.
 
         Raises:
-            TransitionError: One cannot be named in a request.
+            TransitionError: A name is invalid.
         """
         wanted = in_order(names)
         _check_names("class", wanted)
@@ -225,7 +225,7 @@ class Principals(Log):
             append(tx, issuer, [{"kind": "classes", "names": list(wanted)}], time)
 
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes that requests may name; none where none are kept."""
+        """Return the names of the classes that requests may name; empty if none are stored."""
         with self._database.read() as connection:
             return in_order(connection.execute(select(CLASSES.c.name)).scalars())
 
@@ -234,8 +234,8 @@ def _check_names(one: str, names: Iterable[str]) -> None:
     for name in names:
         if not is_name(name):
             raise TransitionError(
-                f"{quoted(name)} is no name of a {one}; right is one line of 1 to {MOST_NAME} "
-                "characters, without blanks around it"
+                f"{quoted(name)} is not a valid name of a {one}; right is one line of 1 to "
+                f"{MOST_NAME} characters, without outer blanks"
             )
 
 
@@ -244,7 +244,7 @@ def _not_owned(tx: Transaction, name: str, nodes: list[str]) -> list[str]:
     owners = {row.name: row.owner for row in found}
     for node in nodes:
         if owners.get(node) not in (None, name):
-            raise TransitionError(f"node {node} has another owner; a node has one")
+            raise TransitionError(f"node {node} has another owner; a node has one owner")
     return [node for node in nodes if owners.get(node) != name]
 
 

@@ -1,4 +1,4 @@
-"""What others wrote, as it may stand in a message."""
+"""Quoting of untrusted values in messages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ MOST = 100
 
 
 def quoted(value: object, most: int = MOST) -> str:
-    """Return a value as one short line that steers no terminal and forges no line of a log.
+    """Return a value as one short line without control characters, safe for terminals and logs.
 
     Args:
-        value: Of a file, a receipt or a database that may have been made up.
-        most: Characters; the rest is left out.
+        value: Value from a file, a receipt or a database, which may be forged.
+        most: Largest number of characters; the rest is left out.
     """
     text = str(value)
     short = text if len(text) <= most else f"{text[:most]}..."

@@ -1,9 +1,9 @@
-"""Receipts: what was removed, signed, with the proof that the log says the same.
+"""Receipts: signed statements of removals, with the proof that the log contains the same entry.
 
 A receipt is a DSSE envelope around an in-toto statement about the new model file. Its predicate is
-the removal's entry in the log, and beside it the signed tree head and the inclusion proof, so that
-the issuer's public key is all that is needed to verify it. All of it is in the one canonical form
-of JSON, and signatures repeat, so a receipt made again from the log is the same to the byte.
+the removal's entry in the log, together with the signed tree head and the inclusion proof, so that
+only the issuer's public key is needed to verify it. All parts are in the canonical form of JSON,
+and signatures are deterministic, so a receipt that is made again from the log is identical.
 Sources: https://github.com/secure-systems-lab/dsse, https://github.com/in-toto/attestation
 """
 
@@ -29,15 +29,15 @@ SUBJECT = "model.safetensors"
 
 @dataclass(frozen=True)
 class Receipt:
-    """A receipt that verifies.
+    """The content of a verified receipt.
 
     Attributes:
         entry: The removal's entry in the log.
-        model: sha256 of the model file after it, hexadecimal.
-        index: Of the entry in the log.
-        head: Of the log, over the entry.
-        path: Inclusion proof.
-        key_id: Of the issuer's key.
+        model: sha256 of the model file after the removal, hexadecimal.
+        index: Index of the entry in the log.
+        head: Signed tree head of the log that covers the entry.
+        path: Inclusion proof of the entry.
+        key_id: Id of the issuer's key.
     """
 
     entry: Mapping[str, object]
@@ -49,12 +49,12 @@ class Receipt:
 
     @property
     def predicate(self) -> Mapping[str, object]:
-        """What the statement says of the model."""
+        """Predicate of the in-toto statement."""
         return {**self.entry, "log": _log(self.index, self.head, self.path)}
 
     @property
     def leaf(self) -> bytes:
-        """Data of the entry's leaf in the log."""
+        """Data of the entry's leaf in the log's Merkle tree."""
         return canonical(self.entry)
 
 
@@ -62,13 +62,13 @@ def make_receipt(row: LogRow, head: TreeHead, path: Sequence[bytes], key: Privat
     """Return the receipt of a removal.
 
     Args:
-        row: The removal's in the log.
-        head: The first that was signed over it.
+        row: Row of the removal in the log.
+        head: First tree head that was signed over the row.
         path: Inclusion proof of the row under this head.
-        key: The issuer's.
+        key: Private key of the issuer.
 
     Raises:
-        VerificationError: The row is not in canonical form, or tells of no removal.
+        VerificationError: The row is not in canonical form, or does not describe a removal.
     """
     entry = parse_canonical(row.entry.encode(), f"row {row.index} of the log")
     statement = {
@@ -88,25 +88,25 @@ def make_receipt(row: LogRow, head: TreeHead, path: Sequence[bytes], key: Privat
 
 
 def verify_receipt(text: bytes | str, key: PublicKey) -> Receipt:
-    """Return a receipt's content, if all of it holds.
+    """Return the content of a receipt, after verifying it.
 
     Args:
-        text: The receipt, as it was issued to the byte.
-        key: The issuer's.
+        text: The receipt exactly as it was issued.
+        key: Public key of the issuer.
 
     Raises:
-        VerificationError: It does not hold, and what of it.
+        VerificationError: The receipt is not valid; the message names the part.
     """
     content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     envelope = parse_canonical(content, "the receipt")
     payload = _payload(envelope, key)
     statement = parse_canonical(payload, "the receipt's statement")
-    # What does not have the right form fails one of these as it fails the check itself.
+    # A statement of a wrong form raises one of these errors in the checks.
     try:
         return _receipt(statement, key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise VerificationError(
-            f"the receipt's statement has another form: {quoted(repr(error))}"
+            f"the receipt's statement does not have the right form: {quoted(repr(error))}"
         ) from None
 
 
@@ -118,9 +118,9 @@ def _payload(envelope: Mapping[str, Any], key: PublicKey) -> bytes:
         payload = _unbase64(envelope["payload"])
         bytes_signed = _unbase64(signature["sig"])
     except (KeyError, TypeError, ValueError, binascii.Error):
-        raise VerificationError("the receipt is no DSSE envelope with one signature") from None
+        raise VerificationError("the receipt is not a DSSE envelope with one signature") from None
     if names != ({"payload", "payloadType", "signatures"}, {"keyid", "sig"}):
-        raise VerificationError("the receipt's envelope holds more than was signed")
+        raise VerificationError("the receipt's envelope contains fields that are not signed")
     if envelope["payloadType"] != PAYLOAD_TYPE:
         raise VerificationError(f"the receipt is not of type {PAYLOAD_TYPE}")
     if key_id != key.id:
@@ -175,7 +175,9 @@ def _log(index: int, head: TreeHead, path: Sequence[bytes]) -> dict[str, object]
 def _new_model(entry: Mapping[str, object]) -> str:
     model = entry.get("model_after")
     if entry.get("kind") != "removal" or not isinstance(model, str):
-        raise VerificationError("an entry of the log tells of no removal, so it has no receipt")
+        raise VerificationError(
+            "an entry of the log does not describe a removal, so it has no receipt"
+        )
     return model
 
 
@@ -185,7 +187,7 @@ def _base64(data: bytes) -> str:
 
 def _unbase64(text: object) -> bytes:
     if not isinstance(text, str):
-        raise TypeError("no text")
+        raise TypeError("not a text")
     data = base64.b64decode(text, validate=True)
     if _base64(data) != text:
         raise ValueError("not canonical")

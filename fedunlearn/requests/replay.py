@@ -1,4 +1,4 @@
-"""What must be so if all that the log says was done, and nothing else."""
+"""Replay of the log: the state of a request store that follows from the log's entries alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedunlearn.errors import VerificationError
 
 @dataclass(frozen=True)
 class Removal:
-    """A removal as its row in the log tells of it."""
+    """A removal as described by its row in the log."""
 
     deletion: str
     job: str
@@ -22,20 +22,20 @@ class Removal:
 
 @dataclass
 class Replay:
-    """The state of a store as the rows of its log lead to it.
+    """The state of a store that follows from the rows of its log.
 
     Attributes:
-        removals: By index of their rows.
-        taken_back: Indexes of those that were rolled back.
-        current: Model in use.
-        files: Whether the file of a model is present or disposed of.
-        parents: Models from which removals made others.
-        retired: Models out of use since a rollback.
+        removals: Removals by the index of their rows.
+        taken_back: Indexes of the removals that were rolled back.
+        current: The current model; None before the first.
+        files: Whether the file of a model is present or disposed of, by model.
+        parents: The model from which a removal made another, by the new model.
+        retired: Models that were rolled back and are not in use again.
         keys: Principal and role of each key.
-        revoked: Keys that are, and when they were.
-        owners: Of nodes.
-        commitments: Root and size, by node.
-        classes: Names that requests may give to classes.
+        revoked: Times of revocation of the revoked keys.
+        owners: Owners by node.
+        commitments: Root and size of the commitments, by node.
+        classes: Names of the classes that requests may name.
     """
 
     removals: dict[int, Removal] = field(default_factory=dict)
@@ -51,14 +51,14 @@ class Replay:
     classes: frozenset[str] = frozenset()
 
     def follow(self, index: int, entry: Mapping[str, Any]) -> None:
-        """Take the next row.
+        """Apply the next row.
 
         Args:
-            index: Its place in the log.
-            entry: What it says.
+            index: Index of the row in the log.
+            entry: Entry of the row.
 
         Raises:
-            VerificationError: It cannot have happened after the rows before.
+            VerificationError: The entry contradicts the rows before it.
         """
         steps = {
             "key": self._key,
@@ -72,11 +72,11 @@ class Replay:
         kind = entry.get("kind")
         step = steps.get(kind) if isinstance(kind, str) else None
         if step is None:
-            raise VerificationError(f"it is of no kind that is known: {kind!r}")
+            raise VerificationError(f"its kind is unknown: {kind!r}")
         try:
             step(index, entry)
         except (KeyError, TypeError) as error:
-            raise VerificationError(f"it does not say what its kind does: {error}") from None
+            raise VerificationError(f"it lacks a field of its kind: {error}") from None
 
     def _key(self, _: int, entry: Mapping[str, Any]) -> None:
         key_id = _text(entry, "key_id")
@@ -95,7 +95,7 @@ class Replay:
 
     def _model(self, _: int, entry: Mapping[str, Any]) -> None:
         if self.current is not None:
-            raise VerificationError("there was a model before it")
+            raise VerificationError("it adds a first model although there is a model already")
         self._use(_text(entry, "model"))
 
     def _removal(self, index: int, entry: Mapping[str, Any]) -> None:
@@ -119,11 +119,11 @@ class Replay:
     def _rollback(self, _: int, entry: Mapping[str, Any]) -> None:
         job = [i for i in self._standing() if self.removals[i].job == entry["job"]]
         if not job or job[-1] != max(self._standing()):
-            raise VerificationError("it does not take the last removal back")
+            raise VerificationError("it does not roll back the last removal")
         last = self.removals[job[-1]]
         logged = entry["deletions"], entry["model_before"], entry["model_after"]
         if logged != ([self.removals[i].deletion for i in job], last.new, last.base):
-            raise VerificationError("it tells of other requests or models than the removal")
+            raise VerificationError("its requests or models are not those of the removal")
         self.taken_back.update(job)
         if last.new != last.base:
             self.retired.add(last.new)
@@ -147,18 +147,18 @@ class Replay:
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry[name]
     if not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
+        raise TypeError(f"{name} is not a text")
     return value
 
 
 def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
     values = entry[name]
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{name} is no list of texts")
+        raise TypeError(f"{name} is not a list of texts")
     return values
 
 
 def _whole(value: object) -> int:
     if type(value) is not int:
-        raise TypeError(f"{value!r} is no whole number")
+        raise TypeError(f"{value!r} is not a whole number")
     return value

@@ -1,4 +1,4 @@
-"""From the tables' rows to what the store returns."""
+"""Conversion between rows of the tables and the objects of the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedunlearn.requests.clock import moment
 from fedunlearn.requests.deletion import Deletion, Event, Scope, ScopeKind, Stage, State
 from fedunlearn.requests.tables import DELETIONS
 
-# Without the bytes that were signed, of which a page of requests would hold megabytes.
+# The columns of a request except its signed bytes, which can be megabytes for a page of requests.
 DELETION_COLUMNS = tuple(
     column
     for column in DELETIONS.columns
@@ -20,24 +20,24 @@ DELETION_COLUMNS = tuple(
 
 
 def storable(text: str) -> str:
-    """Return a text as every database keeps it: without NUL and halves of surrogate pairs."""
+    """Return a text that every database can store: without NUL and single surrogates."""
     clean = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return clean.encode("utf-8", "replace").decode()
 
 
 def blob(value: object) -> bytes:
-    """Return what a column of bytes holds; SQLite also keeps a number there, of any size.
+    """Return the value of a column of bytes, in which SQLite can also store other types.
 
     Raises:
-        TypeError: It holds something else.
+        TypeError: The value is not bytes.
     """
     if not isinstance(value, bytes | memoryview):
-        raise TypeError("no bytes where there should be some")
+        raise TypeError("a value that should be bytes has another type")
     return bytes(value)
 
 
 def scope_text(scope: Scope) -> str:
-    """Return a scope as a row keeps it."""
+    """Return a scope in the form that is stored."""
     parts: dict[str, Any] = {
         "kind": scope.kind.value,
         "nodes": scope.nodes,
@@ -48,7 +48,7 @@ def scope_text(scope: Scope) -> str:
 
 
 def scope_from(text: str) -> Scope:
-    """Return the scope that a row keeps."""
+    """Return the scope of its stored form."""
     parts = json.loads(text)
     return Scope(
         ScopeKind(parts["kind"]),

@@ -1,4 +1,4 @@
-"""What owners and operators sign, and the scopes of requests."""
+"""The statements that owners and operators sign, and the scopes of requests."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def sign_deletion(
     issued: datetime,
     expires: datetime,
 ) -> pb.CreateDeletionRequest:
-    """Ask for a removal.
+    """Sign a deletion request.
 
     Args:
-        key: The owner's.
-        audience: As the service names itself.
-        federation: Of which the model is.
+        key: Private key of the owner.
+        audience: Name of the service.
+        federation: Name of the federation that the model belongs to.
         model: sha256 of the model file that the owner has seen, hexadecimal.
-        request_id: UUID4, the owner's choice.
-        scope: What is to be removed.
-        issued: Now.
-        expires: At most an hour later.
+        request_id: UUID4 that the owner has chosen.
+        scope: The data to remove.
+        issued: Time of the signature.
+        expires: End of the statement's validity, at most an hour later.
 
     Returns:
-        The message to send.
+        The request to send.
     """
     content = scope.SerializeToString(deterministic=True)
     statement = pb.DeletionStatement(
@@ -70,18 +70,18 @@ def sign_call(
     issued: datetime,
     expires: datetime,
 ) -> bytes:
-    """Sign any other call.
+    """Sign a call of any method other than CreateDeletion.
 
     Args:
-        key: The caller's.
-        audience: As the service names itself.
-        method: As "/fedunlearn.rpc.v1.DeletionService/GetDeletion".
-        request: The bytes of the request.
-        issued: Now.
-        expires: At most five minutes later.
+        key: Private key of the caller.
+        audience: Name of the service.
+        method: Full name of the method, as "/fedunlearn.rpc.v1.DeletionService/GetDeletion".
+        request: The serialized request.
+        issued: Time of the signature.
+        expires: End of the statement's validity, at most five minutes later.
 
     Returns:
-        A Signed message's bytes, for the call's metadata.
+        A serialized Signed message for the call's metadata.
     """
     statement = pb.CallStatement(
         audience=audience,
@@ -100,14 +100,14 @@ def _signed(key: PrivateKey, type: str, payload: bytes) -> pb.Signed:
 
 
 def timestamp(moment: datetime) -> Timestamp:
-    """Return a time as a message."""
+    """Return a time as a protobuf message."""
     found = Timestamp()
     found.FromDatetime(moment)
     return found
 
 
 def node_scope(nodes: Iterable[str]) -> pb.Scope:
-    """Return the scope of all that some nodes hold, which are named as the data name them."""
+    """Return the scope of whole nodes, given by the names that the data have for them."""
     return pb.Scope(node=pb.NodeScope(nodes=sorted(nodes)))
 
 
@@ -115,17 +115,19 @@ def record_scope(node: str, commitments: Commitments, records: Iterable[int]) ->
     """Return the scope of some records of a node.
 
     Args:
-        node: Name of the one that holds them.
-        commitments: Of the node.
+        node: Name of the node that holds the records.
+        commitments: Commitments of the node.
         records: Positions in the node's committed order.
 
     Raises:
-        IndexError: The node did not commit to so many records.
+        IndexError: A position is not among the records that the node committed to.
     """
     positions = sorted(records)
     outside = [index for index in positions if not 0 <= index < commitments.size]
     if outside:
-        raise IndexError(f"no record {outside[0]}: the node committed to {commitments.size}")
+        raise IndexError(
+            f"there is no record {outside[0]}: the node committed to {commitments.size}"
+        )
     messages = [
         pb.Record(
             index=index, commitment=commitments.commitment(index), path=commitments.path(index)
@@ -136,29 +138,29 @@ def record_scope(node: str, commitments: Commitments, records: Iterable[int]) ->
 
 
 def class_scope(labels: Iterable[str], nodes: Iterable[str] = ()) -> pb.Scope:
-    """Return the scope of all examples of some classes, on some nodes; without any, on all."""
+    """Return the scope of all examples of some classes, on the given nodes or, if none, on all."""
     scope = pb.Scope()
-    # The field's name is a word of the language.
+    # The field's name is a keyword of Python.
     getattr(scope, "class").CopyFrom(pb.ClassScope(labels=sorted(labels), nodes=sorted(nodes)))
     return scope
 
 
 def scope_of(content: bytes) -> Scope:
-    """Read the bytes of a scope.
+    """Parse a serialized scope.
 
     Args:
-        content: Of the message Scope.
+        content: The serialized message Scope.
 
     Returns:
-        The scope; what it names is in order, and each once.
+        The scope; its names and positions are sorted and unique.
 
     Raises:
-        ValueError: They are none, or it names nothing.
+        ValueError: The bytes are not a scope, or the scope is empty.
     """
     try:
         message = pb.Scope.FromString(content)
     except DecodeError:
-        raise ValueError("the scope is no message fedunlearn.rpc.v1.Scope") from None
+        raise ValueError("the scope is not a message fedunlearn.rpc.v1.Scope") from None
     kind = message.WhichOneof("kind")
     if kind == "node":
         found = Scope(ScopeKind.NODE, nodes=in_order(message.node.nodes))

@@ -1,4 +1,4 @@
-"""Figures for operators: what waits, since when, and how long it took."""
+"""Statistics for operators: open requests, their age, and the durations of completed ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fedunlearn.requests.tables import DELETIONS, EVENTS
 
 @dataclass(frozen=True)
 class Statistics:
-    """Figures of a request store.
+    """Statistics of a request store.
 
     Attributes:
-        open: Requests that have not ended, by state.
-        oldest: When the oldest of them was made.
-        overdue: How many of them are past their due date.
-        near_due: How many are not, but soon will be.
-        failures: How often a request has failed, rolled back ones included.
-        completions: How many requests have succeeded.
-        completion_seconds: From making to success, summed over these.
+        open: Number of open requests by state.
+        oldest: Time at which the oldest open request was created; None if there is none.
+        overdue: Number of open requests past their due date.
+        near_due: Number of open requests that are nearly due.
+        failures: Number of failures of requests, including rollbacks.
+        completions: Number of requests that have succeeded.
+        completion_seconds: Time from creation to success in seconds, summed over these requests.
     """
 
     open: Mapping[State, int]
@@ -38,16 +38,16 @@ class Statistics:
 
 
 class Figures:
-    """What a request store says of itself."""
+    """The method of a request store for statistics."""
 
     _database: Database
 
     def statistics(self, now: datetime, near: timedelta = timedelta(days=7)) -> Statistics:
-        """Return the figures at a time.
+        """Return the statistics at a time.
 
         Args:
-            now: The time.
-            near: From how long before its due date on a request is near it.
+            now: The current time.
+            near: Time before the due date from which a request counts as nearly due.
         """
         time = micros(now)
         waits = DELETIONS.c.state.in_([state.value for state in OPEN])

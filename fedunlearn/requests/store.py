@@ -1,4 +1,4 @@
-"""The request store: everything that must outlive the processes of a deletion service."""
+"""The request store: all data that must outlive the processes of a deletion service."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["RequestStore", "state_url"]
 class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figures):
     """Principals, requests, jobs, models and the log, in SQLite or PostgreSQL.
 
-    Threads may share it, and so may processes, each with its own. What a method has written is on
-    the disk when it returns. A ``StoreError`` from any method says that the database is busy or
-    cannot be reached; the call may be repeated.
+    Threads may share an object; several processes may open the same store. A method's changes are
+    durable when it returns. Every method can raise a ``StoreError``, which means that the database
+    is busy or cannot be reached; the call may be repeated.
 
     Attributes:
-        issuer: Key that signs the log; without it nothing that belongs into the log can be done.
+        issuer: Private key that signs the log; without it, methods that append to the log raise.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         issuer: PrivateKey | None = None,
         most_audits: int = MOST_AUDITS,
     ) -> None:
-        """Use a database.
+        """Wrap a database.
 
         Args:
-            database: Whose tables are of this version.
-            issuer: Key that signs the log.
-            most_audits: How many refusals are kept; up to a hundredth more.
+            database: Database with tables of this version.
+            issuer: Private key that signs the log.
+            most_audits: Number of audit entries to retain; up to a hundredth more are stored.
         """
         self._database = database
         self.issuer = issuer
@@ -60,24 +60,24 @@ class RequestStore(Principals, Filing, Decisions, Leases, Removals, Guards, Figu
         most_audits: int = MOST_AUDITS,
         durable: bool = True,
     ) -> Self:
-        """Return the store at a URL, brought to this version where it is older.
+        """Return the store at a URL, upgraded to this version if it is older.
 
         Args:
-            url: As "sqlite:////folder/requests.db" or "postgresql+psycopg://user@host/database", or
-                what ``state_url`` returns.
-            issuer: Key that signs the log.
-            create: Make it where there is none; otherwise that is an error.
-            most_audits: How many refusals are kept; up to a hundredth more.
-            durable: False for tests alone: a power cut may take what was acknowledged.
+            url: URL such as "sqlite:////folder/requests.db" or
+                "postgresql+psycopg://user@host/database", or the result of ``state_url``.
+            issuer: Private key that signs the log.
+            create: Whether to create a missing store, which is otherwise an error.
+            most_audits: Number of audit entries to retain; up to a hundredth more are stored.
+            durable: False for tests only: acknowledged changes may be lost at a power failure.
 
         Raises:
-            StoreError: It is missing, of a newer version, or cannot be reached.
+            StoreError: The store is missing, has a newer version, or cannot be reached.
         """
         database = Database(url, create=create, durable=durable)
         return cls(database, issuer=issuer, most_audits=most_audits)
 
     def snapshot(self) -> AbstractContextManager[Connection]:
-        """Open a transaction that sees one state of all tables, for checks that read many."""
+        """Open a transaction that sees one state of all tables, for checks of many tables."""
         return self._database.read()
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ METADATA = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-# SQLite looks rows up by their number only where the column is an INTEGER.
+# SQLite finds rows by their number without an index only if the column is an INTEGER.
 _Number = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -71,7 +71,7 @@ MODELS = Table(
     Column("parent", ForeignKey("models.sha256")),
     Column("kind", String(10), nullable=False),
     Column("created", BigInteger, nullable=False),
-    Column("number", BigInteger, nullable=False),  # orders models of one microsecond
+    Column("number", BigInteger, nullable=False),  # orders models created in the same microsecond
     Column("file", String(10), nullable=False),
     Column("rolled_back", Boolean, nullable=False),
     Column("facts", Text, nullable=False),
@@ -112,7 +112,7 @@ DELETIONS = Table(
     Column("statement_sha256", _digest(), nullable=False),
     Column("scope_sha256", _digest(), nullable=False),
     Column("parsed", Text, nullable=False),  # the scope without its proofs, as JSON
-    Column("family", Text, nullable=False),  # which requests may be removed in one job
+    Column("family", Text, nullable=False),  # one job may remove requests of the same family
     Column("model", _digest(), nullable=False),
     Column("state", String(20), nullable=False),
     Column("stage", String(20)),
@@ -126,7 +126,7 @@ DELETIONS = Table(
     Column("last_event", BigInteger, nullable=False),
     Column("model_before", _digest()),
     Column("model_after", _digest()),
-    # In this order, so that a batch is looked up by its request ids.
+    # The order of the columns lets a batch be found by its request ids.
     UniqueConstraint("request_id", "owner"),
     Index("ix_deletions_owner_state", "owner", "state"),
     Index("ix_deletions_created_id", "created", "id"),
@@ -168,8 +168,8 @@ HEADS = Table(
     Column("key_id", _digest(), nullable=False),
     Column("signature", LargeBinary, nullable=False),
 )
-# The peaks of the log's tree, so that an append need not read all leaves. Nothing relies on it that
-# does not check it against the last head.
+# The peaks of the log's tree, so that an append need not read all leaves. They are checked against
+# the last head before they are used.
 FRONTIER = Table(
     "frontier",
     METADATA,

@@ -1,4 +1,4 @@
-"""The one place where a request's state changes."""
+"""Changes of a request's state; no other module changes it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedunlearn.requests.tables import DELETIONS, EVENTS
 
 
 def locked(tx: Transaction, ids: Iterable[str]) -> list[Deletion]:
-    """Return requests that nobody else changes until the transaction ends.
+    """Return requests, locked until the transaction ends.
 
     Args:
-        tx: The transaction, before it gives numbers.
-        ids: Theirs.
+        tx: The transaction, which has not assigned numbers yet.
+        ids: Ids of the requests.
 
     Returns:
-        The requests, in the order of their ids, in which everybody locks them.
+        The requests in the order of their ids; all transactions lock them in this order.
 
     Raises:
         UnknownDeletionError: There is no such request.
@@ -52,16 +52,16 @@ def move(
     reason: str = "",
     columns: Mapping[str, object] | None = None,
 ) -> None:
-    """Change the state of requests, and keep each change as an event.
+    """Change the state of requests, and record each change as an event.
 
     Args:
         tx: The transaction.
-        deletions: Which are locked.
-        state: The new one.
-        actor: Who does it, as Event says.
-        now: Microseconds since the epoch.
-        stage: The new one.
-        reason: Why, where there is one to give.
+        deletions: The locked requests.
+        state: The new state.
+        actor: Author of the change, in the form of Event.
+        now: Current time in microseconds since the epoch.
+        stage: The new stage.
+        reason: Reason of the change, if any.
         columns: Further columns of the table to set.
 
     Raises:
@@ -91,15 +91,15 @@ def note(
     reason: str = "",
     columns: Mapping[str, object] | None = None,
 ) -> None:
-    """Change a request that keeps its state, and keep the change as an event.
+    """Change a request without changing its state, and record the change as an event.
 
     Args:
         tx: The transaction.
-        deletion: Which is locked.
-        actor: Who does it, as Event says.
-        now: Microseconds since the epoch.
-        stage: The new one, or the one it has.
-        reason: Why, where there is one to give.
+        deletion: The locked request.
+        actor: Author of the change, in the form of Event.
+        now: Current time in microseconds since the epoch.
+        stage: The stage after the change.
+        reason: Reason of the change, if any.
         columns: Further columns of the table to set.
     """
     number = _update(tx, [deletion], {**(columns or {}), "stage": _value(stage)})
@@ -112,18 +112,18 @@ def _value(stage: Stage | None) -> str | None:
 
 
 def _update(tx: Transaction, deletions: Sequence[Deletion], values: Mapping[str, object]) -> int:
-    """Set columns of requests that are still in the state they were read in.
+    """Set columns of requests whose state has not changed since they were read.
 
     Args:
         tx: The transaction.
         deletions: The requests.
-        values: Of the columns.
+        values: Values of the columns.
 
     Returns:
-        Number of the first one's event; the others' follow.
+        Number of the first request's event; those of the others follow.
 
     Raises:
-        TransitionError: One of them is in another state.
+        TransitionError: The state of a request has changed.
     """
     first = max(tx.numbered(EVENTS.c.number), 1)
     changed = tx.execute(
@@ -136,7 +136,7 @@ def _update(tx: Transaction, deletions: Sequence[Deletion], values: Mapping[str,
         ],
     )
     if changed.rowcount != len(deletions):
-        raise TransitionError("a request has changed in between; right is to look at it again")
+        raise TransitionError("a request has changed in the meantime; right is to read it again")
     return first
 
 

@@ -1,4 +1,4 @@
-"""Who may have what removed, and what waits for the operator."""
+"""Admission of deletion requests: who may request which removal, and which need approval."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fedunlearn.service.validation import parsed_field
 
 
 class Admission:
-    """Checks requests for removals; asks nothing but a snapshot of the store."""
+    """Checks deletion requests against a snapshot of the store."""
 
     def __init__(self, settings: ServiceSettings, authenticator: Authenticator) -> None:
-        """Check by some settings.
+        """Store the settings and the authenticator.
 
         Args:
-            settings: Limits, and what waits for approval.
-            authenticator: Checks who signed.
+            settings: Limits, and the rules for which requests need approval.
+            authenticator: Checks who signed a request.
         """
         self._settings = settings
         self._authenticator = authenticator
@@ -35,35 +35,35 @@ class Admission:
     def admit(
         self, request: pb.CreateDeletionRequest, snapshot: Snapshot, now: datetime
     ) -> NewDeletion:
-        """Check a request as far as it can be without the requests that are stored.
+        """Check a request as far as that is possible without the stored requests.
 
         Args:
-            request: Its fields are checked.
-            snapshot: Of the store.
-            now: The time.
+            request: The request; its fields have been checked.
+            snapshot: Snapshot of the store.
+            now: The current time.
 
         Returns:
-            What is to be stored.
+            The request to store.
 
         Raises:
-            ServiceRefusal: It cannot be taken.
+            ServiceRefusal: The request cannot be admitted.
         """
         signed = request.statement
         principal, statement = self._authenticator.statement(signed, request.scope, snapshot, now)
         message = parsed_field(pb.Scope, "scope", request.scope)
         scope = scope_of(request.scope)
         if message.WhichOneof("kind") == "records":
-            self._few_enough(scope)
-        _owned(principal, scope, snapshot)
-        _there(scope, snapshot)
-        _known(scope, snapshot)
+            self._check_count(scope)
+        _check_ownership(principal, scope, snapshot)
+        _check_membership(scope, snapshot)
+        _check_classes(scope, snapshot)
         if message.WhichOneof("kind") == "records":
-            _committed(message.records, snapshot)
+            _check_commitments(message.records, snapshot)
         model = statement.model_sha256.hex()
         if model not in snapshot.lineage:
             raise ServiceRefusal(
                 Reason.MODEL_UNKNOWN,
-                f"model {model} is neither the current one nor one it descends from; ask "
+                f"model {model} is neither the current one nor one it descends from; call "
                 "GetServiceInfo for the current one",
             )
         return NewDeletion(
@@ -80,10 +80,10 @@ class Admission:
             awaits_approval=self._awaits_approval(principal, scope, snapshot),
         )
 
-    def _few_enough(self, scope: Scope) -> None:
+    def _check_count(self, scope: Scope) -> None:
         most = self._settings.most_records
         if scope.count > most:
-            wish = f"must name at most {most}; ask for the others in another request"
+            wish = f"must name at most {most}; put the others into another request"
             refuse_fields([Violation("scope.records.records", wish)])
 
     def _awaits_approval(self, principal: Principal, scope: Scope, snapshot: Snapshot) -> bool:
@@ -94,43 +94,46 @@ class Admission:
         if scope.kind is ScopeKind.RECORDS:
             named = scope.count
         elif all(node in snapshot.commitments for node in scope.nodes):
-            named = snapshot.records(scope.nodes)  # of a class, all that it may be at most
+            named = snapshot.records(scope.nodes)  # for a class, this is an upper bound
         else:
-            return bool(snapshot.commitments)  # of unknown size, where others have one
+            # The share is unknown: some nodes registered their sizes, but not these.
+            return bool(snapshot.commitments)
         return named > self._settings.approval_share * snapshot.records()
 
 
-def _owned(principal: Principal, scope: Scope, snapshot: Snapshot) -> None:
-    """Refuse nodes that are not the principal's; an operator may name all that are registered."""
+def _check_ownership(principal: Principal, scope: Scope, snapshot: Snapshot) -> None:
+    """Refuse nodes that are not the principal's; an operator may name every registered node."""
     if principal.role == "operator":
         foreign = _first(node for node in scope.nodes if node not in snapshot.owners)
-        wish = "is nobody's; register its owner's key first"
+        wish = "has no registered owner; register its owner's key first"
     else:
         if scope.kind is ScopeKind.CLASS and not scope.nodes:
             raise ServiceRefusal(
                 Reason.OPERATOR_ONLY,
-                "only an operator may have a class removed from all nodes; name your nodes",
+                "only an operator may request the removal of a class from all nodes; "
+                "name your nodes",
             )
         foreign = _first(node for node in scope.nodes if node not in principal.nodes)
-        wish = f"is not one of {principal.name}'s"
+        wish = f"does not belong to {principal.name}"
     if foreign is not None:
         raise ServiceRefusal(
             Reason.NOT_YOUR_NODE, f"node {foreign} {wish}", metadata={"node": foreign}
         )
 
 
-def _there(scope: Scope, snapshot: Snapshot) -> None:
+def _check_membership(scope: Scope, snapshot: Snapshot) -> None:
+    """Refuse nodes that have been removed from the federation."""
     gone = _first(node for node in scope.nodes if node in snapshot.left)
     if gone is not None:
         raise ServiceRefusal(
             Reason.NODE_LEFT,
-            f"node {gone} has left; all that it held is removed already",
+            f"node {gone} has left the federation; all its data are removed already",
             metadata={"node": gone},
         )
 
 
-def _known(scope: Scope, snapshot: Snapshot) -> None:
-    """Refuse a class that the data do not have, where it is known which they have."""
+def _check_classes(scope: Scope, snapshot: Snapshot) -> None:
+    """Refuse a class that the data do not have, if the classes of the data are known."""
     unknown = _first(label for label in scope.labels if label not in snapshot.classes)
     if unknown is not None and snapshot.classes:
         names = Names("class", snapshot.classes)
@@ -141,13 +144,14 @@ def _known(scope: Scope, snapshot: Snapshot) -> None:
         )
 
 
-def _committed(records: pb.RecordScope, snapshot: Snapshot) -> None:
+def _check_commitments(records: pb.RecordScope, snapshot: Snapshot) -> None:
+    """Refuse records whose commitments do not belong to the node's registered commitment."""
     commitment = snapshot.commitments.get(records.node)
     if commitment is None:
         raise ServiceRefusal(
             Reason.NODE_NOT_COMMITTED,
             f"node {records.node} has registered no commitment to its records; register one, or "
-            "ask for the removal of the whole node",
+            "request the removal of the whole node",
             metadata={"node": records.node},
         )
     for record in records.records:

@@ -1,8 +1,9 @@
-"""A trace of calls that were refused because of who made them, which a flood cannot make a burden.
+"""The audit trail of calls that were refused because of their caller, written at a limited rate.
 
-Every trace is a flush to the disk, and strangers can cause as many as they like. They cannot crowd
-out the traces of those who are known: each of the two has its own measure, and the strangers' make
-room first where there are too many.
+Every entry costs a flush to the disk, and unknown callers can cause any number of them. Entries of
+authenticated and of unknown callers therefore have separate rate limits, so that unknown callers
+cannot displace the entries of authenticated ones. If there are too many entries, those of unknown
+callers are deleted first.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from fedunlearn.service.errors import Reason, ServiceRefusal
 
 BURST = 500
 PER_SECOND = 10.0
-KEPT = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
-# Said only to whoever has signed with a registered key.
-OF_THE_KNOWN = frozenset(
+AUDITED_CODES = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
+# Only callers that signed with a registered key get these reasons.
+AUTHENTICATED_REASONS = frozenset(
     {
         Reason.AUDIENCE_MISMATCH,
         Reason.FEDERATION_MISMATCH,
@@ -33,14 +34,15 @@ OF_THE_KNOWN = frozenset(
 )
 
 
-class _Measure:
-    """So many at once, and so many a second in the long run."""
+class _RateLimit:
+    """A token bucket: at most ``BURST`` at once, and ``PER_SECOND`` in the long run."""
 
     def __init__(self) -> None:
         self._left = float(BURST)
         self._filled = time.monotonic()
 
     def take(self) -> bool:
+        """Take one token; return whether there was one."""
         now = time.monotonic()
         self._left = min(BURST, self._left + PER_SECOND * (now - self._filled))
         self._filled = now
@@ -51,36 +53,37 @@ class _Measure:
 
 
 class Audits:
-    """Writes traces, at most so many a second in the long run."""
+    """Writes audit entries at a limited rate."""
 
     def __init__(self, store: RequestStore) -> None:
-        """Write to a store."""
+        """Write to a request store."""
         self._store = store
         self._lock = threading.Lock()
-        self._strangers, self._known = _Measure(), _Measure()
+        self._unknown, self._authenticated = _RateLimit(), _RateLimit()
         self._dropped = 0
 
     def wanted(self, refusal: ServiceRefusal) -> bool:
-        """Whether a refusal leaves a trace, of which there are enough already otherwise."""
-        if refusal.code not in KEPT or refusal.reason is Reason.CREDENTIAL_MISSING:
+        """Return whether a refusal is to be audited and its rate limit allows it."""
+        if refusal.code not in AUDITED_CODES or refusal.reason is Reason.CREDENTIAL_MISSING:
             return False
-        measure = self._known if refusal.reason in OF_THE_KNOWN else self._strangers
+        authenticated = refusal.reason in AUTHENTICATED_REASONS
+        limit = self._authenticated if authenticated else self._unknown
         with self._lock:
-            taken = measure.take()
+            taken = limit.take()
             self._dropped += not taken
             return taken
 
     def write(
         self, refusal: ServiceRefusal, *, method: str, key_id: str, peer: str, now: datetime
     ) -> None:
-        """Write a trace.
+        """Write an audit entry.
 
         Args:
-            refusal: What was answered.
-            method: That was called.
-            key_id: Of the key that the caller named; not more than a claim.
-            peer: Its address.
-            now: The time.
+            refusal: The refusal that was sent.
+            method: Name of the method that was called.
+            key_id: Id of the key that the caller named; it is only a claim.
+            peer: Address of the caller.
+            now: The current time.
         """
         with self._lock:
             dropped, self._dropped = self._dropped, 0
@@ -91,5 +94,5 @@ class Audits:
             peer=peer,
             detail=detail,
             now=now,
-            lasting=OF_THE_KNOWN,
+            lasting=AUTHENTICATED_REASONS,
         )

@@ -1,4 +1,4 @@
-"""Who calls: signed statements, call credentials, and keys of client certificates."""
+"""Authentication: signed statements, call credentials, and keys of client certificates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ _Message = TypeVar("_Message", pb.Signed, pb.CallStatement)
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls.
+    """The authenticated caller of a method.
 
     Attributes:
-        principal: As registered.
-        nonce: Of the call, which is not to be taken twice; empty where a certificate vouches.
-        expires: Until when the nonce must be remembered.
+        principal: The registered principal.
+        nonce: Nonce of the call, which must not be accepted twice; empty if the caller was
+            authenticated by a certificate.
+        expires: Time until which the nonce must be stored.
     """
 
     principal: Principal
@@ -44,45 +45,45 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """As events name who did something."""
+        """The caller as events name it: role and name."""
         return f"{self.principal.role} {self.principal.name}"
 
     @property
     def is_operator(self) -> bool:
-        """Whether an operator calls."""
+        """Whether the caller is an operator."""
         return self.principal.role == "operator"
 
 
 class Nonces:
-    """Those of the last minutes; bounded by how long a call may live."""
+    """The nonces of the last minutes; their number is bounded by the lifetime of a call."""
 
     def __init__(self) -> None:
-        """Have seen none."""
+        """Start without nonces."""
         self._seen: set[tuple[str, bytes]] = set()
         self._order: deque[tuple[datetime, tuple[str, bytes]]] = deque()
 
     def take(self, key_id: str, nonce: bytes, now: datetime) -> bool:
-        """Remember one; False where it was seen before."""
+        """Store a nonce; return False if it was seen before."""
         while self._order and self._order[0][0] < now:
             self._seen.discard(self._order.popleft()[1])
         one = (key_id, nonce)
         if one in self._seen:
             return False
         self._seen.add(one)
-        # An expired call is refused by its time from then on.
+        # From then on, an expired call is refused because of its time.
         self._order.append((now + LONGEST_CALL + 2 * SKEW, one))
         return True
 
 
 class Authenticator:
-    """Checks who signed, for whom, and when."""
+    """Checks signatures, audiences and times of statements and calls."""
 
     def __init__(self, audience: str, federation: str) -> None:
-        """Check for one service.
+        """Store what statements must name.
 
         Args:
-            audience: As the service names itself.
-            federation: Whose models it keeps.
+            audience: Name of the service.
+            federation: Name of the federation whose models the service manages.
         """
         self._audience = audience
         self._federation = federation
@@ -91,16 +92,16 @@ class Authenticator:
     def statement(
         self, signed: pb.Signed, scope: bytes, snapshot: Snapshot, now: datetime
     ) -> tuple[Principal, pb.DeletionStatement]:
-        """Check what an owner signed when asking for a removal.
+        """Check the signed statement of a deletion request.
 
         Args:
-            signed: Its fields are checked.
-            scope: Bytes of the scope that came with it.
-            snapshot: Of the store.
-            now: The time.
+            signed: The signed statement; its fields have been checked.
+            scope: Bytes of the scope in the same request.
+            snapshot: Snapshot of the store.
+            now: The current time.
 
         Returns:
-            Who signed, and the statement, its fields checked.
+            The principal who signed, and the statement, whose fields have been checked.
 
         Raises:
             ServiceRefusal: The key, the signature, a field, the audience or a time is wrong.
@@ -108,12 +109,12 @@ class Authenticator:
         principal = principal_of(signed.key_id, snapshot)
         _verify(principal, DELETION_TYPE, signed)
         statement = parsed_field(pb.DeletionStatement, "statement.payload", signed.payload)
-        self._for_us(statement.audience)
+        self._check_audience(statement.audience)
         if statement.federation != self._federation:
             raise ServiceRefusal(
                 Reason.FEDERATION_MISMATCH,
                 f"the statement is for federation {statement.federation!r}; this is the service "
-                f"of {self._federation!r}",
+                f"of federation {self._federation!r}",
             )
         _in_time(statement, LONGEST_STATEMENT, now)
         if statement.scope_sha256 != hashlib.sha256(scope).digest():
@@ -133,21 +134,21 @@ class Authenticator:
         snapshot: Snapshot,
         now: datetime,
     ) -> Caller:
-        """Check who makes any other call.
+        """Authenticate the caller of any other method.
 
         Args:
-            method: Its full name.
-            body: The request as it came.
-            metadata: Of the call.
-            auth_context: What TLS knows of the peer.
-            snapshot: Of the store.
-            now: The time.
+            method: Full name of the method.
+            body: The serialized request.
+            metadata: Metadata of the call.
+            auth_context: Properties of the peer that TLS has verified.
+            snapshot: Snapshot of the store.
+            now: The current time.
 
         Returns:
-            Who calls.
+            The caller.
 
         Raises:
-            ServiceRefusal: There is no credential, or it is wrong, expired or was used.
+            ServiceRefusal: There is no credential, or it is wrong, has expired or was used before.
         """
         given = [value for key, value in metadata if key == CALL_KEY]
         if not given:
@@ -160,12 +161,12 @@ class Authenticator:
                 )
             return Caller(principal)
         if len(given) > 1 or not isinstance(given[0], bytes):
-            _refuse_credential("there must be one")
+            _refuse_credential("there must be exactly one binary value")
         signed = _read(pb.Signed, given[0])
         principal = principal_of(signed.key_id, snapshot)
         _verify(principal, CALL_TYPE, signed)
         statement = _read(pb.CallStatement, signed.payload)
-        self._for_us(statement.audience)
+        self._check_audience(statement.audience)
         if statement.method != method or (
             statement.request_sha256 != hashlib.sha256(body).digest()
         ):
@@ -179,26 +180,26 @@ class Authenticator:
             refuse_replay()
         return Caller(principal, statement.nonce, time_of(statement.expires))
 
-    def _for_us(self, audience: str) -> None:
+    def _check_audience(self, audience: str) -> None:
         if audience != self._audience:
             raise ServiceRefusal(
                 Reason.AUDIENCE_MISMATCH,
-                f"what was signed is for {audience!r}; this service is {self._audience!r}",
+                f"the signed statement is for {audience!r}; this service is {self._audience!r}",
             )
 
 
 def principal_of(key_id: str, snapshot: Snapshot) -> Principal:
-    """Return for whom a key speaks now.
+    """Return the principal to whom a key belongs now.
 
     Args:
-        key_id: Of the key.
-        snapshot: Of the store.
+        key_id: Id of the key.
+        snapshot: Snapshot of the store.
 
     Returns:
-        Who it is.
+        The principal.
 
     Raises:
-        ServiceRefusal: For nobody: it is not registered, or was revoked.
+        ServiceRefusal: The key is not registered, or was revoked.
     """
     principal = snapshot.principals.get(key_id)
     if principal is None:
@@ -206,18 +207,18 @@ def principal_of(key_id: str, snapshot: Snapshot) -> Principal:
             Reason.KEY_UNKNOWN, f"key {key_id} is not registered; ask the operator to register it"
         )
     if principal.revoked:
-        raise ServiceRefusal(Reason.KEY_REVOKED, f"key {key_id} was revoked; use another")
+        raise ServiceRefusal(Reason.KEY_REVOKED, f"key {key_id} was revoked; use another key")
     return principal
 
 
 def refuse_replay() -> NoReturn:
-    """Refuse a call that was seen before.
+    """Refuse a call whose nonce was used before.
 
     Raises:
         ServiceRefusal: Always.
     """
     raise ServiceRefusal(
-        Reason.CALL_REPLAYED, "the call's nonce was used before; sign each call anew"
+        Reason.CALL_REPLAYED, "the call's nonce was used before; sign every call with a new nonce"
     )
 
 
@@ -233,7 +234,7 @@ def _read(kind: type[_Message], body: bytes) -> _Message:
 
 def _refuse_credential(wish: str) -> NoReturn:
     raise ServiceRefusal(
-        Reason.CREDENTIAL_MALFORMED, f"the metadata {CALL_KEY!r} is no credential: {wish}"
+        Reason.CREDENTIAL_MALFORMED, f"the metadata {CALL_KEY!r} is not a valid credential: {wish}"
     )
 
 
@@ -262,16 +263,17 @@ def _in_time(
     if expires - issued > longest:
         raise ServiceRefusal(
             Reason.SIGNATURE_TOO_LONG,
-            f"what was signed holds for {expires - issued}; at most {longest} are taken",
+            f"the signed statement is valid for {expires - issued}; at most {longest} is accepted",
         )
     if issued > now + SKEW:
         raise ServiceRefusal(
             Reason.SIGNATURE_NOT_YET_VALID,
-            f"what was signed holds from {issued.isoformat()}; here it is {now.isoformat()}",
+            f"the signed statement is valid from {issued.isoformat()}; the service's time is "
+            f"{now.isoformat()}",
         )
     if expires <= issued or expires < now - SKEW:
         raise ServiceRefusal(
             Reason.SIGNATURE_EXPIRED,
-            f"what was signed held until {expires.isoformat()}; here it is {now.isoformat()}; "
-            f"sign anew",
+            f"the signed statement was valid until {expires.isoformat()}; the service's time is "
+            f"{now.isoformat()}; sign again",
         )

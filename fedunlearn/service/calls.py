@@ -1,4 +1,4 @@
-"""Around every call: reading, errors with their details, the trace in the audit, the count."""
+"""The frame of every call: parsing, errors with details, audit entries, and counters."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LOGGER = logging.getLogger("fedunlearn.service")
 
 @dataclass(frozen=True)
 class Call:
-    """A call that came in.
+    """An incoming call.
 
     Attributes:
-        method: Its name.
-        body: The request, not yet read.
-        context: gRPC's.
+        method: Name of the method.
+        body: The serialized request.
+        context: The call's gRPC context.
     """
 
     method: str
@@ -47,11 +47,11 @@ class Call:
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What came with it."""
+        """Metadata of the call."""
         return tuple(self.context.invocation_metadata() or ())
 
     def key_id(self) -> str:
-        """Return the id of the key that the caller named; empty where it cannot be read."""
+        """Return the id of the key that the caller named; empty if it cannot be read."""
         try:
             if self.method == "CreateDeletion":
                 signed = pb.CreateDeletionRequest.FromString(self.body).statement
@@ -64,7 +64,7 @@ class Call:
 
 
 class Calls:
-    """Makes gRPC's handlers of functions that return messages or raise refusals."""
+    """Builds gRPC handlers from functions that return messages or raise refusals."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class Calls:
         blocking: Blocking,
         clock: Callable[[], datetime],
     ) -> None:
-        """Set up.
+        """Store the parts that every handler uses.
 
         Args:
-            metrics: Count the calls.
-            audits: Keep traces.
-            blocking: Runs what blocks.
-            clock: Gives the time.
+            metrics: Counters of the calls.
+            audits: Writer of audit entries.
+            blocking: Runs a blocking function in a thread.
+            clock: Function that returns the current time.
         """
         self._metrics = metrics
         self._audits = audits
@@ -87,7 +87,7 @@ class Calls:
         self._clock = clock
 
     def unary(self, method: str, function: Callable[[Call], Awaitable[Message]]) -> Any:
-        """Return the handler of a call with one answer; bodies reach it as they came."""
+        """Return the handler of a call with one answer; it gets the serialized request."""
 
         async def handle(body: bytes, context: Any) -> bytes:
             call = Call(method, body, context)
@@ -142,9 +142,9 @@ class Calls:
         if isinstance(error, StoreError):
             LOGGER.warning("%s: %s", method, error)
             return ServiceRefusal(Reason.STORE_BUSY, "the store does not answer; try again")
-        # The message of an exception may hold what was asked; where it was raised does not.
+        # The message of an exception may contain data of the request; its traceback does not.
         places = "".join(traceback.format_tb(error.__traceback__))
         LOGGER.error("%s failed with %s at\n%s", method, type(error).__name__, places)
         return ServiceRefusal(
-            Reason.INTERNAL_FAILURE, "the service failed and has logged where; try again later"
+            Reason.INTERNAL_FAILURE, "the service failed and has logged the place; try again later"
         )

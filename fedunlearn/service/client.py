@@ -1,4 +1,4 @@
-"""The client of DeletionService: signs what it sends, and raises what the service refuses."""
+"""The client of DeletionService: it signs requests, and raises an error for every refusal."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from fedunlearn.service.names import CALL_KEY, path_of
 TIMEOUT_S = 30.0
 STATEMENT_LASTS = timedelta(minutes=15)
 CALL_LASTS = timedelta(minutes=2)
-# The service's clock may be behind, though by less than it lets pass.
+# The service's clock may be behind, but by less than the difference that it tolerates.
 BACKDATED = timedelta(seconds=5)
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between attempts
 MOST_PAUSE_S = 5.0
 KEEPALIVE_MS = 30_000
-LARGEST = 2**26  # of an answer; a receipt of many checkpoints, a page of requests
+LARGEST = 2**26  # bytes of an answer; a receipt of many checkpoints or a page of requests fits
 
 _Answer = TypeVar("_Answer", bound=Message)
 
 
 class DeletionClient:
-    """Speaks to a service in the name of one key; threads may share it.
+    """A client that calls a service with one key; threads may share it.
 
-    Every call raises ServiceError where the service refuses, or cannot be reached.
+    Every call raises ServiceError if the service refuses it, or cannot be reached.
     """
 
     def __init__(
@@ -57,16 +57,17 @@ class DeletionClient:
 
         Args:
             address: ``host:port``.
-            key: The caller's; without it only ``info`` can be asked for, and what a certificate
-                vouches for.
-            audience: That the service must name itself; left out, it is believed, and one that
-                lies gets signatures that are good for another.
-            plaintext: Without TLS.
-            root_certificates: PEM, that the server's certificate goes back to; left out, those that
-                gRPC brings.
-            certificate: PEM, the client's own for mutual TLS.
-            certificate_key: PEM, its key.
-            timeout_s: How long a call may take; a watch lasts as long as it lasts.
+            key: The caller's key; without it, only ``info`` and calls that a client certificate
+                authenticates are possible.
+            audience: Name that the service must have. By default, the name that the service
+                states is trusted: a fraudulent service can then collect signatures that are valid
+                at another service.
+            plaintext: Whether to connect without TLS.
+            root_certificates: Root certificates in PEM that the server's certificate must chain
+                to; by default, those that gRPC includes.
+            certificate: The client's certificate in PEM, for mutual TLS.
+            certificate_key: Key of the client's certificate in PEM.
+            timeout_s: Longest duration of a call, in seconds; watches have no such limit.
         """
         self.address = address
         self._key = key
@@ -75,7 +76,7 @@ class DeletionClient:
         options = (
             proxy_option(address),
             ("grpc.max_receive_message_length", LARGEST),
-            # A watch notices that the service is gone also where nobody says so.
+            # With keepalive, a watch also notices a connection that was lost without a message.
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
         )
@@ -101,13 +102,13 @@ class DeletionClient:
         self.close()
 
     def info(self) -> pb.GetServiceInfoResponse:
-        """Ask what the service is, which is its current model, and what it takes."""
+        """Return the service's name, its current model, and the limits of its requests."""
         found = self._send(
             "GetServiceInfo", pb.GetServiceInfoRequest(), pb.GetServiceInfoResponse, signed=False
         )
         if self._audience not in (None, found.audience):
             raise ServiceError(
-                f"the service names itself {quoted(found.audience)}, not {self._audience}",
+                f"the service's audience is {quoted(found.audience)}, not {self._audience}",
                 code="PERMISSION_DENIED",
                 reason="AUDIENCE_MISMATCH",
             )
@@ -122,26 +123,26 @@ class DeletionClient:
         request_id: str | None = None,
         lasts: timedelta = STATEMENT_LASTS,
     ) -> pb.Deletion:
-        """Ask for a removal; durable when it returns.
+        """Create a deletion request; it is stored durably when this method returns.
 
         Args:
-            scope: What is to be removed.
-            model: sha256 of the model file that the owner has seen, hexadecimal; left out, the
-                current one.
-            request_id: UUID4; left out, a new one.
-            lasts: How long the statement is good.
+            scope: The data to remove.
+            model: sha256 of the model file that the owner has seen, hexadecimal; by default, of
+                the current model.
+            request_id: UUID4 of the request; by default, a new one.
+            lasts: How long the statement is valid.
 
         Returns:
-            The request as it is stored.
+            The stored request.
 
         Raises:
-            ServiceError: The service refused, or cannot be reached.
+            ServiceError: The service refused the call, or cannot be reached.
         """
         info = self.info() if model is None else self._known()
         seen = info.model_sha256.hex() if model is None else model
         if not seen:
             raise ServiceError(
-                "the service has no model yet, so there is nothing to remove from",
+                "the service has no model yet from which data could be removed",
                 code="FAILED_PRECONDITION",
                 reason="MODEL_UNKNOWN",
             )
@@ -156,7 +157,7 @@ class DeletionClient:
             issued=now,
             expires=now + lasts,
         )
-        # The same statement again gets the same answer, so it may be sent again.
+        # A repeated statement gets the same answer, so it may be sent again.
         return self._send(
             "CreateDeletion", request, pb.CreateDeletionResponse, signed=False
         ).deletion
@@ -168,17 +169,17 @@ class DeletionClient:
         ).deletion
 
     def list(self, states: Iterable[State] = (), *, page_size: int = 0) -> Iterator[pb.Deletion]:
-        """Tell the caller's requests, an operator's being all; the oldest first.
+        """List the caller's requests, or all requests for an operator; the oldest first.
 
         Args:
-            states: Only in these; all where there are none.
-            page_size: How many are fetched at once; 0 for what the service thinks right.
+            states: States of the requests to list; all states if empty.
+            page_size: Number of requests per page; 0 for the service's default.
 
         Yields:
             One request after the other.
 
         Raises:
-            ServiceError: The service refused, or cannot be reached.
+            ServiceError: The service refused the call, or cannot be reached.
         """
         names = [state_name(state) for state in states]
         token = ""
@@ -194,62 +195,62 @@ class DeletionClient:
                 return
 
     def cancel(self, id: str) -> pb.Deletion:
-        """Take a request of the caller's back that does not run yet."""
+        """Withdraw a request of the caller that does not run yet."""
         request = pb.CancelDeletionRequest(id=id)
         return self._send("CancelDeletion", request, pb.CancelDeletionResponse, once=True).deletion
 
     def approve(self, id: str) -> pb.Deletion:
-        """Let a request run that waits for it."""
+        """Approve a request that waits for approval."""
         request = pb.ApproveDeletionRequest(id=id)
         return self._send(
             "ApproveDeletion", request, pb.ApproveDeletionResponse, once=True
         ).deletion
 
     def reject(self, id: str, reason: str) -> pb.Deletion:
-        """Refuse a request that does not run."""
+        """Reject a request that does not run."""
         request = pb.RejectDeletionRequest(id=id, reason=reason)
         return self._send("RejectDeletion", request, pb.RejectDeletionResponse, once=True).deletion
 
     def retry(self, id: str) -> pb.Deletion:
-        """Let a request run again that failed."""
+        """Queue a failed request again."""
         request = pb.RetryDeletionRequest(id=id)
         return self._send("RetryDeletion", request, pb.RetryDeletionResponse, once=True).deletion
 
     def extend(self, id: str, due: datetime, reason: str) -> pb.Deletion:
-        """Move the date by which a request must be done, once.
+        """Extend the due date of a request; this is possible once.
 
         Args:
-            id: Of the request.
-            due: The new date, at most three months after the request came.
-            reason: Why.
+            id: Id of the request.
+            due: The new due date, at most three months after the request was received.
+            reason: Reason for the extension.
 
         Returns:
             The request.
 
         Raises:
-            ServiceError: The service refused, or cannot be reached.
+            ServiceError: The service refused the call, or cannot be reached.
         """
         request = pb.ExtendDeletionRequest(id=id, due=timestamp(due), reason=reason)
         return self._send("ExtendDeletion", request, pb.ExtendDeletionResponse, once=True).deletion
 
     def receipt(self, id: str) -> bytes:
-        """Return the receipt of a request that has succeeded, as it was issued."""
+        """Return the issued receipt of a request that has succeeded."""
         request = pb.GetReceiptRequest(id=id)
         return self._send("GetReceipt", request, pb.GetReceiptResponse).receipt
 
     def watch(self, id: str, after: int = 0, *, patience_s: float = 60.0) -> Iterator[pb.Event]:
-        """Tell every change of a request until it has ended, also over breaks of the connection.
+        """Report every change of a request until it has ended; reconnect if necessary.
 
         Args:
-            id: Of the request.
-            after: Number of the last change that was seen; 0 for all.
-            patience_s: How long the service may be away, in seconds.
+            id: Id of the request.
+            after: Number of the last change that was seen; 0 for all changes.
+            patience_s: How long the service may be unreachable, in seconds.
 
         Yields:
             One change after the other.
 
         Raises:
-            ServiceError: The service refused, or is away for too long.
+            ServiceError: The service refused the call, or was unreachable for too long.
         """
         pause, gone = PAUSES_S[0], time.monotonic()
         while True:
@@ -276,7 +277,9 @@ class DeletionClient:
     def _signer(self) -> PrivateKey:
         if self._key is None:
             raise ServiceError(
-                "a key is needed to sign with", code="UNAUTHENTICATED", reason="CREDENTIAL_MISSING"
+                "the call needs a signature; give a key",
+                code="UNAUTHENTICATED",
+                reason="CREDENTIAL_MISSING",
             )
         return self._key
 
@@ -302,7 +305,7 @@ class DeletionClient:
         signed: bool = True,
         once: bool = False,
     ) -> _Answer:
-        """Call, and call again where the service was not there; never what changes a state."""
+        """Call a method; repeat it if the service is unreachable, unless it changes a state."""
         body = request.SerializeToString(deterministic=True)
 
         def attempt() -> bytes:
@@ -316,7 +319,7 @@ class DeletionClient:
 
     def _credential(self, method: str, body: bytes) -> tuple[tuple[str, bytes], ...]:
         if self._key is None:
-            return ()  # the certificate may vouch
+            return ()  # a client certificate may authenticate the call
         now = datetime.now(UTC) - BACKDATED
         signed = sign_call(
             self._key,
@@ -334,7 +337,7 @@ def _read(answer: type[_Answer], body: bytes) -> _Answer:
         return answer.FromString(body)
     except (DecodeError, UnicodeDecodeError):
         raise ServiceError(
-            f"the service answered with what is no {answer.DESCRIPTOR.name}; is the address right?",
+            f"the service's answer is not a {answer.DESCRIPTOR.name}; check the address",
             code="INTERNAL",
         ) from None
 

@@ -1,4 +1,4 @@
-"""What the service refuses: one status code a reason, and the details that go with it (AIP-193)."""
+"""Refusals of the service: one status code for each reason, with error details (AIP-193)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from grpc_status import rpc_status
 from fedunlearn.errors import ServiceError
 
 DOMAIN = "fedunlearn"
-# Details travel as metadata, of which peers take 8 KiB.
+# Error details are sent as metadata, of which peers accept 8 KiB.
 MOST_VIOLATIONS = 16
 MOST_CHARACTERS = 200
 
 
 class Reason(enum.StrEnum):
-    """Why a call was refused; the ``reason`` of ErrorInfo."""
+    """The reason why a call was refused; the field ``reason`` of ErrorInfo."""
 
     MALFORMED = "MALFORMED"
     FIELD_INVALID = "FIELD_INVALID"
@@ -73,7 +73,7 @@ _REASONS: Mapping[grpc.StatusCode, str] = {
 CODES: Mapping[Reason, grpc.StatusCode] = MappingProxyType(
     {Reason(name): code for code, names in _REASONS.items() for name in names.split()}
 )
-# How long a client should wait before it tries again, in seconds.
+# The time a client should wait before it tries again, in seconds.
 RETRY_S: Mapping[Reason, float] = MappingProxyType(
     {
         Reason.STORE_BUSY: 1.0,
@@ -85,11 +85,11 @@ RETRY_S: Mapping[Reason, float] = MappingProxyType(
 
 
 class Violation(NamedTuple):
-    """What is wrong with a field.
+    """A violation of the rule of a field.
 
     Attributes:
-        field: Its path in the request, as ``records.records[2].index``.
-        wish: What would be right.
+        field: Path of the field in the request, such as ``records.records[2].index``.
+        wish: Description of a correct value.
     """
 
     field: str
@@ -97,12 +97,12 @@ class Violation(NamedTuple):
 
 
 class ServiceRefusal(Exception):
-    """A call that is answered with an error.
+    """An error with which the service answers a call.
 
     Attributes:
-        reason: Why; it fixes the status code.
-        violations: Of fields, or of quotas.
-        metadata: Of ErrorInfo.
+        reason: Reason of the refusal; it determines the status code.
+        violations: Violations of fields or quotas.
+        metadata: Metadata of ErrorInfo.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ServiceRefusal(Exception):
         violations: Sequence[Violation] = (),
         metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Say why, and what would be right."""
+        """Build a refusal whose message states the problem and its remedy."""
         super().__init__(message)
         self.reason = reason
         self.violations = tuple(violations)[:MOST_VIOLATIONS]
@@ -159,7 +159,7 @@ class ServiceRefusal(Exception):
 
 
 def refuse_fields(violations: Sequence[Violation]) -> NoReturn:
-    """Refuse a call because of fields; the first is named in the message.
+    """Refuse a call because of its fields; the message names the first one.
 
     Raises:
         ServiceRefusal: Always.
@@ -171,17 +171,17 @@ def refuse_fields(violations: Sequence[Violation]) -> NoReturn:
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:
-    """Return what a client raises for an error of gRPC."""
+    """Return the error that a client raises for a gRPC error."""
     code = error.code()
     message = error.details() or ""
     info = error_info(error)
     if info is None and code is grpc.StatusCode.UNAVAILABLE:
-        message = f"the service cannot be reached ({message}); is the address right?"
+        message = f"the service cannot be reached ({message}); check the address"
     return ServiceError(message, code=code.name, reason=info.reason if info else "")
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    """Return the ErrorInfo that came with an error, or None."""
+    """Return the ErrorInfo of an error, or None."""
     for detail in details(error):
         if isinstance(detail, error_details_pb2.ErrorInfo):
             return detail
@@ -189,7 +189,7 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
 
 
 def details(error: grpc.RpcError) -> list[Message]:
-    """Return the details that came with an error; none where they cannot be read."""
+    """Return the details of an error; an empty list if they cannot be read."""
     known = (
         error_details_pb2.ErrorInfo,
         error_details_pb2.BadRequest,
@@ -198,7 +198,7 @@ def details(error: grpc.RpcError) -> list[Message]:
     )
     try:
         status = rpc_status.from_call(error)
-    except (DecodeError, ValueError):  # no status, or that of another error
+    except (DecodeError, ValueError):  # there is no status, or it belongs to another error
         return []
     found: list[Message] = []
     for detail in status.details if status else ():

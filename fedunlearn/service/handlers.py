@@ -1,4 +1,4 @@
-"""What each call of DeletionService does."""
+"""The handlers of the methods of DeletionService."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from fedunlearn.service.watch import Watches
 from fedunlearn.service.writer import Writer
 
 PAGE, LARGEST_PAGE = 50, 500
-# Where checking proofs would hold up other calls.
+# Size in bytes from which a request is checked in a thread, as its proofs would delay other calls.
 LARGE = 2**14
-# What may only seem so, as the store has changed since the last look at it.
+# These refusals may be wrong if the store has changed since the snapshot, which is then renewed.
 _MAY_BE_OLD = frozenset(
     {
         Reason.KEY_UNKNOWN,
@@ -59,7 +59,7 @@ _MAY_BE_OLD = frozenset(
     }
 )
 
-# Said when all else was found right, and only of what was right once where it is a repeat.
+# These checks come last. A repeated request may fail them although its first copy passed.
 _OUTDATED = frozenset({Reason.NODE_LEFT, Reason.MODEL_UNKNOWN})
 
 _Result = TypeVar("_Result")
@@ -67,19 +67,19 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Parts:
-    """What the handlers work with.
+    """The parts of the service that the handlers use.
 
     Attributes:
-        store: Of the requests.
-        settings: Of the service.
-        audience: As the service names itself.
-        issuer: Of receipts: PEM and id of the key.
-        clock: Gives the time.
-        blocking: Runs what blocks elsewhere than on the loop.
-        pulse: Notices changes.
+        store: The request store.
+        settings: Settings of the service.
+        audience: Name of the service.
+        issuer: PEM and id of the issuer's key, which signs receipts.
+        clock: Function that returns the current time.
+        blocking: Runs a blocking function in a thread, outside of the event loop.
+        pulse: Detects changes of the store.
         writer: Stores new requests.
-        watches: Of requests.
-        figures: How long requests usually take.
+        watches: The calls that watch a request.
+        figures: Statistics, such as the usual duration of a request.
     """
 
     store: RequestStore
@@ -95,16 +95,16 @@ class Parts:
 
 
 class Handlers:
-    """The calls, as functions of what came in."""
+    """The methods of the service, as functions of the incoming call."""
 
     def __init__(self, parts: Parts) -> None:
-        """Work with these parts."""
+        """Store the parts."""
         self._parts = parts
         self._authenticator = Authenticator(parts.audience, parts.settings.federation)
         self._admission = Admission(parts.settings, self._authenticator)
 
     def method_handlers(self, calls: Calls) -> dict[str, Any]:
-        """Return gRPC's handlers by the names of the methods."""
+        """Return the gRPC handlers by method name."""
         unary: Mapping[str, Callable[[Call], Awaitable[Message]]] = {
             "GetServiceInfo": self._info,
             "CreateDeletion": self._create,
@@ -148,8 +148,8 @@ class Handlers:
                 elsewhere=len(call.body) > LARGE,
             )
         except ServiceRefusal as refusal:
-            # Whoever missed the answer asks again, perhaps when the removal is done already, or
-            # the model that was seen is rolled back.
+            # A client that missed the answer repeats its request, perhaps when the removal is done
+            # already, or the model that it names has been rolled back.
             stored = await self._repeated(call) if refusal.reason in _OUTDATED else None
             if stored is None:
                 raise
@@ -158,7 +158,7 @@ class Handlers:
         return pb.CreateDeletionResponse(deletion=self._shown(deletion))
 
     async def _repeated(self, call: Call) -> Deletion | None:
-        """Return what the first of a request's repeats has made; its signature was checked."""
+        """Return what the first copy of a repeated request created; its signature is checked."""
         request = pb.CreateDeletionRequest.FromString(call.body)
         statement = pb.DeletionStatement.FromString(request.statement.payload)
         owner = self._parts.pulse.snapshot.principals[request.statement.key_id].name
@@ -206,7 +206,8 @@ class Handlers:
         deletion = await self._deletion(caller, id)
         if deletion.owner != caller.principal.name:
             raise ServiceRefusal(
-                Reason.NOT_YOUR_REQUEST, f"request {id} is its owner's to cancel; reject it instead"
+                Reason.NOT_YOUR_REQUEST,
+                f"only its owner can cancel request {id}; reject it instead",
             )
         cancel = self._parts.store.cancel
         changed = await self._change(caller, lambda now: cancel(id, actor=caller.actor, now=now))
@@ -295,7 +296,8 @@ class Handlers:
         caller = await self._caller(call)
         if not caller.is_operator:
             raise ServiceRefusal(
-                Reason.OPERATOR_ONLY, f"{call.method} is the operator's; owners may cancel"
+                Reason.OPERATOR_ONLY,
+                f"only an operator may call {call.method}; an owner may cancel a request",
             )
         return caller
 
@@ -332,7 +334,7 @@ class Handlers:
     async def _fresh(
         self, check: Callable[[Snapshot], _Result], *, elsewhere: bool = False
     ) -> _Result:
-        """Check against what is known of the store, and again where that may be too old."""
+        """Check against the current snapshot, and again if that snapshot may be outdated."""
         try:
             return await self._checked(check, elsewhere)
         except ServiceRefusal as refusal:
@@ -358,7 +360,7 @@ class Handlers:
 
 
 def _refuse_foreign(id: str) -> NoReturn:
-    """Refuse without telling whether there is such a request (AIP-211)."""
+    """Refuse without revealing whether there is such a request (AIP-211)."""
     raise ServiceRefusal(
         Reason.NOT_YOUR_REQUEST, f"request {id} is not one of yours, or does not exist"
     )

@@ -1,4 +1,4 @@
-"""Requests as the service shows them."""
+"""Conversion of stored requests into the messages of the service."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FILTER_BYTES = 8
 def deletion_message(
     deletion: Deletion, now: datetime, near: timedelta, usual: timedelta | None
 ) -> pb.Deletion:
-    """Return a request as it is shown.
+    """Return the message of a request.
 
     Args:
-        deletion: As stored.
-        now: The time.
-        near: How long before its due date it counts as near.
-        usual: How long requests have taken so far; None where none has ended.
+        deletion: The stored request.
+        now: The current time.
+        near: Time before the due date from which the request counts as nearly due.
+        usual: Mean duration of the completed requests; None if no request is completed.
 
     Returns:
         The message.
@@ -59,7 +59,7 @@ def deletion_message(
 
 
 def event_message(event: Event) -> pb.Event:
-    """Return a change as it is shown."""
+    """Return the message of a change."""
     return pb.Event(
         number=event.number,
         time=timestamp(event.time),
@@ -71,40 +71,40 @@ def event_message(event: Event) -> pb.Event:
 
 
 def state_name(state: State) -> str:
-    """Return a state as it is named where it travels."""
+    """Return the name of a state in messages."""
     return f"STATE_{state.value}"
 
 
 def state_of(value: int) -> State:
-    """Return a state that came, and was checked."""
+    """Return the state of a checked value in a message."""
     return State(pb.State.Name(value).removeprefix("STATE_"))
 
 
 def page_token(after: str, listed: str) -> str:
-    """Return the token of the page behind a request.
+    """Return the token of the page that follows a request.
 
     Args:
-        after: Id of the last request of a page.
-        listed: Whose requests, and in which states.
+        after: Id of the last request of the previous page.
+        listed: Description of the list: the caller and the states.
 
     Returns:
-        What clients hand back as it is.
+        The token, which clients send back unchanged.
     """
     return base64.urlsafe_b64encode(_filter(listed) + uuid.UUID(after).bytes).decode()
 
 
 def page_start(token: str, listed: str) -> str | None:
-    """Return behind which request a page begins.
+    """Return the request after which a page begins.
 
     Args:
-        token: Of the page; empty for the first.
-        listed: Whose requests, and in which states.
+        token: Token of the page; empty for the first page.
+        listed: Description of the list: the caller and the states.
 
     Returns:
-        An id, or None for the first page.
+        The request's id, or None for the first page.
 
     Raises:
-        ServiceRefusal: The token is of another list, or none.
+        ServiceRefusal: The token is damaged, or belongs to another list.
     """
     if not token:
         return None

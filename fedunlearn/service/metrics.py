@@ -1,6 +1,6 @@
-"""Figures for the operator's monitoring, in Prometheus' text format.
+"""Metrics for the operator's monitoring, in Prometheus' text format.
 
-Those of requests are read from the store when they are asked for; those of calls are counted.
+Metrics of requests are read from the store at each scrape; metrics of calls are counted.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from fedunlearn.requests.statistics import Statistics
 from fedunlearn.requests.store import RequestStore
 from fedunlearn.service.tls import address_of
 
-KEPT_S = 1.0  # two who scrape at once cost the store no more than one
+CACHE_S = 1.0  # simultaneous scrapes cost the store no more than one
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
 class Figures(Collector):
-    """What the store says of its requests."""
+    """Statistics of the requests in the store."""
 
     def __init__(self, store: RequestStore, clock: Callable[[], datetime], near: timedelta) -> None:
-        """Read from a store.
+        """Prepare to read from a store.
 
         Args:
-            store: Of the requests.
-            clock: Gives the time.
-            near: How long before its due date a request counts as near.
+            store: The request store.
+            clock: Function that returns the current time.
+            near: Time before the due date from which a request counts as nearly due.
         """
         self._store = store
         self._clock = clock
@@ -52,25 +52,25 @@ class Figures(Collector):
         self._read: tuple[float, Statistics] | None = None
 
     def statistics(self) -> Statistics:
-        """Return what the store says, or said within the last second."""
+        """Return the statistics of the store, at most one second old."""
         with self._lock:
-            if self._read is None or time.monotonic() - self._read[0] > KEPT_S:
+            if self._read is None or time.monotonic() - self._read[0] > CACHE_S:
                 found = self._store.statistics(self._clock(), near=self._near)
                 self._read = (time.monotonic(), found)
             return self._read[1]
 
     def usual(self) -> timedelta | None:
-        """Return how long requests took, as far as was read; None before the first has ended."""
+        """Return the mean duration of requests as last read; None if no request is completed."""
         found = self._read[1] if self._read else None
         if found is None or not found.completions:
             return None
         return timedelta(seconds=found.completion_seconds / found.completions)
 
     def collect(self) -> Iterable[Metric]:
-        """Tell all figures; only whether the store answers where it does not.
+        """Return all metrics; only the store's availability if the store does not answer.
 
         Yields:
-            One after the other.
+            One metric after the other.
         """
         up = GaugeMetricFamily("fedunlearn_store_up", "Whether the request store answers.")
         try:
@@ -92,7 +92,7 @@ class Figures(Collector):
             age = max(0.0, (self._clock() - found.oldest).total_seconds())
         yield GaugeMetricFamily(
             "fedunlearn_deletion_oldest_open_age_seconds",
-            "Age of the oldest request that has not ended; 0 where there is none.",
+            "Age of the oldest request that has not ended; 0 if there is none.",
             value=age,
         )
         yield GaugeMetricFamily(
@@ -117,13 +117,13 @@ class Figures(Collector):
 
 
 class Metrics:
-    """All figures of one service."""
+    """All metrics of one service."""
 
     def __init__(self, figures: Figures) -> None:
-        """Count from zero.
+        """Start all counters at zero.
 
         Args:
-            figures: Of the requests.
+            figures: Statistics of the requests.
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -156,10 +156,10 @@ class Metrics:
         """Count a call.
 
         Args:
-            method: Its name.
-            code: Of its answer.
-            reason: Why it was refused; empty where it was not.
-            seconds: How long it took; None for a watch.
+            method: Name of the method.
+            code: Status code of the answer.
+            reason: Reason of the refusal; empty if the call was not refused.
+            seconds: Duration of the call in seconds; None for a watch.
         """
         self._calls.labels(method, code).inc()
         if reason:
@@ -168,7 +168,7 @@ class Metrics:
             self._seconds.labels(method).observe(seconds)
 
     def text(self) -> str:
-        """Return all figures as they are scraped."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry).decode()
 
     def listen(self, address: str) -> str:
@@ -178,24 +178,24 @@ class Metrics:
             address: ``HOST:PORT``.
 
         Returns:
-            The address, with the port that was free where it was 0.
+            The address; port 0 is replaced by the port that was chosen.
 
         Raises:
-            InputError: It cannot be listened on.
+            InputError: The service cannot listen on the address.
         """
         host, port = address_of(address, "metrics")
         try:
             self._endpoint = start_http_server(port, host, self.registry)
         except UnicodeError:
-            raise InputError(f"metrics: {address!r} names no host") from None
-        except OSError as error:
             raise InputError(
-                f"metrics: {address} cannot be listened on: {error.strerror}"
+                f"metrics: {address!r} has no valid host name; use HOST:PORT"
             ) from None
+        except OSError as error:
+            raise InputError(f"metrics: cannot listen on {address}: {error.strerror}") from None
         return f"{address.rpartition(':')[0]}:{self._endpoint[0].server_port}"
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering scrapes."""
         if self._endpoint is not None:
             server, thread = self._endpoint
             server.shutdown()

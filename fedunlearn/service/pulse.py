@@ -1,4 +1,4 @@
-"""Notices what other processes have changed in the store, and wakes those who wait for it."""
+"""Detection of changes that other processes made in the store, for the calls that wait for them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from fedunlearn.service.snapshot import Snapshot, log_size
 
 LOGGER = logging.getLogger("fedunlearn.service")
 BEAT_S = 0.2
-# Without a look at the store for so long, a key may have been revoked without being noticed.
+# If the store was not read for this long, a key may have been revoked without being noticed.
 STALE_S = 10.0
 MOST_EVENTS = 1000
 
-# Runs what blocks elsewhere than on the loop, and returns its result.
+# Runs a blocking function outside of the event loop, and returns its result.
 Blocking = Callable[..., Awaitable[Any]]
 
 
 class Pulse:
-    """Looks at the store a few times a second; lives on the server's loop."""
+    """Polls the store a few times a second; used on the server's event loop only."""
 
     def __init__(self, store: RequestStore, blocking: Blocking) -> None:
         """Read the first snapshot.
 
         Args:
-            store: To look at.
-            blocking: Runs what blocks.
+            store: Request store to poll.
+            blocking: Runs a blocking function in a thread.
         """
         self._store = store
         self._blocking = blocking
@@ -45,10 +45,10 @@ class Pulse:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is known of the store.
+        """The last snapshot of the store.
 
         Raises:
-            ServiceRefusal: It is too old, as the store does not answer.
+            ServiceRefusal: The snapshot is too old, as the store does not answer.
         """
         if not self.fresh:
             raise ServiceRefusal(Reason.STORE_BUSY, "the store does not answer; try again")
@@ -56,11 +56,11 @@ class Pulse:
 
     @property
     def fresh(self) -> bool:
-        """Whether the store has answered lately."""
+        """Whether the store has answered recently."""
         return time.monotonic() - self._seen <= STALE_S
 
     async def refresh(self) -> bool:
-        """Read the snapshot anew if the log has grown; return whether it had."""
+        """Renew the snapshot if the log has grown; return whether it has grown."""
         async with self._reading:
             begun = time.monotonic()
             size: int = await self._blocking(log_size, self._store)
@@ -71,7 +71,7 @@ class Pulse:
             return grown
 
     async def run(self) -> None:
-        """Look at the store until cancelled."""
+        """Poll the store until the task is cancelled."""
         while True:
             await asyncio.sleep(BEAT_S)
             try:
@@ -80,18 +80,18 @@ class Pulse:
             except StoreError as error:
                 LOGGER.warning("the store does not answer: %s", error)
             except Exception:
-                # A pulse that ends would leave revoked keys in use.
-                LOGGER.exception("looking at the store failed")
+                # If polling ended here, revoked keys would be accepted from then on.
+                LOGGER.exception("polling the store failed")
 
     @contextmanager
     def watching(self, id: str) -> Iterator[asyncio.Event]:
         """Wait for changes of a request.
 
         Args:
-            id: Of the request.
+            id: Id of the request.
 
         Yields:
-            It is set at each change, to be cleared by who waits before reading.
+            An event that is set at each change; the caller clears it before it reads the store.
         """
         event = asyncio.Event()
         self._waiting[id].add(event)
@@ -103,12 +103,12 @@ class Pulse:
                 del self._waiting[id]
 
     def wake(self, id: str) -> None:
-        """Wake who waits for a request."""
+        """Wake the calls that watch a request."""
         for event in self._waiting.get(id, ()):
             event.set()
 
     def wake_all(self) -> None:
-        """Wake everyone, as the server stops."""
+        """Wake all calls, as the server stops."""
         for id in self._waiting:
             self.wake(id)
 

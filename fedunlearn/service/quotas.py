@@ -1,4 +1,4 @@
-"""How many requests an owner may have open, and make in a day."""
+"""Quotas: how many requests an owner may have open, and may create in a day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRESH = timedelta(seconds=10)
 
 @dataclass
 class _Count:
-    """Of an owner: at least as many as there are, if nobody else writes."""
+    """The counts of an owner; they are upper bounds if no other process writes."""
 
     open: int
     day: int
@@ -25,29 +25,29 @@ class _Count:
 
 
 class Quotas:
-    """Counts without asking the store each time; used by one thread."""
+    """Counts requests without reading the store each time; used by one thread."""
 
     def __init__(self, store: RequestStore, settings: ServiceSettings) -> None:
-        """Count what a store has.
+        """Start with the counts of a store.
 
         Args:
-            store: Of the requests.
-            settings: The quotas.
+            store: The request store.
+            settings: Settings with the quotas.
         """
         self._store = store
         self._settings = settings
         self._counts: dict[str, _Count] = {}
-        # Counted in, but not stored yet: what the store says does not hold them.
+        # Counted, but not stored yet: the counts of the store do not include them.
         self._waiting: Counter[str] = Counter()
 
     def take(self, new: NewDeletion) -> None:
-        """Count a request in.
+        """Count a new request.
 
         Args:
-            new: It may be the repeat of one that is stored, which is always let through.
+            new: The request; a repeat of a stored request is always accepted.
 
         Raises:
-            ServiceRefusal: The owner has too many.
+            ServiceRefusal: The owner has too many requests.
         """
         count = self._counts.get(new.owner)
         if count is None or new.received - count.read > FRESH or self._exceeded(count):
@@ -64,17 +64,17 @@ class Quotas:
         self._waiting[new.owner] += 1
 
     def give_back(self, owner: str) -> None:
-        """Count one out that was not stored anew."""
+        """Uncount a request that was not stored as a new one."""
         count = self._counts[owner]
         count.open -= 1
         count.day -= 1
 
     def stored(self) -> None:
-        """Know that all which were counted in are stored, or were given back."""
+        """Note that all counted requests are stored, or were given back."""
         self._waiting.clear()
 
     def forget(self) -> None:
-        """Count anew: it is not known what was stored."""
+        """Discard all counts, as it is unknown what was stored; they are read again."""
         self._counts.clear()
         self._waiting.clear()
 
@@ -88,7 +88,7 @@ class Quotas:
 
     def _exceeded(self, count: _Count) -> str:
         if count.open >= (most := self._settings.quota_open):
-            return f"has {most} open requests, as many as may be; wait until one has ended"
+            return f"has {most} open requests, the most allowed; wait until one has ended"
         if count.day >= (most := self._settings.quota_per_day):
-            return f"made {most} requests within a day, as many as may be; try again tomorrow"
+            return f"made {most} requests within a day, the most allowed; try again tomorrow"
         return ""

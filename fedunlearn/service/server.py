@@ -1,7 +1,7 @@
-"""The server of DeletionService: its loop, health, how it starts and how it stops.
+"""The server of DeletionService: its event loop, its health service, its start and its stop.
 
-One loop in a thread of its own answers the calls, so that a call that waits, be it for its body,
-for a change to watch or for the disk, costs no thread.
+One event loop in its own thread answers all calls. A call that waits for its body, for a change to
+watch or for the disk therefore occupies no thread.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fedunlearn.service.tls import server_credentials
 from fedunlearn.service.watch import Watches
 from fedunlearn.service.writer import Writer
 
-THREADS = 8  # that ask the store
-SPARE_CALLS = 512  # at once, beside the watches
+THREADS = 8  # for calls of the store
+SPARE_CALLS = 512  # simultaneous calls besides the watches
 KEEPALIVE_MS = 30_000
 FIGURES_S = 30.0
 HEALTH_S = 0.5
@@ -46,7 +46,7 @@ def _now() -> datetime:
 
 
 class DeletionServer:
-    """Takes calls from ``start`` to ``stop``; both are called from ordinary threads."""
+    """A server that runs from ``start`` to ``stop``; both are called from ordinary threads."""
 
     def __init__(
         self,
@@ -58,9 +58,11 @@ class DeletionServer:
         """Set up a server that does not listen yet.
 
         Args:
-            store: With the issuer's key; stays open when the server stops.
-            settings: Left out, those that need no file.
-            clock: Gives the time.
+            store: The request store, opened with the issuer's key; it stays open when the server
+                stops.
+            settings: Settings of the service; by default, those of a service without a settings
+                file.
+            clock: Function that returns the current time.
 
         Raises:
             StoreError: The store was opened without the issuer's key.
@@ -80,13 +82,13 @@ class DeletionServer:
         self._grace = self._settings.stop_s
 
     def start(self) -> str:
-        """Listen.
+        """Start to listen.
 
         Returns:
-            Where: ``host:port``.
+            The address, ``host:port``.
 
         Raises:
-            InputError: The address cannot be listened on, or a file of TLS cannot be used.
+            InputError: The server cannot listen on the address, or a TLS file cannot be used.
             StoreError: The store does not answer.
         """
         credentials = server_credentials(self._settings)
@@ -98,16 +100,17 @@ class DeletionServer:
         return started.wait()
 
     def stop(self, grace: float | None = None) -> None:
-        """Say that it serves no more, finish the calls that are under way, and stop listening.
+        """Report "not serving", finish the running calls, and stop listening.
 
         Args:
-            grace: How long calls may take to finish, in seconds; left out, as set.
+            grace: How long running calls may take to finish, in seconds; by default, the value of
+                the settings.
         """
         if self._thread is None or self._loop is None or self._stop is None:
             return
         if grace is not None:
             self._grace = grace
-        # It may have ended of itself.
+        # The loop may have ended by itself.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
@@ -117,12 +120,12 @@ class DeletionServer:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        """Stop."""
+        """Stop the server."""
         self.stop()
 
     @property
     def running(self) -> bool:
-        """Whether it has neither been stopped nor failed."""
+        """Whether the server has started and has neither been stopped nor failed."""
         return self._thread is not None and self._thread.is_alive()
 
     async def _run(self, credentials: grpc.ServerCredentials | None, started: _Started) -> None:
@@ -171,7 +174,7 @@ class DeletionServer:
             beats.append(asyncio.create_task(pulse.run()))
             beats.append(asyncio.create_task(self._read_figures(blocking)))
             await server.start()
-            await _tell(health_of, _SERVING)
+            await _set_health(health_of, _SERVING)
             beats.append(asyncio.create_task(_watch_health(health_of, pulse)))
             started.report(f"{settings.listen.rpartition(':')[0]}:{port}")
             await self._stop.wait()
@@ -194,7 +197,7 @@ class DeletionServer:
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 3),
-                # A second server on the port would take half of the calls.
+                # With port reuse, a second server on the port would get half of the calls.
                 ("grpc.so_reuseport", 0),
             ),
             maximum_concurrent_rpcs=settings.most_watches + SPARE_CALLS,
@@ -212,7 +215,7 @@ class DeletionServer:
                 port = server.add_secure_port(settings.listen, credentials)
         except RuntimeError:
             raise InputError(
-                f"listen: {settings.listen} cannot be listened on; is another server there?"
+                f"listen: cannot listen on {settings.listen}; is another server using the port?"
             ) from None
         return server, health_of, port
 
@@ -221,12 +224,12 @@ class DeletionServer:
             try:
                 await blocking(self._figures.statistics)
             except StoreError:
-                pass  # said by those who need it
+                pass  # the calls that need the store report it
             await asyncio.sleep(FIGURES_S)
 
 
 class _Started:
-    """Tells the thread that waits where the loop listens, or why it does not."""
+    """Reports to the waiting thread the address of the server, or why it did not start."""
 
     def __init__(self) -> None:
         self._done = threading.Event()
@@ -250,19 +253,19 @@ class _Started:
         return self._address
 
 
-async def _tell(health_of: health.aio.HealthServicer, status: Any) -> None:
+async def _set_health(health_of: health.aio.HealthServicer, status: Any) -> None:
     for name in ("", SERVICE.full_name):
         await health_of.set(name, status)
 
 
 async def _watch_health(health_of: health.aio.HealthServicer, pulse: Pulse) -> None:
-    """Say that it does not serve while the store does not answer."""
+    """Report "not serving" while the store does not answer."""
     reported = True
     while True:
         await asyncio.sleep(HEALTH_S)
         if pulse.fresh is not reported:
             reported = pulse.fresh
-            await _tell(health_of, _SERVING if reported else _NOT_SERVING)
+            await _set_health(health_of, _SERVING if reported else _NOT_SERVING)
 
 
 def _reflect(server: grpc.aio.Server) -> None:

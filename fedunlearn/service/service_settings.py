@@ -1,4 +1,4 @@
-"""What an operator can set for the service, in the state folder's ``service.toml``."""
+"""Settings of the service, which an operator writes into the state folder's ``service.toml``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FILES = ("tls-certificate", "tls-key", "client-ca")
 
 
 class ServiceSettings(Settings):
-    """Settings of the service, with defaults that let it start without a file."""
+    """Settings of the service; the defaults let it start without a file."""
 
     federation: Name = "default"
-    # What clients sign for. Left out it is made of the issuer's key, so that no two services share
-    # one by oversight and a signature for the one is worthless at the other.
+    # The name of the service that clients sign. By default it is derived from the issuer's key, so
+    # that two services do not share a name by mistake: a signature for one is invalid at another.
     audience: Name | None = None
     listen: Name = "127.0.0.1:50061"
     metrics: Name | None = None
@@ -34,7 +34,7 @@ class ServiceSettings(Settings):
     due_days: Annotated[int, Field(ge=1, le=30)] = 30
     near_due_days: Annotated[int, Field(ge=0, le=30)] = 7
     require_approval: bool = False
-    # An owner's request for more than this share of all registered records waits for the operator.
+    # An owner's request for more than this share of all registered records needs approval.
     approval_share: Share = 0.5
     quota_open: Count = 100
     quota_per_day: Count = 1000
@@ -52,19 +52,19 @@ class ServiceSettings(Settings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> ServiceSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls-certificate: needs tls-key beside it, and the other way round")
+            raise ValueError("tls-certificate: must be given together with tls-key")
         if self.client_ca is not None and self.tls_certificate is None:
             raise ValueError("client-ca: needs tls-certificate and tls-key too")
         return self
 
     @property
     def due_in(self) -> timedelta:
-        """How long after a request was stored it is due."""
+        """Time from the storage of a request to its due date."""
         return timedelta(days=self.due_days)
 
     @property
     def near_due(self) -> timedelta:
-        """How long before it is due a request counts as near."""
+        """Time before the due date from which a request counts as nearly due."""
         return timedelta(days=self.near_due_days)
 
 
@@ -72,11 +72,11 @@ def load_settings(path: Path, changes: Mapping[str, object] | None = None) -> Se
     """Read the settings of a service.
 
     Args:
-        path: A TOML file; where there is none, all settings have their defaults.
-        changes: Take the place of what the file says; keys as in the file.
+        path: A TOML file; if it does not exist, all settings have their defaults.
+        changes: Settings that replace those of the file; the keys are those of the file.
 
     Returns:
-        The settings; relative paths in the file are looked up beside it.
+        The settings; relative paths in the file refer to the file's folder.
 
     Raises:
         InputError: The file cannot be read, or a key or value cannot be used.

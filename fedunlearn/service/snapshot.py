@@ -1,6 +1,6 @@
-"""What the service knows of keys, commitments and models without asking the store each time.
+"""A snapshot of keys, commitments and models, so that calls need not read the store each time.
 
-All of it is logged, so a log that has not grown means that nothing has changed.
+All of these are logged, so nothing has changed as long as the log has not grown.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Snapshot:
     """The store's keys, commitments and models when its log had a given size.
 
     Attributes:
-        size: Of the log.
-        principals: By the id of their key, revoked ones too.
-        owners: Name of the owner of each node that has one.
-        commitments: By node.
+        size: Number of rows of the log.
+        principals: Principals by the id of their key, including revoked ones.
+        owners: Owners' names by node, for the nodes that have an owner.
+        commitments: Commitments by node.
         left: Nodes that were removed.
-        classes: Names of the classes, in order; none where they are not known yet.
-        model: sha256 of the current one; None before there is one.
-        lineage: The current model and those it descends from.
+        classes: Names of the classes, in order; empty if they are not known yet.
+        model: sha256 of the current model; None if there is no model yet.
+        lineage: sha256 of the current model and of the models that it descends from.
     """
 
     size: int
@@ -39,7 +39,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, store: RequestStore) -> Snapshot:
-        """Read it; what changes meanwhile is seen the next time, as the size is read first."""
+        """Read a snapshot; the size is read first, so that a later change is noticed next time."""
         size = log_size(store)
         principals = {one.key.id: one for one in store.principals()}
         current = store.current()
@@ -66,7 +66,7 @@ class Snapshot:
         )
 
     def records(self, nodes: Iterable[str] | None = None) -> int:
-        """Return how many records some nodes have registered; left out, all that are there."""
+        """Return how many records the given nodes have registered; by default, all nodes."""
         chosen = self.commitments if nodes is None else nodes
         return sum(
             self.commitments[node].size
@@ -76,6 +76,6 @@ class Snapshot:
 
 
 def log_size(store: RequestStore) -> int:
-    """Return how many rows the log has, or 0."""
+    """Return the number of rows of the log."""
     head = store.last_head()
     return head.size if head else 0

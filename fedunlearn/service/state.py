@@ -1,4 +1,4 @@
-"""The state folder of a service: settings, the issuer's key, the request store."""
+"""The state folder of a service: its settings, the issuer's key, and the request store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SETTINGS, ISSUER, ISSUER_PUBLIC, MODELS = "service.toml", "issuer.key", "issuer.
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What a state folder holds.
+    """The contents of a state folder.
 
     Attributes:
-        folder: The folder.
-        settings: Of ``service.toml``.
-        store: Open, with the issuer's key.
-        issuer: Signs the log and the receipts.
+        folder: Path of the folder.
+        settings: Settings in ``service.toml``.
+        store: The request store, opened with the issuer's key.
+        issuer: The key that signs the log and the receipts.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class ServiceState:
 
     @property
     def models(self) -> Path:
-        """Where the model files are."""
+        """Folder of the model files."""
         return self.folder / MODELS
 
 
@@ -46,29 +46,30 @@ def open_state(
     create: bool = True,
     changes: Mapping[str, object] | None = None,
 ) -> Iterator[ServiceState]:
-    """Open a state folder. All files that are made in the block are their owner's alone.
+    """Open a state folder; all files made in the block are readable by their owner only.
 
     Args:
-        folder: The folder.
-        database: URL of the request store; left out that of the settings, or a file in the folder.
-        create: Make what is missing: the folder, the issuer's key, the store.
-        changes: Of settings, in the place of what the file says.
+        folder: Path of the folder.
+        database: URL of the request store; by default, that of the settings, or a file in the
+            folder.
+        create: Whether to create what is missing: the folder, the issuer's key, the store.
+        changes: Settings that replace those of the file.
 
     Yields:
         The state; its store is closed at the end.
 
     Raises:
-        InputError: Settings, key or store are missing, damaged or cannot be made.
+        InputError: The settings, the key or the store are missing or damaged, or cannot be made.
         StoreError: There is no such folder.
-        KeyFileError: The issuer's key is another than the log was signed with.
+        KeyFileError: The log was signed with another key than the issuer's key in the folder.
     """
     if create:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"--state {folder} cannot be made: {error.strerror}") from None
+            raise StoreError(f"--state {folder} cannot be created: {error.strerror}") from None
     elif not (folder / ISSUER).is_file():
-        raise StoreError(f"--state {folder} is no state folder; 'fedunlearn serve' makes one")
+        raise StoreError(f"--state {folder} is not a state folder; 'fedunlearn serve' creates one")
     with private_files(), _opened_store(folder, database, create, changes) as state:
         yield state
 
@@ -79,21 +80,21 @@ def _opened_store(
 ) -> Iterator[ServiceState]:
     settings = load_settings(folder / SETTINGS, changes)
     url = database or settings.database or state_url(folder)
-    issuer = _issuer(folder, anew=create and not (folder / "requests.db").exists())
+    issuer = _issuer(folder, create=create and not (folder / "requests.db").exists())
     with RequestStore.open(url, issuer=issuer, create=create) as store:
         head = store.last_head()
         if head is not None and head.key_id != issuer.public.id:
             raise KeyFileError(
-                f"{folder / ISSUER} did not sign the log of the store, key {head.key_id} did; "
-                "use that key, or another store"
+                f"{folder / ISSUER} is not the key that signed the log of the store (key "
+                f"{head.key_id}); use that key, or another store"
             )
         yield ServiceState(folder, settings, store, issuer)
 
 
-def _issuer(folder: Path, *, anew: bool) -> PrivateKey:
-    """Read the issuer's key; a new one could not go on with a log that another has signed."""
+def _issuer(folder: Path, *, create: bool) -> PrivateKey:
+    """Read the issuer's key; a new key is made only if there is no log that another key signed."""
     path = folder / ISSUER
-    if anew and not path.exists():
+    if create and not path.exists():
         PrivateKey.generate("ed25519").write(path)
     issuer = PrivateKey.read(path)
     public = folder / ISSUER_PUBLIC

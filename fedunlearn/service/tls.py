@@ -1,4 +1,4 @@
-"""TLS of the service: when it may be left out, and whose key a client's certificate holds."""
+"""TLS of the service: when plain text is allowed, and which key a client's certificate holds."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ def address_of(text: str, key: str) -> tuple[str, int]:
     """Split an address to listen on.
 
     Args:
-        text: ``HOST:PORT``, an IPv6 address in brackets.
-        key: Names the setting in errors.
+        text: ``HOST:PORT``; an IPv6 address is in brackets.
+        key: Name of the setting, for errors.
 
     Returns:
         Host, without brackets, and port.
 
     Raises:
-        InputError: It is none.
+        InputError: The text is not an address.
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"{key}: {text!r} is no address; use HOST:PORT, as 127.0.0.1:50061")
+        raise InputError(
+            f"{key}: {text!r} is not an address; use HOST:PORT, such as 127.0.0.1:50061"
+        )
     return host, int(port)
 
 
@@ -46,64 +48,64 @@ def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | No
     """Return the credentials to listen with; None for plain text on the loopback interface.
 
     Args:
-        settings: Name the files.
+        settings: Settings with the paths of the TLS files.
 
     Returns:
-        TLS, with client certificates where there is a client CA.
+        TLS credentials, which require client certificates if there is a client CA.
 
     Raises:
-        InputError: A file cannot be read, or plain text would go over a network.
+        InputError: A file cannot be read, or plain text would cross a network.
     """
     host, _ = address_of(settings.listen, "listen")
     if settings.tls_certificate is None or settings.tls_key is None:
         if not is_loopback(host):
             raise InputError(
                 f"listen: {settings.listen} is not the loopback interface; give --tls-cert and "
-                "--tls-key, requests must not cross a network in plain text"
+                "--tls-key, as requests must not cross a network in plain text"
             )
         return None
     pair = (content(settings.tls_key, "tls-key"), content(settings.tls_certificate, "tls-cert"))
     _check_pair(settings.tls_certificate, *pair)
     clients = _authorities(settings.client_ca) if settings.client_ca else None
-    # A client without a certificate may sign its calls instead only where none is asked for.
+    # With a client CA, every client needs a certificate, also those that sign their calls.
     return grpc.ssl_server_credentials(
         [pair], root_certificates=clients, require_client_auth=clients is not None
     )
 
 
 def content(path: Path, key: str) -> bytes:
-    """Return what is in a file of PEM.
+    """Return the content of a PEM file.
 
     Args:
-        path: The file.
-        key: Names the setting in errors.
+        path: Path of the file.
+        key: Name of the setting, for errors.
 
     Returns:
-        Its bytes.
+        The bytes of the file.
 
     Raises:
-        InputError: It cannot be read, or holds no PEM.
+        InputError: The file cannot be read, or is not in PEM.
     """
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InputError(f"{key}: {path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise InputError(f"{key}: {str(path)!r} is no path of a file") from None
+        raise InputError(f"{key}: {str(path)!r} is not a valid path") from None
     if b"-----BEGIN " not in data:
-        raise InputError(f"{key}: {path} is no PEM file")
+        raise InputError(f"{key}: {path} is not a PEM file")
     return data
 
 
 @lru_cache(maxsize=1024)
 def certified_key_id(certificate: bytes) -> str | None:
-    """Return the id of the key in a certificate, as keys are registered by it.
+    """Return the id of the key in a certificate, under which keys are registered.
 
     Args:
-        certificate: PEM.
+        certificate: The certificate in PEM.
 
     Returns:
-        sha256 of the SubjectPublicKeyInfo, hexadecimal; None where it cannot be read.
+        sha256 of the SubjectPublicKeyInfo, hexadecimal; None if the certificate cannot be read.
     """
     try:
         key = x509.load_pem_x509_certificate(certificate).public_key()
@@ -113,20 +115,20 @@ def certified_key_id(certificate: bytes) -> str | None:
 
 
 def _authorities(path: Path) -> bytes:
-    """Return the certificates of a file, of which gRPC would only say that the port is taken."""
+    """Return the certificates of a file; gRPC would report a damaged one as a port in use."""
     data = content(path, "client-ca")
     try:
         x509.load_pem_x509_certificates(data)
     except _UNREADABLE:
-        raise InputError(f"client-ca: {path} holds no certificate, or a damaged one") from None
+        raise InputError(f"client-ca: {path} contains no valid certificate") from None
     return data
 
 
 def _check_pair(path: Path, key: bytes, certificate: bytes) -> None:
-    """Refuse a pair of which gRPC would only say that the port cannot be had.
+    """Refuse a wrong pair of key and certificate, which gRPC would report as a port in use.
 
     Raises:
-        InputError: They do not belong together, or cannot be read.
+        InputError: The key and the certificate do not match, or cannot be read.
     """
     try:
         private = serialization.load_pem_private_key(key, None)

@@ -1,7 +1,7 @@
-"""What every field of every request must be, as a table; what is not in it is refused.
+"""The rules of all fields of all requests, as a table; fields without a rule are refused.
 
-Unknown fields are refused too: a client that sets one means something that this service would
-pass over in silence.
+Unknown fields are refused too: a client that sets one expects an effect that this service would
+silently ignore.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fedunlearn.service.errors import (
 MOST_NODES = MOST_LABELS = 1000
 MOST_RECORDS = 100_000
 MOST_REASON = 1000
-MOST_UNKNOWN_BYTES = 4096  # that are looked at one by one
+MOST_UNKNOWN_BYTES = 4096  # above this, unknown fields are not reported one by one
 NONCE_BYTES = 16
 DIGEST_BYTES = 32
 LONGEST_PATH = 64
@@ -40,22 +40,22 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 KEY_ID = re.compile(r"[0-9a-f]{64}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Of times that can mean something; within what every store and calendar can hold.
+# Bounds of meaningful times, which every store and calendar can represent.
 EARLIEST, LATEST = 946_684_800, 7_258_118_400  # the years 2000 and 2200
 
 _Message = TypeVar("_Message", bound=Message)
-# Says what would be right, or None where all is.
+# Returns a description of a correct value, or None if the value is correct.
 Rule = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
 class Inner:
-    """A message inside of another that must be there."""
+    """A required message inside of another message."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Messages inside of another, one to ``most``, ascending by a field of theirs."""
+    """One to ``most`` messages inside of another message, ascending by their field ``by``."""
 
     most: int
     by: str
@@ -63,12 +63,12 @@ class Items:
 
 @dataclass(frozen=True)
 class Choice:
-    """A oneof of which one must be there."""
+    """A oneof of which one field is required."""
 
 
 @dataclass(frozen=True)
 class Time:
-    """A time that must be there."""
+    """A required time."""
 
 
 def _size(least: int, most: int) -> Rule:
@@ -112,7 +112,7 @@ def _names(least: int, most: int) -> Rule:
 
     def rule(values: Any) -> str | None:
         if any(not is_name(value) for value in values):
-            return f"must be names of 1 to {MOST_NAME} printable characters, no blanks around them"
+            return f"must be names of 1 to {MOST_NAME} printable characters, without outer blanks"
         return order(values)
 
     return rule
@@ -138,7 +138,7 @@ def _states(values: Any) -> str | None:
     return None
 
 
-# Control characters and separators of lines; half of a pair that UTF-8 cannot hold.
+# Control characters, separators of lines, and single surrogates, which UTF-8 cannot encode.
 _NOT_IN_LINES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _STATES = frozenset(pb.State.values()) - {pb.STATE_UNSPECIFIED}
 _DIGEST = _size(DIGEST_BYTES, DIGEST_BYTES)
@@ -198,37 +198,38 @@ def parsed(kind: type[_Message], body: bytes) -> _Message:
     """Read a request and check its fields.
 
     Args:
-        kind: Of the message.
-        body: As it came.
+        kind: Class of the message.
+        body: The serialized request.
 
     Returns:
         The request.
 
     Raises:
-        ServiceRefusal: It is no such message (MALFORMED), or fields are wrong (FIELD_INVALID).
+        ServiceRefusal: The body is no such message (MALFORMED), or a field is wrong
+            (FIELD_INVALID).
     """
     try:
         message = kind.FromString(body)
     except (DecodeError, UnicodeDecodeError):
-        wish = f"the body is no {kind.DESCRIPTOR.full_name} in protobuf's encoding"
+        wish = f"the body is not a {kind.DESCRIPTOR.full_name} in protobuf's encoding"
         raise ServiceRefusal(Reason.MALFORMED, wish) from None
     _refuse_any(_all_violations(message, len(body)))
     return message
 
 
 def parsed_field(kind: type[_Message], field: str, body: bytes) -> _Message:
-    """Read a message that travels as the bytes of a field, and check its fields.
+    """Read a message that is serialized in a field, and check its fields.
 
     Args:
-        kind: Of the message.
-        field: Named in errors.
-        body: Its bytes.
+        kind: Class of the message.
+        field: Name of the field, for errors.
+        body: The bytes of the field.
 
     Returns:
         The message.
 
     Raises:
-        ServiceRefusal: It is no such message, or fields of it are wrong (FIELD_INVALID).
+        ServiceRefusal: The bytes are no such message, or a field of it is wrong (FIELD_INVALID).
     """
     try:
         message = kind.FromString(body)
@@ -240,7 +241,7 @@ def parsed_field(kind: type[_Message], field: str, body: bytes) -> _Message:
 
 
 def _all_violations(message: Message, size: int, prefix: str = "") -> Iterator[Violation]:
-    """Tell what is wrong, but not each unknown field where a stranger sends half a million."""
+    """Report all violations, but not every unknown field if there are very many of them."""
     if size > MOST_UNKNOWN_BYTES:
         known = type(message)()
         known.CopyFrom(message)
@@ -252,14 +253,14 @@ def _all_violations(message: Message, size: int, prefix: str = "") -> Iterator[V
 
 
 def violations(message: Message, prefix: str = "") -> Iterator[Violation]:
-    """Tell what is wrong with a message.
+    """Report the violations of a message.
 
     Args:
         message: A request, or a part of one.
-        prefix: Path of the message.
+        prefix: Path of the message in the request.
 
     Yields:
-        One field after the other, in the order of the table.
+        One violation after the other, in the order of the table.
     """
     for number in _unknown(message):
         yield Violation(prefix or "request", f"has no field number {number}")
@@ -280,7 +281,7 @@ def _of_field(
             yield from violations(getattr(message, chosen), field.removesuffix(name) + chosen)
     elif isinstance(rule, Inner | Time):
         if not message.HasField(name):
-            yield Violation(field, "must be there")
+            yield Violation(field, "is required")
         elif isinstance(rule, Time):
             yield from _of_time(getattr(message, name), field)
         else:
@@ -304,7 +305,7 @@ def _of_time(time: Timestamp, field: str) -> Iterator[Violation]:
 
 
 def time_of(time: Timestamp) -> datetime:
-    """Return a time that was checked, to the microsecond."""
+    """Return a checked time, to the microsecond."""
     return EPOCH + timedelta(seconds=time.seconds, microseconds=time.nanos // 1000)
 
 

@@ -1,4 +1,4 @@
-"""Watching a request: every change in order, from a given one on, until the request has ended."""
+"""Watching a request: all changes after a given one, in order, until the request has ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fedunlearn.service.service_settings import ServiceSettings
 
 ENDED = frozenset({State.SUCCEEDED, State.REJECTED, State.CANCELLED})
 PAGE = 100
-LOOK_S = 30.0  # also without having been woken
+LOOK_S = 30.0  # interval of reading the store without having been woken
 
 
 class Watches:
-    """All calls that watch; lives on the server's loop."""
+    """All calls that watch a request; used on the server's event loop only."""
 
     def __init__(
         self,
@@ -30,14 +30,14 @@ class Watches:
         blocking: Blocking,
         metrics: Metrics,
     ) -> None:
-        """Have none yet.
+        """Start without watches.
 
         Args:
-            store: To read events from.
-            settings: How many there may be, and for how long.
-            pulse: Wakes them.
-            blocking: Runs what blocks.
-            metrics: Count them.
+            store: The request store with the events.
+            settings: Settings with the largest number and duration of watches.
+            pulse: Wakes the watches at changes.
+            blocking: Runs a blocking function in a thread.
+            metrics: Counts the watches.
         """
         self._store = store
         self._settings = settings
@@ -48,24 +48,24 @@ class Watches:
         self._stopping = False
 
     def stop(self) -> None:
-        """End all of them; their clients take them up again elsewhere, or later."""
+        """End all watches; their clients resume them at another server, or later."""
         self._stopping = True
         self._pulse.wake_all()
 
     async def events(self, deletion: Deletion, watcher: str, after: int) -> AsyncIterator[Event]:
-        """Tell the changes of a request.
+        """Report the changes of a request.
 
         Args:
             deletion: The request.
-            watcher: Who watches.
-            after: The last change that they have seen.
+            watcher: Name of the principal who watches.
+            after: Number of the last change that the watcher has seen.
 
         Yields:
             One change after the other; the last is the request's end.
 
         Raises:
-            ServiceRefusal: There are too many watches, the number is of no change yet, the server
-                stops, or the watch has lasted long enough.
+            ServiceRefusal: There are too many watches, there is no change of that number yet, the
+                server stops, or the watch has reached its longest duration.
         """
         if after > 0 and after > await self._blocking(self._store.last_event):
             wish = "must be the number of a change that was seen, or 0"
@@ -93,7 +93,7 @@ class Watches:
                     yield event
                 if len(events) == PAGE:
                     continue
-                # A rollback gives a request that had ended another change, so the last counts.
+                # A rollback adds a change to a request that had ended, so only the last one counts.
                 if await self._ended(id, events):
                     return
                 await self._wait(changed, end)
@@ -112,19 +112,19 @@ class Watches:
             except TimeoutError:
                 pass
         if self._stopping:
-            raise ServiceRefusal(Reason.SERVER_STOPPING, "the server stops; watch on later")
+            raise ServiceRefusal(Reason.SERVER_STOPPING, "the server stops; resume the watch later")
         if time.monotonic() >= end:
             raise ServiceRefusal(
-                Reason.WATCH_TOO_LONG, "the watch has lasted long enough; take it up again"
+                Reason.WATCH_TOO_LONG, "the watch has reached its longest duration; resume it"
             )
 
     def _admit(self, watcher: str) -> None:
         most = self._settings.watches_per_principal
         if self._of[watcher] >= most:
-            wish = f"has {most} watches, as many as may be; end one"
+            wish = f"has {most} watches, the most allowed; end one"
             subject = f"principal:{watcher}"
         elif self._of.total() >= self._settings.most_watches:
-            wish = f"there are {self._settings.most_watches} watches; ask with GetDeletion"
+            wish = f"has {self._settings.most_watches}, the most allowed; use GetDeletion"
             subject = "watches"
         else:
             return

@@ -1,7 +1,7 @@
-"""Stores requests in groups: one durable transaction for all that wait, by one thread.
+"""Storing requests in groups: one thread stores all waiting requests in one durable transaction.
 
-A transaction costs one flush to the disk, however many rows it has; while one is under way the next
-group gathers.
+A transaction costs one flush to the disk, however many rows it has. While it runs, the next group
+is collected.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from fedunlearn.service.errors import Reason, ServiceRefusal
 from fedunlearn.service.quotas import Quotas
 from fedunlearn.service.service_settings import ServiceSettings
 
-MOST = 64  # requests a transaction; more would let the first wait for the last
-WAIT_S = 0.003  # for others that are likely to come: about what a transaction takes
+MOST = 64  # requests per transaction; with more, the first would wait too long for the last
+WAIT_S = 0.003  # wait for expected requests: about the duration of a transaction
 
 _Waiting = tuple[NewDeletion, "asyncio.Future[Deletion]"]
 _Outcome = Deletion | Exception
 
 
 class Writer:
-    """The thread, and what waits for it; made and used on the server's loop."""
+    """The writing thread and its queue; made and used on the server's event loop."""
 
     def __init__(self, store: RequestStore, settings: ServiceSettings) -> None:
         """Start the thread.
 
         Args:
-            store: To write to.
-            settings: The quotas.
+            store: Request store to write to.
+            settings: Settings with the quotas.
         """
         self._store = store
         self._quotas = Quotas(store, settings)
@@ -45,20 +45,20 @@ class Writer:
         self._thread.start()
 
     async def store(self, new: NewDeletion) -> Deletion:
-        """Have a request stored.
+        """Store a request durably.
 
         Args:
-            new: It was checked.
+            new: The checked request.
 
         Returns:
-            The request, which is durable; the first answer where it is a repeat.
+            The stored request; if the request is a repeat, the one that was stored first.
         """
         future: asyncio.Future[Deletion] = self._loop.create_future()
         self._queue.put((new, future))
         return await future
 
     def close(self) -> None:
-        """Write what waits and end the thread; not on the loop, which the thread needs."""
+        """Write the waiting requests and end the thread; not on the loop, which it needs."""
         self._queue.put(None)
         self._thread.join()
 
@@ -67,15 +67,15 @@ class Writer:
         while more:
             group = self._gather()
             more = group[-1] is not None
-            # A caller that has gone takes its request back as long as nothing is done for it.
+            # The request of a caller that has disconnected is dropped if it is not written yet.
             waiting = [one for one in group if one is not None and not one[1].cancelled()]
             outcomes = self._outcomes([new for new, _ in waiting])
             futures = [future for _, future in waiting]
-            # Once for all of them, as each time wakes the loop.
+            # One call for all futures, as every call wakes the loop.
             self._loop.call_soon_threadsafe(_resolve, futures, outcomes)
 
     def _gather(self) -> list[_Waiting | None]:
-        # Those of the last group that ask again, and those that came meanwhile.
+        # Callers of the last group may send another request; others have queued theirs.
         expected = min(self._last + self._queue.qsize(), MOST)
         group = [self._queue.get()]
         end = time.monotonic() + WAIT_S
@@ -103,10 +103,10 @@ class Writer:
             found.update(zip(counted, stored, strict=True))
             self._quotas.stored()
         except Exception as error:
-            # Nothing of the transaction is there, or it is not known.
+            # The transaction was rolled back, or its outcome is unknown.
             self._quotas.forget()
             if len(news) > 1 and not isinstance(error, StoreError):
-                # One of them may be to blame, and is alone then; nothing is stored twice.
+                # One request may be the cause, so each is tried alone; none is stored twice.
                 return [self._outcomes([new])[0] for new in news]
             found = {place: found.get(place, error) for place in range(len(news))}
         return [found[place] for place in range(len(news))]

@@ -1,1 +1,1 @@
-"""The worker: takes due requests, has them removed, swaps the model, issues the receipts."""
+"""The worker: it leases due requests, removes the data, swaps the model, and issues receipts."""

@@ -1,4 +1,4 @@
-"""What the log, and so the receipt, says of a removal."""
+"""The entry of a removal in the log, which is also the content of its receipt."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def removal_entry(
     issuer: str,
     now: datetime,
 ) -> dict[str, object]:
-    """Return the entry of one request: no gradient, product or example, and no id of a record.
+    """Return the log entry of one request, without gradients, products, examples or record ids.
 
     Args:
         deletion: The request.
-        removed: What was done.
-        checks: The gates.
-        checkpoints: What becomes of the models before.
-        together: How many requests were removed in this step.
-        version: Of this package.
-        issuer: Id of the key that signs.
-        now: When the model is swapped.
+        removed: Result of the removal.
+        checks: Results of the gates.
+        checkpoints: Retention or deletion of the earlier models.
+        together: Number of requests that were removed in this step.
+        version: Version of this package.
+        issuer: Id of the issuer's key.
+        now: Time of the swap of the model.
 
     Returns:
-        JSON-able; the store adds kind, request, models and time.
+        The entry in JSON types; the store adds kind, request, models and time.
     """
     return {
         "request_id": deletion.request_id,
@@ -70,7 +70,7 @@ def removal_entry(
 
 
 def _scope(deletion: Deletion) -> dict[str, object]:
-    """Return what was removed: nodes and classes by name, records by their number alone."""
+    """Return the removed scope: nodes and classes by name, records only by their number."""
     scope = deletion.scope
     return {
         "kind": scope.kind.value,
@@ -82,10 +82,10 @@ def _scope(deletion: Deletion) -> dict[str, object]:
 
 
 def _out_of_use(scope: Scope) -> str:
-    """Say what keeps the removed data out of all that comes."""
+    """Return a description of how the removed data are excluded from now on."""
     if scope.kind is ScopeKind.NODE:
         return "the server refuses the node from now on"
-    return "confirmed by every node that held some: on its durable list, used for nothing any more"
+    return "every node with such data has recorded tombstones and does not use the data any more"
 
 
 def _time(moment: datetime) -> str:

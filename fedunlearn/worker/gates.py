@@ -1,4 +1,4 @@
-"""Gates: what a model must keep before it takes the place of the current one."""
+"""Gates: bounds that a new model must satisfy before it replaces the current one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 from fedunlearn.worker.worker_settings import Gates
 
-# Which setting bounds which measure, from above.
+# Measures that have an upper bound, by the name of the setting.
 BOUNDS: Mapping[str, str] = {
-    "retain_loss_rise": "mean loss on what stays, after minus before, in nats",
+    "retain_loss_rise": "mean loss on the retain set, after minus before, in nats",
     "test_accuracy_drop": "accuracy on held-out data, before minus after",
     "relative_update": "norm of the change over the norm of the model before",
 }
@@ -18,14 +18,14 @@ BOUNDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One gate and what was measured.
+    """The result of one gate.
 
     Attributes:
-        name: Of the measure.
-        meaning: What it is.
-        threshold: It may be so much at most.
-        value: It is.
-        passed: Whether it is within the threshold; what is not a number is not.
+        name: Name of the measure.
+        meaning: Meaning of the measure.
+        threshold: Largest value allowed.
+        value: Measured value.
+        passed: Whether the value is within the threshold; NaN is not.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Check:
     passed: bool
 
     def as_dict(self) -> dict[str, object]:
-        """Return it JSON-able; a value that is not finite as a word."""
-        told = asdict(self)
-        return told | ({} if math.isfinite(self.value) else {"value": str(self.value)})
+        """Return the result in JSON types; a value that is not finite becomes a word."""
+        document = asdict(self)
+        return document | ({} if math.isfinite(self.value) else {"value": str(self.value)})
 
 
 def check(measures: Mapping[str, float], gates: Gates) -> tuple[Check, ...]:
-    """Hold measures against the gates; what was not measured is not checked."""
+    """Return the results of all gates whose measures are given."""
     return tuple(
         Check(name, meaning, bound, measures[name], measures[name] <= bound)
         for name, meaning in BOUNDS.items()
@@ -51,7 +51,7 @@ def check(measures: Mapping[str, float], gates: Gates) -> tuple[Check, ...]:
 
 
 def failures(checks: tuple[Check, ...]) -> str:
-    """Say which gates hold a model back; empty where none does."""
+    """Return a description of the failed gates; empty if all passed."""
     return "; ".join(
         f"{each.name} is {each.value:.4g}, at most {each.threshold:g} is allowed"
         for each in checks

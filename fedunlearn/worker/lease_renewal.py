@@ -1,4 +1,4 @@
-"""Keeps a lease while work goes on."""
+"""Renewal of a lease while its job runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Clock = Callable[[], datetime]
 def lease_renewed(
     store: RequestStore, lease: Lease, seconds: float, clock: Clock
 ) -> Iterator[None]:
-    """Renew a lease three times as often as is needed, from a thread.
+    """Renew a lease in a thread, three times within its duration.
 
-    A lease that is lost ends the thread: every write of the job is fenced, and the first that comes
-    too late says so. A store that is busy is asked again.
+    The thread ends if the lease is lost: every write of the job is fenced, so the first late write
+    raises. If the store is busy, the thread tries again.
 
     Yields:
-        Nothing; the lease is kept inside of the block.
+        None; the lease is renewed inside of the block.
     """
     over = threading.Event()
 

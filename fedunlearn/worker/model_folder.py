@@ -1,7 +1,7 @@
-"""Model files by content: a file's name is its sha256.
+"""Model files named by their content: a file's name is its sha256.
 
-A file is there whole or not at all, and on the disk before anything names it. Beside a model may
-lie a folder of what its next removal starts from.
+Files are written atomically, and are on the disk before the store names them. A model can have a
+folder with the data that its next removal starts from.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ class ModelFolder:
     """A folder of models."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made where it is missing.
+        """Open a folder, which is created if it is missing.
 
         Raises:
-            StoreError: It cannot be made, or not be written to.
+            StoreError: The folder cannot be created or written to.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise StoreError(f"{folder} cannot be made: {error.strerror}") from None
+            raise StoreError(f"{folder} cannot be created: {error.strerror}") from None
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise StoreError(f"{folder} cannot be written to, where models are to be kept")
+            raise StoreError(f"the folder of models {folder} cannot be written to")
         self.folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from writing and deleting models until the block ends.
+        """Lock the folder against writing and deleting by other processes until the block ends.
 
-        Between a file and the transaction that names it, nobody takes it for one that is left over.
+        Without the lock, a file that no transaction names yet could be deleted as left over.
 
         Yields:
-            Nothing.
+            None.
         """
         with alone_in(self.folder):
             yield
 
     def put(self, content: bytes) -> str:
-        """Write a model; one that is there already is left alone.
+        """Write a model; an existing file with the same content is not changed.
 
         Args:
-            content: Of the safetensors file.
+            content: Content of the safetensors file.
 
         Returns:
-            Its sha256, hexadecimal.
+            sha256 of the file, hexadecimal.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         path = self.path(sha256)
@@ -64,10 +64,10 @@ class ModelFolder:
         return sha256
 
     def read(self, sha256: str) -> bytes:
-        """Return a model's file.
+        """Return the content of a model's file.
 
         Raises:
-            VerificationError: It is missing, or is not the one of that name.
+            VerificationError: The file is missing, or its sha256 is not its name.
         """
         path = self.path(sha256)
         try:
@@ -81,11 +81,11 @@ class ModelFolder:
         return content
 
     def digests(self) -> frozenset[str]:
-        """Return the digests of all models of which something is there."""
+        """Return the digests of all models that have files in the folder."""
         return frozenset(path.name.partition(".")[0] for path in self.folder.iterdir())
 
     def discard(self, sha256: str) -> None:
-        """Delete all that is there of a model; nothing where it is gone."""
+        """Delete all files of a model; files that do not exist are ignored."""
         path = self.path(sha256)
         for file in (path, path.with_name(f"{path.name}.part")):
             file.unlink(missing_ok=True)
@@ -94,9 +94,9 @@ class ModelFolder:
         flush_folder(self.folder)
 
     def path(self, sha256: str) -> Path:
-        """Return where a model's file is."""
+        """Return the path of a model's file."""
         return model_path(self.folder, sha256)
 
     def beside(self, sha256: str) -> Path:
-        """Return the folder of what its next removal starts from; perhaps it is not there."""
+        """Return the folder with the data of the model's next removal, which need not exist."""
         return self.folder / f"{sha256}.state"

@@ -1,4 +1,4 @@
-"""What a worker has done for it: the removal itself, by whoever knows the federation."""
+"""The interface between the worker and the remover, which computes removals in a federation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class RemovalJob:
     """Requests that are removed together.
 
     Attributes:
-        id: Of the job; the same when another worker takes it over.
-        scopes: What is to be removed, by the ids of the requests.
-        base: sha256 of the model file from which it is removed.
-        before: What was removed before, in that order; nodes have it on their lists for good.
-        again: Whether some of it may have been removed once and rolled back: its nodes do not use
-            that any more, not even to remove it, so that only a method will do that does not ask
-            for it.
+        id: Id of the job, which does not change when another worker takes it over.
+        scopes: Scopes to remove, by the ids of the requests.
+        base: sha256 of the model file from which they are removed.
+        before: Scopes that were removed before, in their order; nodes have permanent tombstones
+            of them.
+        again: Whether some of the data may have been removed once and rolled back. Their nodes do
+            not use such data any more, not even to remove them, so that only a method that does
+            not need them can be used.
     """
 
     id: str
@@ -33,26 +34,26 @@ class RemovalJob:
 
 @dataclass(frozen=True)
 class Removed:
-    """What a removal gave.
+    """The result of a removal.
 
     Attributes:
-        model: Content of the new model's safetensors file; the same for the same answers of nodes.
+        model: Content of the new model's safetensors file, determined by the answers of the nodes.
         method: Name of the method.
-        settings: All of its settings, JSON-able.
-        status: How it went, in the method's words.
-        claim: What may be said of the model.
-        nodes: The names of those that took part.
-        missing: The names of those that should have, and failed.
-        rounds: Of communication.
-        bytes_up: From nodes to the server.
-        bytes_down: From the server to nodes.
-        measures: For the gates, by name; see gates.py.
-        keep: Writes what the next removal starts from into a folder, durably.
-        network: sha256 over layers, frozen parameters and buffers, hexadecimal; empty where the
-            remover does not know.
-        statistics: How running statistics of the new model came about; empty where it has none.
-        uses_kept: By node, whether the app's own training leaves out what was removed; None where
-            nodes do so by themselves.
+        settings: All settings of the method, in JSON types.
+        status: Status that the method reports.
+        claim: Claim class of the model.
+        nodes: Names of the nodes that took part.
+        missing: Names of the nodes that failed.
+        rounds: Number of rounds of communication.
+        bytes_up: Bytes from nodes to the server.
+        bytes_down: Bytes from the server to nodes.
+        measures: Measures for the gates, by name; see gates.py.
+        keep: Writes the data that the next removal starts from into a folder, durably.
+        network: sha256 over layers, frozen parameters and buffers, hexadecimal; empty if the
+            remover does not know it.
+        statistics: Origin of the running statistics of the new model; empty if it has none.
+        uses_kept: Whether the app's own training excludes removed data by calling
+            ``forgetting.kept``, by node; None if the nodes exclude them by themselves.
     """
 
     model: bytes
@@ -76,31 +77,31 @@ class Remover(Protocol):
     """Removes data from a model with the help of the federation's nodes."""
 
     def remove(self, job: RemovalJob, reached: Callable[[Stage], None]) -> Removed:
-        """Compute the model without some data; changes nothing that lasts.
+        """Compute the model without some data, without permanent changes.
 
-        Called again for a job that was interrupted, it goes on where that one stopped.
+        A repeated call for an interrupted job resumes the job.
 
         Args:
-            job: What to remove.
-            reached: Told of the stages COLLECTING, SOLVING and VERIFYING.
+            job: The job with the scopes to remove.
+            reached: Called at the beginning of the stages COLLECTING, SOLVING and VERIFYING.
 
         Raises:
-            FedunlearnError: It cannot be removed, now or in this way.
+            FedunlearnError: The data cannot be removed, now or by this method.
         """
         ...
 
     def record_tombstones(self, deletion: str, scope: Scope) -> Mapping[str, int]:
-        """Have nodes never use again what was removed; again for the same changes nothing.
+        """Record tombstones at the nodes for removed data; a repeated call changes nothing.
 
         Args:
             deletion: Id of the request.
-            scope: What it removed.
+            scope: Scope of the request.
 
         Returns:
-            How many examples each node has put on its list.
+            For each node, the number of examples for which it has recorded tombstones.
         """
         ...
 
     def done(self, job: str) -> None:
-        """Delete what was kept of a job while it was computed; nothing where it is gone."""
+        """Delete the intermediate files of a job, if there are any."""
         ...

@@ -1,4 +1,4 @@
-"""Which old models are kept, and how long: to a regulator they are copies of what was removed."""
+"""Retention of earlier models, which still contain removed data."""
 
 from __future__ import annotations
 
@@ -14,41 +14,45 @@ PRESENT = "present"
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of an old model.
+    """The retention or deletion of an earlier model.
 
     Attributes:
-        sha256: Of its file.
-        kept_until: For a rollback; None where it is deleted at once.
+        sha256: sha256 of the model file, hexadecimal.
+        kept_until: Time until which the model is retained for a rollback; None if it is deleted at
+            once.
     """
 
     sha256: str
     kept_until: datetime | None
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as receipts have it."""
+        """Return the entry of a receipt."""
         if self.kept_until is None:
             return {"sha256": self.sha256, "fate": "deleted"}
         until = self.kept_until.isoformat(timespec="seconds")
-        return {"sha256": self.sha256, "fate": f"kept for a rollback until {until}, then deleted"}
+        return {
+            "sha256": self.sha256,
+            "fate": f"retained for a rollback until {until}, then deleted",
+        }
 
 
 def fates(
     models: Sequence[Model], current: str, parent: str | None, rule: Retention, now: datetime
 ) -> list[Fate]:
-    """Decide what becomes of every model file but the current one.
+    """Decide on retention or deletion of every model file except the current one.
 
-    A model is kept for a rollback for some time after it was replaced, as long as no more than so
-    many came after it. One that was itself rolled back is not kept.
+    A replaced model is retained for a rollback for a limited time, unless too many models followed
+    it. A model that was itself rolled back is not retained.
 
     Args:
-        models: All that are known.
-        current: sha256 of the current one, or of the one that is about to be.
-        parent: Of the one that it took, or takes, the place of.
-        rule: How many are kept, and how long.
-        now: The time.
+        models: All known models.
+        current: sha256 of the current model, or of the one that becomes current.
+        parent: sha256 of the model that the current one replaces.
+        rule: Number of models to retain, and the duration.
+        now: The current time.
 
     Returns:
-        One entry for each file that is there, in the order of ``models``.
+        One entry for each existing file, in the order of ``models``.
     """
     known = {model.sha256: model for model in models}
     replaced = known[current].created if current in known else now

@@ -1,9 +1,9 @@
-"""Takes due requests through: lease, remove, verify, commit, record tombstones, receipt.
+"""The worker's job: lease, remove, verify, commit, record tombstones, and issue receipts.
 
-What is done once is one transaction (``RequestStore.commit``): it names the new model, whose file
-is on the disk by then, and appends the log rows that the receipts are made from. A worker that is
-killed before it leaves the old model current, and the job is done again from its journal; killed
-after it, the rest is done again, which changes nothing.
+One transaction (``RequestStore.commit``) happens exactly once: it makes the new model, whose file
+is on the disk by then, the current one, and appends the log rows from which receipts are made. If a
+worker is killed before it, the old model remains current, and the job is resumed from its journal.
+If it is killed after it, the remaining steps are repeated, which changes nothing.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from fedunlearn.worker.worker_settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-# Says nothing of the others, who may be other owners'; the worker's log does.
+# Does not name the other requests, which may be other owners'; the worker's log names them.
 APART = "could not be removed together with others; it is tried alone"
-# These end a job's run and not its requests: whoever takes the job over goes on.
+# These errors interrupt a job and do not fail its requests: the job can be taken over and resumed.
 INTERRUPTED = (LeaseLostError, StoppedError, StoreError, OSError)
 
 
 def utc_now() -> datetime:
-    """Return the time."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Worked:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
-        job: Its id.
-        deletions: Ids of its requests.
-        state: That they are in now; RUNNING where the job goes on later, PENDING where each of
-            them is tried alone.
-        reason: Why they failed, or wait.
-        model: sha256 of the new model file.
+        job: Id of the job.
+        deletions: Ids of the requests of the job.
+        state: State of the requests; RUNNING if the job is resumed later, PENDING if each request
+            is tried alone.
+        reason: Reason of a failure or delay; empty otherwise.
+        model: sha256 of the new model file; None if there is none.
     """
 
     job: str
@@ -71,7 +71,7 @@ class Worked:
 
 
 class Worker:
-    """Removes what is due, one job after the other."""
+    """Carries out due requests, one job after the other."""
 
     def __init__(
         self,
@@ -85,17 +85,17 @@ class Worker:
         settings: WorkerSettings | None = None,
         clock: Clock = utc_now,
     ) -> None:
-        """Take what a worker needs.
+        """Store the parts of the worker.
 
         Args:
-            store: The requests; opened with the same issuer.
-            models: Where model files are.
+            store: The request store, opened with the same issuer.
+            models: The model files.
             remover: Computes removals.
-            issuer: Signs receipts.
-            version: Of this package, for the receipts.
-            name: Of this worker, in events.
-            settings: See WorkerSettings.
-            clock: Tells the time.
+            issuer: Private key that signs receipts.
+            version: Version of this package, for the receipts.
+            name: Name of this worker, for events.
+            settings: Settings of the worker; by default, those of WorkerSettings.
+            clock: Function that returns the current time.
         """
         self._store = store
         self._models = models
@@ -109,16 +109,16 @@ class Worker:
         self._looked = False
 
     def work(self) -> Worked | None:
-        """Do one job, or what is left of one that was interrupted.
+        """Run one job, or resume an interrupted one.
 
         Returns:
-            What became of it; None where nothing waits.
+            The outcome of the job; None if no request is due.
 
         Raises:
             LeaseLostError: Another worker has taken the job over; nothing was changed since.
-            StoreError: The store is busy, or a file cannot be written; the job goes on later.
+            StoreError: The store is busy, or a file cannot be written; the job is resumed later.
         """
-        self._take_apart_what_failed_together()
+        self._retry_failed_batches()
         seconds = self._settings.lease_s
         batch = 1 if self._alone else self._settings.batch
         lease = self._store.lease(self._name, now=self._clock(), seconds=seconds, batch=batch)
@@ -129,21 +129,21 @@ class Worker:
         with lease_renewed(self._store, lease, seconds, self._clock):
             try:
                 return self._do(lease)
-            except (LeaseLostError, StoreError):  # tried again when the lease ends
+            except (LeaseLostError, StoreError):  # the job is taken over when the lease ends
                 raise
             except OSError as error:
                 what = error.filename or "a file of the worker"
                 raise StoreError(f"{what} cannot be used: {error.strerror}") from error
-            except BaseException:  # whoever comes next need not wait until the lease ends
+            except BaseException:  # without the release, another worker would wait for the lease
                 with suppress(FedunlearnError):
                     self._store.release(lease, now=self._clock())
                 raise
 
     def tidy(self) -> list[str]:
-        """Delete the model files that are to be kept no longer.
+        """Delete the model files whose retention has ended, and left over files.
 
         Returns:
-            Digests of those whose time was up.
+            Digests of the models whose retention has ended.
         """
         with self._models.locked():
             gone = [sha256 for sha256 in self._expired() if self._disposed(sha256)]
@@ -164,7 +164,7 @@ class Worker:
     def _disposed(self, sha256: str) -> bool:
         try:
             self._store.dispose(sha256, now=self._clock())
-        except TransitionError:  # a rollback has just made it the current one
+        except TransitionError:  # a rollback has made it the current model in the meantime
             return False
         return True
 
@@ -178,7 +178,7 @@ class Worker:
             except FedunlearnError as error:
                 blamed = not isinstance(error, FederationError | VerificationError)
                 return self._failed(lease, _one_line(error), apart=blamed)
-            except Exception as error:  # the task's own, whose text may tell of data
+            except Exception as error:  # an error of the task, whose text may contain data
                 log.exception("job %s failed", lease.job)
                 reason = f"{type(error).__name__}; see the worker's log"
                 return self._failed(lease, reason, apart=True)
@@ -188,15 +188,15 @@ class Worker:
         except INTERRUPTED:
             raise
         except FedunlearnError as error:
-            # The model is swapped: there is no way back but a rollback, so it is tried again when
-            # the lease ends. Until then other jobs have their turn.
+            # The model is swapped, which only a rollback reverses, so the rest of the job is
+            # repeated when the lease ends. Until then, other jobs can run.
             reason = _one_line(error)
             log.warning("job %s is not complete: %s", lease.job, reason)
             return Worked(lease.job, ids, State.RUNNING, reason, applied[0].new)
         return Worked(lease.job, ids, State.SUCCEEDED, model=applied[0].new)
 
     def _failed(self, lease: Lease, reason: str, *, apart: bool) -> Worked:
-        """End a job; where one of several requests may be to blame, each is tried alone."""
+        """End a failed job; if one of several requests may be the cause, each is tried alone."""
         ids = tuple(deletion.id for deletion in lease.deletions)
         self._remover.done(lease.job)
         if len(ids) == 1 or not apart:
@@ -209,19 +209,19 @@ class Worker:
 
     def _try_alone(self, ids: Iterable[str]) -> None:
         for id in ids:
-            with suppress(TransitionError):  # it was rejected meanwhile, or another worker did it
+            with suppress(TransitionError):  # it was rejected or retried in the meantime
                 self._store.retry(id, f"worker {self._name}", now=self._clock())
                 self._alone.add(id)
 
-    def _take_apart_what_failed_together(self) -> None:
-        """Do once what a worker has left that was killed between failing and trying alone."""
+    def _retry_failed_batches(self) -> None:
+        """Retry once the requests of failed batches whose worker was killed before retrying."""
         if not self._looked:
             self._looked = True
             failed = self._store.list(states=(State.FAILED,), limit=1000)
             self._try_alone(deletion.id for deletion in failed if deletion.reason == APART)
 
     def _apply_to_current(self, lease: Lease) -> tuple[Applied, ...]:
-        """Apply a job; where another has swapped the model meanwhile, from the new one."""
+        """Apply a job; if another job has swapped the model meanwhile, restart from the new one."""
         while True:
             current = self._store.current()
             if current is not None and current.sha256 != lease.base:
@@ -238,8 +238,8 @@ class Worker:
         removed = self._remover.remove(self._job(lease), self._reached(lease))
         self._reached(lease)(Stage.VERIFYING)
         checks = check(removed.measures, self._settings.gates)
-        if held_back := failures(checks):
-            raise _GateError(f"the model would not be good enough: {held_back}")
+        if failed := failures(checks):
+            raise _GateError(f"the new model fails a gate: {failed}")
         self._reached(lease)(Stage.COMMITTING)
         with self._models.locked():
             return self._swap(lease, removed, checks)
@@ -247,10 +247,10 @@ class Worker:
     def _swap(
         self, lease: Lease, removed: Removed, checks: tuple[Check, ...]
     ) -> tuple[Applied, ...]:
-        """Write the new model, then name it as the current one."""
+        """Write the new model, then make it the current one."""
         sha256 = self._models.put(removed.model)
         if sha256 == lease.base:
-            raise _GateError(f"the model stayed what it was: {removed.status}")
+            raise _GateError(f"the removal did not change the model: {removed.status}")
         removed.keep(self._models.beside(sha256))
         now = self._clock()
         checkpoints = fates(self._store.models(), sha256, lease.base, self._settings.retention, now)
@@ -272,7 +272,7 @@ class Worker:
         )
 
     def _complete(self, lease: Lease) -> None:
-        """Do what follows a swap; all of it may be done again."""
+        """Carry out the steps after a swap, all of which can be repeated."""
         self._remover.done(lease.job)
         for deletion in lease.deletions:
             self._remover.record_tombstones(deletion.id, deletion.scope)
@@ -282,12 +282,12 @@ class Worker:
 
     def _job(self, lease: Lease) -> RemovalJob:
         scopes = {deletion.id: deletion.scope for deletion in lease.deletions}
-        back = self._taken_back()
+        back = self._rolled_back()
         again = any(_touch(scope, other) for scope in scopes.values() for other in back)
         return RemovalJob(lease.job, scopes, lease.base, self._store.removed(), again)
 
-    def _taken_back(self) -> list[Scope]:
-        """Return what is out of use on its nodes and was not removed since from the model."""
+    def _rolled_back(self) -> list[Scope]:
+        """Return the scopes that nodes have tombstones for and that the model contains again."""
         rows = self._store.all_applied()
         removed = {row.deletion for row in rows if not row.rolled_back}
         back = {row.deletion for row in rows} - removed
@@ -298,7 +298,7 @@ class Worker:
 
 
 def _touch(one: Scope, other: Scope) -> bool:
-    """Return whether two scopes may have data in common: some on the same node."""
+    """Return whether two scopes may have data in common, which needs a common node."""
     return not one.nodes or not other.nodes or not set(one.nodes).isdisjoint(other.nodes)
 
 

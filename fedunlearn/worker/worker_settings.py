@@ -16,14 +16,14 @@ FILE = "worker.toml"
 
 
 class Gates(Settings):
-    """What a model must keep to take the current one's place.
+    """Bounds that a new model must satisfy to replace the current one.
 
     Attributes:
-        retain_loss_rise: At most so much more mean loss on what stays, in nats.
-        test_accuracy_drop: At most so much less accuracy on held-out data, where there are any.
-            Retraining loses some of it too, where what leaves takes most of a class along: 9 points
-            in the demonstration.
-        relative_update: At most so far from the model before, in norms of that model.
+        retain_loss_rise: Largest increase of the mean loss on the retain set, in nats.
+        test_accuracy_drop: Largest decrease of the accuracy on held-out data, if there are any.
+            Retraining loses some accuracy too if the forget set has most of a class: 9 points in
+            the demonstration.
+        relative_update: Largest distance from the model before, relative to the norm of that model.
     """
 
     retain_loss_rise: NotNegative = 0.1
@@ -32,11 +32,11 @@ class Gates(Settings):
 
 
 class Retention(Settings):
-    """What becomes of the models before: they still hold what was removed.
+    """Retention of earlier models, which still contain removed data.
 
     Attributes:
-        models: How many are kept for a rollback; all others are deleted at once.
-        days: For how long at most.
+        models: Number of models to retain for a rollback; all others are deleted at once.
+        days: Longest retention in days.
     """
 
     models: Annotated[int, Field(ge=0)] = 1
@@ -47,11 +47,11 @@ class WorkerSettings(Settings):
     """Settings of a worker.
 
     Attributes:
-        lease_s: Seconds after which another worker may take a job over from one that is silent.
-        batch: At most so many requests of a kind are removed together.
-        poll_s: Seconds between looks for due requests.
-        gates: See Gates.
-        retention: See Retention.
+        lease_s: Seconds after which another worker may take over a job whose lease is not renewed.
+        batch: Largest number of requests of a kind that are removed together.
+        poll_s: Seconds between two polls for due requests.
+        gates: Bounds that a new model must satisfy.
+        retention: Retention of earlier models.
     """
 
     lease_s: Positive = 60.0
@@ -62,7 +62,7 @@ class WorkerSettings(Settings):
 
     @classmethod
     def read(cls, folder: Path) -> WorkerSettings:
-        """Read ``worker.toml``; the defaults where there is none.
+        """Read ``worker.toml``; return the defaults if there is no such file.
 
         Args:
             folder: The state folder.
@@ -71,7 +71,7 @@ class WorkerSettings(Settings):
             The settings.
 
         Raises:
-            ScenarioError: The file cannot be read, or has a key or value that it cannot have.
+            ScenarioError: The file cannot be read, or has an invalid key or value.
         """
         path = folder / FILE
         try:

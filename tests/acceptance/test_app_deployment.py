@@ -291,7 +291,7 @@ def test_none_reads_anothers_data_and_all_is_removed(parties: Parties) -> None:
     for name, deletion in (("east", records), ("south", node)):
         assert clients[name].get(deletion.id).state == pb.STATE_SUCCEEDED
         receipt = verify_receipt(clients[name].receipt(deletion.id), issuer).predicate
-        assert receipt["statistics"] == "estimated anew on what stays"
+        assert receipt["statistics"] == "estimated again on the retain set"
         assert receipt["kept"] and all(receipt["kept"].values())  # type: ignore[attr-defined]
         checked = {check["name"] for check in receipt["checks"]}  # type: ignore[attr-defined]
         assert checked == {"relative_update", "retain_loss_rise", "test_accuracy_drop"}

@@ -200,7 +200,7 @@ def test_serve_with_tls(tmp_path: Path) -> None:
         certified = ("--ca", str(authority.certificate), "--cert", str(mine))
         done = service.run("request", "list", *certified, "--cert-key", "op.key", key="op")
         assert (done.returncode, done.stderr) == (0, "")
-        for options, hint in ((), "--ca: name the authority"), (("--plaintext",), "--ca in the"):
+        for options, hint in ((), "--ca: name the authority"), (("--plaintext",), "use --ca instead"):
             refused = service.run("request", "list", *options, key="op")
             assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
             assert hint in refused.stderr
@@ -229,7 +229,7 @@ def test_keys_and_ledger(tmp_path: Path) -> None:
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert run("keys", "revoke", id, "--state", "state").returncode == 0
     assert "revoked" in run("keys", "list", "--state", "state").stdout
-    assert run("ledger", "verify", "--state", "state").stdout == "state: all holds\n"
+    assert run("ledger", "verify", "--state", "state").stdout == "state: verified, no errors\n"
     assert run("ledger", "export", "--state", "state", "--out", "log.json").returncode == 0
     verify = ("ledger", "verify", "log.json", "--key", "state/issuer.pub", "--json")
     assert json.loads(run(*verify).stdout) == {"verified": True, "findings": []}
@@ -244,7 +244,7 @@ UNUSABLE = {
     "no address": (["request", "list"], "Missing option '--address'"),
     "bad address": (
         ["request", "list", "--address", "nowhere", "--key", "k"],
-        "is no address; use HOST:PORT",
+        "is not an address; use HOST:PORT",
     ),
     "missing key": (
         ["request", "list", "--address", "127.0.0.1:1", "--key", "k"],
@@ -267,15 +267,15 @@ UNUSABLE = {
             *("request", "create", "--records", "1-x", "--address", "127.0.0.1:1"),
             *("--of-node", "1", "--commitments", "c"),
         ],
-        "neither a list as 3,5,7-9 nor a file",
+        "neither a list such as 3,5,7-9 nor a readable file",
     ),
-    "no state": (["ledger", "verify", "--state", "nowhere"], "is no state folder"),
+    "no state": (["ledger", "verify", "--state", "nowhere"], "is not a state folder"),
     "no receipt": (["receipt", "verify", "nowhere", "--key", "k"], "k cannot be read"),
     "a network without TLS": (
         ["serve", "--state", "state", "--listen", "0.0.0.0:0"],
         "not the loopback interface; give --tls-cert and --tls-key",
     ),
-    "an argument of bytes": (["request", "get", "\udcff"], "an argument is no UTF-8"),
+    "an argument of bytes": (["request", "get", "\udcff"], "the argument is not valid UTF-8"),
 }
 
 
@@ -299,7 +299,7 @@ def test_refusals_get_one_line(service: Service) -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
         assert done.stderr.startswith(f"fedunlearn: {says}: ")
     foreign = service.run("request", "create", "--node", "2", "--plaintext")
-    echo = "to be removed all that is held by 1 node: node 2\n"  # before it is signed
+    echo = "to be removed all data of 1 node: node 2\n"  # before it is signed
     assert (foreign.returncode, foreign.stdout, foreign.stderr.count("\n")) == (1, echo, 1)
     assert foreign.stderr.startswith("fedunlearn: NOT_YOUR_NODE: ")
     other = service.run("request", "list", "--plaintext", "--audience", "another")

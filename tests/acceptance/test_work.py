@@ -32,6 +32,7 @@ methods = ["cubic-newton"]
 [unlearning.cubic-newton]
 products = 3
 """
+TRAINING = "training the first model\n"
 WORK = ("work", "scenario.toml", "--state", "state", "--transport", "inline", "--name", "ward")
 
 
@@ -43,7 +44,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 def test_from_training_to_a_receipt_and_back(tmp_path: Path) -> None:
     (tmp_path / "scenario.toml").write_text(SCENARIO)
-    assert run(tmp_path, *WORK, "--once") == ""
+    assert run(tmp_path, *WORK, "--once") == TRAINING
     for name, role in (("clinic", ("owner", "--node", "1")), ("board", ("operator",))):
         run(tmp_path, "keys", "generate", f"{name}.key")
         registered = ("--state", "state", "--name", name, "--role", *role)
@@ -87,7 +88,7 @@ def test_from_training_to_a_receipt_and_back(tmp_path: Path) -> None:
         *("models", "rollback", "--state", "state", "--reason", "audit"), cwd=tmp_path
     )
     assert (asked.returncode, asked.stdout, asked.stderr.count("\n")) == (2, "", 1)
-    assert asked.stderr.startswith("fedunlearn: --yes: nobody can be asked here")
+    assert asked.stderr.startswith("fedunlearn: --yes: there is no terminal to confirm at")
     rolled = run(tmp_path, "models", "rollback", "--state", "state", "--reason", "audit", "--yes")
     assert rolled == f"{models[1]['sha256']} is current again\n"
     run(tmp_path, "ledger", "verify", "--state", "state")
@@ -111,11 +112,14 @@ def test_once_says_that_a_request_was_not_removed(tmp_path: Path) -> None:
         service.json("request", "create", "--node", "1", key="clinic")
     done = fedunlearn(*WORK, "--once", cwd=tmp_path)
     assert done.returncode == 1
-    assert "FAILED: the model would not be good enough" in done.stdout
-    assert done.stderr == "fedunlearn: 1 request was not removed; 'fedunlearn request' says why\n"
+    assert "FAILED: the new model fails a gate" in done.stdout
+    assert (
+        done.stderr
+        == "fedunlearn: 1 request was not removed; 'fedunlearn request get' shows the reason\n"
+    )
 
 
-GOES_ON = "fedunlearn: interrupted; what was begun goes on when the worker starts again"
+GOES_ON = "fedunlearn: interrupted; unfinished work is resumed when the worker starts again"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_worker_that_waits_is_ended(
         time.sleep(0.05)
     worker.send_signal(signum)
     out, err = worker.communicate(timeout=60)
-    assert (worker.returncode, out, err.strip()) == (status, "", says)
+    assert (worker.returncode, out, err.strip()) == (status, TRAINING, says)
     assert run(tmp_path, *WORK, "--once") == ""
 
 

@@ -75,14 +75,14 @@ def test_requests_end_in_the_users_app(tmp_path: Path) -> None:
             assert text is not None
             receipt = verify_receipt(text.encode(), opened.issuer.public).predicate
             assert receipt["kept"] == {"0": True, "1": True, "2": True}
-            assert receipt["statistics"] == "estimated anew on what stays"
+            assert receipt["statistics"] == "estimated again on the retain set"
     tombstones = json.loads((state / "nodes" / "node-1" / "tombstones.json").read_text())
     assert list(tombstones["removed"].values()) == [[3, 40]]
 
 
 Spoil = Callable[[Path], object]
 BAD: dict[str, tuple[Spoil, str]] = {
-    "no app": (lambda app: (app / "pyproject.toml").unlink(), "holds no pyproject.toml"),
+    "no app": (lambda app: (app / "pyproject.toml").unlink(), "has no pyproject.toml"),
     "no component": (
         lambda app: change(app, 'serverapp = "ward.server_app:app"', ""),
         "components] has no serverapp",

@@ -56,7 +56,9 @@ def test_every_older_head_is_proved_and_no_other(store: RequestStore) -> None:
         assert verify_ledger(store, ISSUER.public, None, older) == []
         for other in heads:
             if other != older:
-                with pytest.raises(VerificationError, match="begins with another tree head"):
+                with pytest.raises(
+                    VerificationError, match="does not begin with the given tree head"
+                ):
                     verify_consistency(proof, ISSUER.public, other)
 
 
@@ -73,7 +75,7 @@ def test_a_log_that_was_restored_and_continued_cannot_be_proved(
             key = PrivateKey.generate("p256").public
             restored.register_key(f"owner {number}", "owner", key, [str(20 + number)], now=START)
         found = [one.what for one in verify_ledger(restored, ISSUER.public, None, older)]
-        assert found == ["the log does not hold it: it was cut, or is another log"]
+        assert found == ["the log does not contain it: the log was cut, or is another log"]
         exported = verify_export(export_ledger(restored), ISSUER.public, older)
         assert [one.what for one in exported] == found
 
@@ -137,7 +139,7 @@ def test_the_commands_prove_and_verify(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     key = ("--key", folder / "issuer.pub")
     done = run("verify", files["proof"], *since, *key)
-    assert (done.returncode, done.stdout) == (0, f"{files['proof']}: all holds\n")
+    assert (done.returncode, done.stdout) == (0, f"{files['proof']}: verified, no errors\n")
     assert run("verify", "--state", folder, *since).returncode == 0
     done = run("verify", files["proof"], *key)
     assert done.returncode == 2 and "--since" in done.stderr
@@ -150,4 +152,4 @@ def test_the_commands_prove_and_verify(tmp_path: Path) -> None:
     assert done.returncode == 1 and "rows are missing at its end" in done.stderr
     files["other"].write_text("{}")
     done = run("prove", "--state", folder, "--since", files["other"])
-    assert done.returncode == 2 and "holds no tree head" in done.stderr
+    assert done.returncode == 2 and "contains no tree head" in done.stderr

@@ -37,7 +37,7 @@ def answering(body: bytes) -> Iterator[str]:
 @pytest.mark.parametrize("body", [b"\xff\xff", b"\x0a\x02\xff\xfe"])
 def test_an_answer_that_is_none(body: bytes) -> None:
     with answering(body) as address, DeletionClient(address, plaintext=True) as client:
-        with pytest.raises(ServiceError, match="no GetServiceInfoResponse; is the address right"):
+        with pytest.raises(ServiceError, match="not a GetServiceInfoResponse; check the address"):
             client.info()
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_signed_for_another_service(tmp_path: Path) -> None:
             opened.address, KEYS["alice"], audience="other", plaintext=True
         ) as client:
             for ask in (lambda: client.create(node_scope(["0"])), lambda: list(client.list())):
-                with pytest.raises(ServiceError, match=f"names itself {audience}, not other"):
+                with pytest.raises(ServiceError, match=f"audience is {audience}, not other"):
                     ask()
         assert list(opened.client("op").list()) == []
 

@@ -316,7 +316,7 @@ def test_a_failure_inside_is_logged_without_what_was_asked(
 def test_the_service_needs_the_issuers_key_and_a_free_port(tmp_path: Path) -> None:
     with house(tmp_path / "state") as opened:
         settings = opened.state.settings.model_copy(update={"listen": opened.address})
-        with pytest.raises(InputError, match="is another server there"):
+        with pytest.raises(InputError, match="is another server using the port"):
             DeletionServer(opened.store, settings).start()
         opened.store.issuer = None
         with pytest.raises(StoreError, match="issuer's key"):
@@ -370,7 +370,10 @@ def test_a_state_is_opened_with_the_key_that_signed_its_log(tmp_path: Path) -> N
     with pytest.raises(KeyFileError, match="cannot be read"), open_state(tmp_path / "state"):
         pass
     KEYS["nobody"].write(tmp_path / "state" / "issuer.key")
-    with pytest.raises(KeyFileError, match="did not sign"), open_state(tmp_path / "state"):
+    with (
+        pytest.raises(KeyFileError, match="is not the key that signed"),
+        open_state(tmp_path / "state"),
+    ):
         pass
     (tmp_path / "state" / "service.toml").write_text("due-day = 3")
     with pytest.raises(InputError, match=r"due-day: unknown key \(did you mean 'due-days'"):

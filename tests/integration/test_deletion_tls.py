@@ -106,7 +106,7 @@ def test_files_of_tls_are_checked_before_the_port(tmp_path: Path) -> None:
         settings = {"tls-certificate": str(pair[0]), "tls-key": str(pair[1])}
         with pytest.raises(InputError, match=says), house(tmp_path / "state", **settings):
             pass
-    with pytest.raises(InputError, match="tls-key beside it"):
+    with pytest.raises(InputError, match="must be given together with tls-key"):
         with house(tmp_path / "state", **{"tls-certificate": str(certificate)}):
             pass
     with pytest.raises(InputError, match="client-ca: needs"):
@@ -117,9 +117,9 @@ def test_files_of_tls_are_checked_before_the_port(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is no PEM file"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no certificate"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
+        ("", "is not a PEM file"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no valid certificate"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no valid certificate"),
     ],
 )
 def test_a_client_ca_that_is_none_is_not_taken_for_a_busy_port(

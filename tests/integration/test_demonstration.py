@@ -74,12 +74,12 @@ def test_a_removal_that_a_gate_stops_is_reported(monkeypatch: pytest.MonkeyPatch
     strict = WorkerSettings(gates=Gates(relative_update=1e-9))
     monkeypatch.setattr(WorkerSettings, "read", lambda folder: strict)
     found = shown({"kind": "node", "nodes": [1]})
-    assert "node 1: FAILED, the model would not be good enough" in found.failure
+    assert "node 1: FAILED, the new model fails a gate" in found.failure
     assert set(found.files) == {"issuer.pub", "ledger.json"}
     page = render_report(found.measured.results, found.measured.predictions)
-    assert "it is FAILED: the model would not be good enough" in page
+    assert "it is FAILED: the new model fails a gate" in page
 
 
 def test_a_method_that_a_state_folder_cannot_serve_is_named_before_anything_runs() -> None:
-    with pytest.raises(NotRecordedError, match=r"fed-eraser needs .* name a method first"):
+    with pytest.raises(NotRecordedError, match=r"fed-eraser needs .* put a method first"):
         shown({"kind": "node", "nodes": [1]}, unlearning={"methods": ["fed-eraser"]})

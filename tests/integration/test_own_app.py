@@ -145,7 +145,7 @@ def test_running_statistics_hold_nothing_of_what_left() -> None:
     result, _ = trained_by(grid)
     with unlearning(grid, CONTEXT, model=Net, trained=result.arrays, initial=initial()) as removal:
         arrays = removal.forget(nodes=[0], method="cubic-newton")
-    assert removal.result.statistics == "estimated anew on what stays"
+    assert removal.result.statistics == "estimated again on the retain set"
     model = model_of(arrays)
     inputs = torch.cat([Rows(node).inputs for node in (1, 2, 3)])
     linear, norm = model.layers[0], model.layers[1]  # type: ignore[index]

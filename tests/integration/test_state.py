@@ -274,8 +274,8 @@ def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path:
     site = Site(nodes, labels, task.model, "cubic-newton", method)
     models = ModelFolder(tmp_path / "models")
     remover = FederationRemover(site, federation, models, tmp_path, lambda: ())
-    sha256 = remover.kept.keep_first(TrainedModel(weights, weights, SETTINGS, state=state))
-    assert remover.kept.load(sha256).state == ModelState(state)
+    sha256 = remover.model_store.store_first(TrainedModel(weights, weights, SETTINGS, state=state))
+    assert remover.model_store.load(sha256).state == ModelState(state)
 
     job = RemovalJob("one", {"request": Scope(ScopeKind.NODE, nodes=("2",))}, sha256)
     removed = remover.remove(job, lambda stage: None)
@@ -291,7 +291,7 @@ def test_the_worker_removes_at_the_trained_state_and_estimates_it_anew(tmp_path:
         renewed.load(new)
         after = task.loss(new(inputs), targets)
     assert removed.measures["retain_loss_rise"] == pytest.approx(float(after - before))
-    assert removed.statistics == "estimated anew on what stays"
+    assert removed.statistics == "estimated again on the retain set"
 
     removed.keep(models.beside(models.put(removed.model)))
     again = remover.remove(replace(job, id="two"), lambda stage: None)

@@ -150,7 +150,7 @@ def test_requests_without_a_model_are_not_leased(store_url: str) -> None:
         assert store.current() is None and store.models() == [] and not in_lineage(store, FIRST)
         assert store.last_head() is not None and store.head_over(5) is None
         made(store)
-        with pytest.raises(TransitionError, match="right is to add the first one"):
+        with pytest.raises(TransitionError, match="right is to add the first model"):
             store.lease("w", now=START, seconds=60)
 
 
@@ -189,9 +189,9 @@ def test_a_removal_is_applied_once(store: RequestStore) -> None:
     assert store.commit(taken, new=new, entries=entries(taken), facts={}, now=at(61)) == applied
     receipts = make_receipts(store, taken.job, ISSUER)
     assert receipts == make_receipts(store, taken.job, ISSUER)
-    with pytest.raises(VerificationError, match=f"request {one.id} has no receipt of row"):
+    with pytest.raises(VerificationError, match=f"request {one.id} has no receipt for row"):
         store.finish(taken, {two.id: receipts[two.id]}, now=at(62))
-    with pytest.raises(VerificationError, match="has no receipt of row"):
+    with pytest.raises(VerificationError, match="has no receipt for row"):
         swapped = {one.id: receipts[two.id], two.id: receipts[one.id]}
         store.finish(taken, swapped, now=at(62))
     store.finish(taken, receipts, now=at(62))
@@ -242,7 +242,7 @@ def test_entries_say_what_the_store_says(store: RequestStore) -> None:
 
 
 def test_the_last_removal_is_taken_back(store: RequestStore) -> None:
-    with pytest.raises(TransitionError, match="no removal that could be taken back"):
+    with pytest.raises(TransitionError, match="no removal to roll back"):
         store.rollback(OPERATOR, "worse", now=START)
     one, two = made(store, request(days=1)), made(store, request(node_scope(["1"]), days=2))
     second = completed(store, leased(store), "second")
@@ -284,14 +284,14 @@ def test_a_removal_may_change_nothing_and_not_lead_back(store: RequestStore) -> 
     made(store)
     completed(store, leased(store), "second")
     made(store)
-    with pytest.raises(TransitionError, match="an earlier one of the current model's line"):
+    with pytest.raises(TransitionError, match="one that the current model descends from"):
         completed(store, leased(store), "first")
 
 
 def test_models_are_added_and_disposed_of(store: RequestStore, tmp_path: Path) -> None:
     keep_model(tmp_path, "first")
     assert store.set_first(FIRST, now=at(1)).current
-    with pytest.raises(TransitionError, match="a first one comes before it"):
+    with pytest.raises(TransitionError, match="so no first model can be added"):
         store.set_first(model_named("other"), now=at(1))
     assert holds(store, tmp_path)
     made(store)
@@ -299,11 +299,11 @@ def test_models_are_added_and_disposed_of(store: RequestStore, tmp_path: Path) -
     completed(store, leased(store), "second")
     with pytest.raises(TransitionError, match="is the current model and cannot be disposed of"):
         store.dispose(model_named("second"), now=at(2))
-    with pytest.raises(TransitionError, match="no model that is known"):
+    with pytest.raises(TransitionError, match="is not a known model"):
         store.dispose("0" * 64, now=at(2))
     store.dispose(FIRST, now=at(2))
     assert [f.what for f in verify_ledger(store, ISSUER.public, tmp_path)] == [
-        "it was to be disposed of and is still there"
+        "it is recorded as disposed of, but still exists"
     ]
     (tmp_path / f"{FIRST}.safetensors").unlink()
     rows = len(store.log())
@@ -338,7 +338,7 @@ def test_without_the_issuer_s_key_nothing_is_logged(store_url: str) -> None:
             store.register_key("x", "owner", BOB.public, now=START)
         assert holds(store)
     with RequestStore.open(store_url, issuer=PrivateKey.generate(), durable=False) as store:
-        with pytest.raises(StoreError, match="right is the issuer's key that it began with"):
+        with pytest.raises(StoreError, match="right is the issuer's key with which it was begun"):
             store.revoke_key(BOB.public.id, now=START)
 
 

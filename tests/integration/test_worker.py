@@ -131,7 +131,7 @@ def test_a_removal_by_the_worker_is_the_method_s_own(state: ServiceState) -> Non
 
     def body(federation: Federation) -> None:
         remover = remover_in(experiment, federation, state)
-        trained = remover.kept.load(base.sha256)
+        trained = remover.model_store.load(base.sha256)
         forget = ForgetSet.of_records({1: [3, 5, 8]})
         method = experiment.methods["cubic-newton"]
         expected.append(unlearn(method, trained, federation, forget).weights)
@@ -199,7 +199,7 @@ def test_old_models_are_kept_as_the_receipts_say(state: ServiceState) -> None:
     receipt = verify_receipt(state.store.receipt(filed.id) or "", state.issuer.public)
     fates = {one["sha256"]: one["fate"] for one in receipt.predicate["checkpoints"]}
     assert fates[digests[-3]] == "deleted"
-    assert fates[digests[-2]].startswith("kept for a rollback until ")
+    assert fates[digests[-2]].startswith("retained for a rollback until ")
     state.store.rollback("operator o", "why not", now=utc_now())
     with pytest.raises(TransitionError, match="was disposed of"):
         state.store.rollback("operator o", "once more", now=utc_now())

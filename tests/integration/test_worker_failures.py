@@ -24,7 +24,7 @@ from fedunlearn.requests.store import RequestStore
 from fedunlearn.scenario.loading import LoadedScenario
 from fedunlearn.service.state import ServiceState, open_state
 from fedunlearn.worker.gates import BOUNDS
-from fedunlearn.worker.lease_renewal import kept
+from fedunlearn.worker.lease_renewal import lease_renewed
 from fedunlearn.worker.model_folder import ModelFolder
 from fedunlearn.worker.removal_job import RemovalJob, Removed
 from fedunlearn.worker.worker import APART, Worker, utc_now
@@ -134,7 +134,7 @@ def test_an_interrupted_job_goes_on_at_once(
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (StoreError("requests.db is busy for over 10 s; try again"), "is busy"),
+        (StoreError("requests.db has been busy for over 10 s; try again"), "busy"),
         (OSError(28, "No space left on device", "models/m"), "models/m cannot be used: No space"),
     ],
 )
@@ -164,7 +164,7 @@ def test_what_only_the_operator_can_mend_fails_no_request(
 
 def test_a_folder_for_models_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
-    with pytest.raises(StoreError, match="models cannot be made: File exists"):
+    with pytest.raises(StoreError, match="models cannot be created: File exists"):
         ModelFolder(tmp_path / "models")
 
 
@@ -184,7 +184,7 @@ def test_a_renewal_that_meets_a_busy_store_is_tried_again(
         return real(self, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RequestStore, "renew", renew)
-    with kept(state.store, lease, 0.3, utc_now):
+    with lease_renewed(state.store, lease, 0.3, utc_now):
         assert asked.acquire(timeout=5.0) and asked.acquire(timeout=5.0)
 
 

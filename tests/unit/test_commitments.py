@@ -87,7 +87,7 @@ def test_scopes_are_read_as_they_were_written() -> None:
     assert nodes == Scope(ScopeKind.NODE, nodes=("1", "3")) and nodes.count == 2
     labels = scope_of(class_scope(["5"], ["2"]).SerializeToString())
     assert labels == Scope(ScopeKind.CLASS, nodes=("2",), labels=("5",))
-    with pytest.raises(IndexError, match="no record 11: the node committed to 11"):
+    with pytest.raises(IndexError, match="there is no record 11: the node committed to 11"):
         record_scope("4", commitments, [1, 11])
 
 
@@ -95,7 +95,7 @@ def test_scopes_are_read_as_they_were_written() -> None:
     ("content", "message"),
     [
         (b"", "names neither nodes nor records"),
-        (b"\xff", "no message"),
+        (b"\xff", "not a message"),
         (node_scope([]).SerializeToString(), "names no node"),
         (class_scope([]).SerializeToString(), "names no class"),
     ],

@@ -128,5 +128,5 @@ def test_files_of_an_earlier_version_are_read() -> None:
 
 def test_a_file_of_another_model_is_refused() -> None:
     content = model_file(nn.Linear(2, 2), torch.zeros(6))
-    with pytest.raises(VerificationError, match="does not hold this scenario's model"):
+    with pytest.raises(VerificationError, match="does not contain this scenario's model"):
         read_model(_Parts(), content)

@@ -32,18 +32,18 @@ def test_lists_are_read(text: str, expected: list[int], tmp_path: Path) -> None:
 
 
 BAD = {
-    "backwards": ("3,9-7", "9-7 in 3,9-7 names nothing; a range goes upwards, as 7-9"),
-    "backwards after one": ("0-0,5-1", "5-1 in 0-0,5-1 names nothing"),
-    "nothing": ("", "an empty place"),
-    "commas": (",", "an empty place"),
-    "a gap": ("3,,9", "an empty place in 3,,9"),
-    "an open end": ("3,", "an empty place in 3,"),
-    "half a range": ("3-", "'3-' in 3- is no position"),
-    "negative": ("-3", "'-3' in -3 is no position"),
-    "two ranges": ("3-5-7", "'3-5-7' in 3-5-7 is no position"),
-    "blanks in a range": ("3 - 5", "'-' in 3 - 5 is no position"),
-    "too large": ("1234567890123456789", "is no position"),
-    "too many": ("0-100000", "more than 100000 are named; ask in several requests"),
+    "backwards": ("3,9-7", "9-7 in 3,9-7 is empty; a range is ascending, as 7-9"),
+    "backwards after one": ("0-0,5-1", "5-1 in 0-0,5-1 is empty"),
+    "nothing": ("", "an empty item"),
+    "commas": (",", "an empty item"),
+    "a gap": ("3,,9", "an empty item in 3,,9"),
+    "an open end": ("3,", "an empty item in 3,"),
+    "half a range": ("3-", "'3-' in 3- is not a position"),
+    "negative": ("-3", "'-3' in -3 is not a position"),
+    "two ranges": ("3-5-7", "'3-5-7' in 3-5-7 is not a position"),
+    "blanks in a range": ("3 - 5", "'-' in 3 - 5 is not a position"),
+    "too large": ("1234567890123456789", "is not a position"),
+    "too many": ("0-100000", "names more than 100000; split them into several requests"),
 }
 
 
@@ -62,13 +62,13 @@ def test_nothing_of_a_list_is_taken_where_a_part_is_wrong(name: str, tmp_path: P
 def test_a_file_is_taken_whole_or_not(content: str, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match="is no position; give positions and ranges"):
+    with pytest.raises(InputError, match="is not a position; give positions and ranges"):
         positions(str(path))
 
 
 @pytest.mark.parametrize("text", ["1-x", "no such file", "\u0663", "a\0b"])
 def test_what_is_neither_a_list_nor_a_file_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is neither a list as 3,5,7-9 nor a file"):
+    with pytest.raises(InputError, match="is neither a list such as 3,5,7-9 nor a readable file"):
         positions(text)
 
 

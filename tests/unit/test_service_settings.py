@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> Non
 def test_a_path_with_a_null_byte(tmp_path: Path) -> None:
     path = tmp_path / "service.toml"
     path.write_text('tls-certificate = "a.pem"\ntls-key = "a\\u0000b"\n')
-    with pytest.raises(InputError, match=r"tls-key: .*a\\x00b' is no path"):
+    with pytest.raises(InputError, match=r"tls-key: .*a\\x00b' is not a valid path"):
         server_credentials(load_settings(path))
 
 
@@ -45,5 +45,5 @@ def test_a_host_that_cannot_be_looked_up(tmp_path: Path, host: str) -> None:
     url = f"sqlite:///{tmp_path / 'requests.db'}"
     with RequestStore.open(url, issuer=ISSUER, durable=False) as store:
         metrics = Metrics(Figures(store, lambda: START, timedelta(days=7)))
-        with pytest.raises(InputError, match=r"metrics: .* names no host"):
+        with pytest.raises(InputError, match=r"metrics: .* has no valid host"):
             metrics.listen(f"{host}:0")

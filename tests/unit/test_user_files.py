@@ -64,7 +64,7 @@ def test_keys_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert PrivateKey.read(tmp_path / "marked-key").public == key.public
     assert PublicKey.read(tmp_path / "marked-key.pub") == key.public
     (tmp_path / "cut").write_bytes((tmp_path / "key").read_bytes()[:60])
-    with pytest.raises(KeyFileError, match="is no private key"):
+    with pytest.raises(KeyFileError, match="is not a private key"):
         PrivateKey.read(tmp_path / "cut")
 
 

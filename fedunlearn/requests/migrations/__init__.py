@@ -1,1 +1,1 @@
-"""Steps from one version of the tables to the next."""
+"""Migrations from one version of the tables to the next."""

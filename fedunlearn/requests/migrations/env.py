@@ -1,4 +1,4 @@
-"""How alembic runs the steps: in the transaction that the request store has opened."""
+"""Alembic's environment: migrations run in the transaction that the request store has opened."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Go on from the version before."""
+    """Migrate from the previous version."""
     ${upgrades if upgrades else "pass"}
 
 

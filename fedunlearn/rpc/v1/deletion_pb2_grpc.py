@@ -95,14 +95,15 @@ class DeletionServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetServiceInfo(self, request, context):
-        """What a client must know before it asks; needs no credential.
+        """Returns the service's name, its current model and its limits; needs no credential.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateDeletion(self, request, context):
-        """Durable when it returns. The same request again returns the first answer (AIP-155).
+        """Creates a request, which is stored durably when the call returns. A repeated request returns the
+        first answer (AIP-155).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,21 +116,21 @@ class DeletionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeletions(self, request, context):
-        """Owners see their own requests, operators all (AIP-158).
+        """Owners see their own requests, operators all requests (AIP-158).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelDeletion(self, request, context):
-        """The owner's, before it runs.
+        """Cancels a request that does not run yet; for the owner of the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApproveDeletion(self, request, context):
-        """The operator's, as are the next three.
+        """This call and the next three are for operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,14 +149,14 @@ class DeletionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtendDeletion(self, request, context):
-        """Moves the due date by up to two months, once, with a reason (GDPR Art. 12(3)).
+        """Extends the due date by up to two months, once, with a reason (GDPR Art. 12(3)).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDeletion(self, request, context):
-        """Every change from a given one on, until the request has ended.
+        """Reports every change after a given one, until the request has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """What the server asks of a node in one round, and what the node says back. Tensors travel beside
-    these headers, as the transport's own arrays; the digests bind them to the header.
+    """The server's questions to a node in one round, and the node's answers. Tensors are sent alongside
+    these headers, as arrays of the transport; the digests bind them to the header.
 
-    Served by the server, called by nodes: who sits behind a firewall connects out.
+    Nodes call this service of the server, so that nodes behind a firewall connect outwards.
     """
 
     def __init__(self, channel):
@@ -46,16 +46,16 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """What the server asks of a node in one round, and what the node says back. Tensors travel beside
-    these headers, as the transport's own arrays; the digests bind them to the header.
+    """The server's questions to a node in one round, and the node's answers. Tensors are sent alongside
+    these headers, as arrays of the transport; the digests bind them to the header.
 
-    Served by the server, called by nodes: who sits behind a firewall connects out.
+    Nodes call this service of the server, so that nodes behind a firewall connect outwards.
     """
 
     def Attend(self, request_iterator, context):
-        """One node's part in one job, from its first question to the end of the stream. The call carries
-        the node's one-time token as metadata, `authorization: Bearer TOKEN`; a token that is unknown,
-        used or another job's ends it with UNAUTHENTICATED.
+        """One node's part in one job, from its first question to the end of the stream. The call has the
+        node's one-time token in its metadata, `authorization: Bearer TOKEN`. If the token is unknown,
+        was used, or belongs to another job, the call ends with UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,10 +78,10 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """What the server asks of a node in one round, and what the node says back. Tensors travel beside
-    these headers, as the transport's own arrays; the digests bind them to the header.
+    """The server's questions to a node in one round, and the node's answers. Tensors are sent alongside
+    these headers, as arrays of the transport; the digests bind them to the header.
 
-    Served by the server, called by nodes: who sits behind a firewall connects out.
+    Nodes call this service of the server, so that nodes behind a firewall connect outwards.
     """
 
     @staticmethod
