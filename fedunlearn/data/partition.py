@@ -35,7 +35,7 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
         labels: (n,).
         nodes: How many.
         alpha: Concentration: small means that few nodes hold a label.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         The indices of each node, ascending.
@@ -82,7 +82,7 @@ def pathological(
         labels: (n,).
         nodes: How many.
         classes_per_node: Classes on each.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The indices of each node, ascending.

@@ -31,7 +31,7 @@ class NodeRecords:
         """Use a folder, which is made where it is missing.
 
         Raises:
-            TaskError: It cannot be made.
+            TaskError: The folder cannot be made.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

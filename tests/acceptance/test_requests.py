@@ -200,7 +200,10 @@ def test_serve_with_tls(tmp_path: Path) -> None:
         certified = ("--ca", str(authority.certificate), "--cert", str(mine))
         done = service.run("request", "list", *certified, "--cert-key", "op.key", key="op")
         assert (done.returncode, done.stderr) == (0, "")
-        for options, hint in ((), "--ca: name the authority"), (("--plaintext",), "use --ca instead"):
+        for options, hint in (
+            ((), "--ca: name the authority"),
+            (("--plaintext",), "use --ca instead"),
+        ):
             refused = service.run("request", "list", *options, key="op")
             assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
             assert hint in refused.stderr
