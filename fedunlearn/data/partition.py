@@ -75,7 +75,7 @@ def pathological(
     """Let every node hold a few classes (McMahan et al. 2017, in the form of Li et al. 2022).
 
     Of K classes node i gets number i mod K; where there are fewer nodes than classes, those that
-    nobody got follow in the same order; the rest of a node's classes are drawn. The examples of a
+    no node got follow in the same order; the rest of a node's classes are drawn. The examples of a
     class are dealt out in equal shares over the nodes that have it.
 
     Args:
@@ -100,7 +100,7 @@ def pathological(
     if nodes * classes_per_node < len(values):
         raise ScenarioError(
             f"data.classes-per-node: {classes_per_node} on {nodes} nodes leaves some of "
-            f"{len(values)} classes to nobody; raise it or data.nodes"
+            f"{len(values)} classes without a node; raise it or data.nodes"
         )
     generator = np.random.default_rng(seed)
     holders: list[list[int]] = [[] for _ in values]

@@ -174,7 +174,7 @@ def require_usable(
 def _require_one_function(
     task: Task, model: nn.Module, batch: Batch, sent: Collection[str]
 ) -> None:
-    """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
+    """Refuse a model with hidden state that another model with the same weights does not have."""
     own = flatten(model)
     state = model.state_dict()
     carried = ModelState({name: state[name] for name in sent if name in state})

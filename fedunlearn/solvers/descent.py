@@ -197,7 +197,7 @@ class DescentCubicSolver(CubicSolver):
     are float64. Only symmetry of the operator is assumed.
 
     CONVERGED is a statement about the residual; that H + sigma I is positive semidefinite is
-    known only as well as a search of some ten products from a random vector can tell.
+    known only as well as a search of some ten products from a random vector finds it.
     """
 
     def __init__(self, *, conjugate: bool = True, seed: int = 0) -> None:

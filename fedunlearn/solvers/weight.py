@@ -75,15 +75,15 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold of it; a change that is not finite is left out."""
-        told: dict[str, Any] = {
+        described: dict[str, Any] = {
             "weight": self.step.weight,
             "damping": self.step.damping,
             "predicted": self.step.predicted,
             "acceptable": self.acceptable,
         }
         if math.isfinite(self.change):
-            told |= {"change": self.change, "gain": self.gain}
-        return told
+            described |= {"change": self.change, "gain": self.gain}
+        return described
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def choose_weight(
         rtol: Relative tolerance, as for ``solve_reduced``.
         absolute: Whether Ritz values are replaced by their absolute values.
         at_once: How many steps may be held, and evaluated, at the same time.
-        resolution: Tells, after an evaluation, up to which changes are but rounding.
+        resolution: Returns, after an evaluation, the size up to which changes are rounding.
         least_damping: No smaller one is tried; in units of curvature, beyond a pole if there is
             one.
 
