@@ -1,4 +1,4 @@
-"""Removes data from a federated model without retraining it.
+"""Removal of data from a federated model without retraining it.
 
 The names below are loaded when first used, so that ``import fedunlearn`` loads neither torch nor
 Flower.

@@ -14,12 +14,12 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_option(address: str) -> tuple[str, int]:
-    """Return gRPC's channel option that keeps what is meant for this machine off any proxy.
+    """Return gRPC's channel option that keeps connections to this machine off any proxy.
 
     gRPC follows ``http_proxy`` for every address that ``no_proxy`` does not name.
 
     Args:
-        address: As ``host:port``.
+        address: The address, as ``host:port``.
     """
     host = address.rpartition(":")[0]
     return ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1)

@@ -1,8 +1,9 @@
-"""A node's commitments to its records, made at enrolment, by which records are named afterwards.
+"""A node's commitments to its records, made at enrolment, by which requests name records.
 
-A commitment is sha256 of a secret salt and the record. The salts come from one secret that stays on
-the node, so a commitment tells nothing of a record, also where there are few records to guess from.
-Who names a record shows its commitment and that it is a leaf of the registered Merkle tree.
+A commitment is the sha256 of a secret salt and the record. The salts come from one secret that
+stays on the node, so a commitment reveals nothing of a record, even where the record is one of a
+few candidates. A request that names a record shows its commitment and proves that it is a leaf of
+the registered Merkle tree.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _WIDTH = 32
 
 @dataclass(frozen=True)
 class Commitment:
-    """What a node registers.
+    """The commitment of a node to all of its records, which it registers.
 
     Attributes:
-        root: Of the Merkle tree over the commitments, hexadecimal.
-        size: How many records.
+        root: Root of the Merkle tree over the commitments, hexadecimal.
+        size: Number of records.
     """
 
     root: str
@@ -44,7 +45,7 @@ def record_commitment(salt: bytes, record: bytes) -> bytes:
     """Return the commitment to a record, 32 bytes.
 
     Args:
-        salt: 32 bytes; of another length, salt and record could be told apart in several ways.
+        salt: The salt, 32 bytes; with other lengths, different salts and records could collide.
         record: The record's bytes.
 
     Raises:
@@ -59,20 +60,20 @@ def verify_record(commitment: Commitment, index: int, record: bytes, path: Seque
     """Check that a node committed to a record.
 
     Args:
-        commitment: That the node registered.
-        index: Position of the record.
-        record: Its commitment.
-        path: Inclusion proof.
+        commitment: The commitment that the node registered.
+        index: Position of the record, from 0.
+        record: Commitment to the record.
+        path: Inclusion proof of the record's commitment.
 
     Raises:
-        VerificationError: It did not.
+        VerificationError: The proof does not show that the node committed to the record.
     """
     root = bytes.fromhex(commitment.root)
     merkle.verify_inclusion(root, commitment.size, index, merkle.leaf_hash(record), path)
 
 
 class Commitments:
-    """All commitments of a node, which its owner keeps: neither salts nor data."""
+    """All commitments of a node, which contain neither salts nor data."""
 
     def __init__(self, commitments: Iterable[bytes]) -> None:
         """Take commitments in the order of the records.
@@ -89,8 +90,8 @@ class Commitments:
         """Return the commitments to records.
 
         Args:
-            secret: The node's own; 32 random bytes.
-            records: The bytes of each, in the node's order.
+            secret: The node's secret, 32 random bytes.
+            records: The bytes of each record, in the node's order.
         """
         return cls(
             record_commitment(record_salt(secret, index), record)
@@ -99,17 +100,17 @@ class Commitments:
 
     @property
     def size(self) -> int:
-        """How many records."""
+        """The number of records."""
         return len(self._commitments)
 
     @property
     def root(self) -> bytes:
-        """Of the Merkle tree, 32 bytes."""
+        """The root of the Merkle tree, 32 bytes."""
         return self._levels[-1][0]
 
     @property
     def registered(self) -> Commitment:
-        """What the node registers."""
+        """The commitment that the node registers."""
         return Commitment(self.root.hex(), self.size)
 
     def commitment(self, index: int) -> bytes:
@@ -117,20 +118,20 @@ class Commitments:
         return self._commitments[index]
 
     def path(self, index: int) -> list[bytes]:
-        """Return the proof that a commitment is in the tree."""
+        """Return the inclusion proof of a commitment in the tree."""
         return merkle.path(self._levels, index)
 
     def save(self, path: Path) -> None:
-        """Write them to a file."""
+        """Write the commitments to a file."""
         with replacing(path) as file:
             file.write(_MAGIC + self.root + b"".join(self._commitments))
 
     @classmethod
     def load(cls, path: Path) -> Commitments:
-        """Return what a file holds.
+        """Return the commitments in a file.
 
         Raises:
-            VerificationError: It is missing, or not what was written.
+            VerificationError: The file is missing, damaged or changed.
         """
         try:
             data = path.read_bytes()

@@ -1,42 +1,43 @@
 """The exceptions of fedunlearn.
 
-Misuse and broken promises raise; a solver that does not get where it wanted returns a status.
+Misuse and violated conditions raise an exception; a solver that does not converge returns a status.
 
     FedunlearnError
-    ├── InputError                  what the user gave cannot be used (exit status 2)
-    │   ├── NotRecordedError        a method needs what training did not record
-    │   ├── RecordingError          a recording's files are missing, changed or no recording
-    │   ├── JobError                a job's folder holds another job, or what cannot be read
-    │   ├── ScenarioError           a key, value or file of a scenario
-    │   ├── ForgetSetError          nothing, nobody or everybody would be forgotten
+    ├── InputError                  an input of the user cannot be used (exit status 2)
+    │   ├── NotRecordedError        a method needs a recording that training did not make
+    │   ├── RecordingError          a recording's files are missing, changed or not a recording
+    │   ├── JobError                a job's folder belongs to another job, or cannot be read
+    │   ├── ScenarioError           a key, value or file of a scenario cannot be used
+    │   ├── ForgetSetError          the forget set is empty, or nothing would stay
     │   │   └── UnknownNameError    the data have no node or class of that name, or several
-    │   ├── NodeLeftError           a node that has left is asked to take part
-    │   ├── TaskError               a Task's model, data or loss
-    │   │   ├── EmptyNodeError      a node without examples
+    │   ├── NodeLeftError           a node that has left would have to take part
+    │   ├── TaskError               a Task's model, data or loss cannot be used
+    │   │   ├── EmptyNodeError      a node has no examples
     │   │   ├── NotDeterministicError   dropout, BatchNorm: no objective, hence no curvature
-    │   │   ├── NotDifferentiableError  a derivative that torch does not have, or has wrong
+    │   │   ├── NotDifferentiableError  a derivative does not exist in torch, or is wrong
     │   │   ├── ModelDiffersError   nodes compute on different networks
-    │   │   └── NoCurvatureError    a loss for which GGN does not exist
-    │   ├── StoreError              a request store that is missing, of another version, or busy
-    │   ├── KeyFileError            a key that is missing, damaged or of a kind that is not used
-    │   └── RequestError            a deletion request that cannot be taken as it stands
+    │   │   └── NoCurvatureError    the loss has no GGN
+    │   ├── StoreError              a request store is missing, of another version, or busy
+    │   ├── KeyFileError            a key is missing, damaged or of a kind that is not used
+    │   └── RequestError            a deletion request cannot be accepted as it is
     │       ├── UnknownDeletionError    there is no such request
     │       ├── RequestReusedError  another request has this id already
-    │       └── TransitionError     the request's state does not allow it
+    │       └── TransitionError     the request's state does not allow the change
     ├── VerificationError           a signature, proof, receipt, log or model file does not verify
-    ├── LeaseLostError              another worker has taken the job over
+    ├── LeaseLostError              another worker has taken over the job
     ├── ServiceError                the deletion service refused a call, or cannot be reached
-    ├── NonFiniteError              NaN or infinity where numbers are needed
-    ├── OwnCodeError                code of the Task raised an exception whose cause is not known
-    └── FederationError             a round could not be completed as pinned
+    ├── NonFiniteError              there is NaN or infinity where finite numbers are needed
+    ├── OwnCodeError                code of the Task raised an exception of unknown cause
+    └── FederationError             a round could not be completed by its pinned cohort
         ├── MissingAnswerError      a node did not answer before the deadline
         ├── NodeFailedError         a node answered with an error
         ├── NodeLostError           a node's session ended before the job did
-        ├── BadAnswerError          an answer of another job, round, model, basis, shape or count
+        ├── BadAnswerError          an answer has another job, round, model, basis, shape or count
         ├── UnreachableError        a node could not connect to the server's endpoint in time
         └── StoppedError            the run was asked to stop
 
-Messages say what, where and what would be right, on one line, and hold nothing of a node's data.
+A message states what is wrong, where, and what would be right, on one line. It contains nothing of
+a node's data.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class FedunlearnError(Exception):
 
 
 class InputError(FedunlearnError):
-    """What the user gave cannot be used."""
+    """An input of the user cannot be used."""
 
 
 class ScenarioError(InputError):
@@ -57,27 +58,27 @@ class ScenarioError(InputError):
 
 
 class ForgetSetError(InputError):
-    """The forget set names nothing, nobody, or everybody."""
+    """The forget set is empty, or nothing would stay."""
 
 
 class UnknownNameError(ForgetSetError):
-    """The data have no node or class of that name, or several that it could stand for."""
+    """The data have no node or class of that name, or several to which it could refer."""
 
 
 class NotRecordedError(InputError):
-    """A method needs what was not recorded when training ended."""
+    """A method needs a recording that was not made when training ended."""
 
 
 class RecordingError(InputError):
-    """A recording's files are missing, not in the format, of another version, or were changed."""
+    """A recording's files are missing, changed, of another version, or in another format."""
 
 
 class JobError(InputError):
-    """The folder of a job's finished rounds holds those of another, or what cannot be read."""
+    """The folder of a job's finished rounds belongs to another job, or cannot be read."""
 
 
 class NodeLeftError(InputError):
-    """A node that has left the federation is asked to take part in something."""
+    """A node that has left the federation would have to take part."""
 
 
 class TaskError(InputError):
@@ -101,7 +102,7 @@ class ModelDiffersError(TaskError):
 
 
 class NoCurvatureError(TaskError):
-    """The curvature that was asked for does not exist for this loss."""
+    """The requested curvature does not exist for this loss."""
 
 
 class StoreError(InputError):
@@ -113,7 +114,7 @@ class KeyFileError(InputError):
 
 
 class RequestError(InputError):
-    """A deletion request cannot be taken as it stands."""
+    """A deletion request cannot be accepted as it is."""
 
 
 class UnknownDeletionError(RequestError):
@@ -141,11 +142,11 @@ class ServiceError(FedunlearnError):
 
     Attributes:
         code: Name of the gRPC status code.
-        reason: Of ErrorInfo; empty where the service gave none.
+        reason: The reason in ErrorInfo; empty where the service gave none.
     """
 
     def __init__(self, message: str, *, code: str, reason: str = "") -> None:
-        """Say what the service answered."""
+        """Take the message, the status code and the reason of the service's answer."""
         super().__init__(message)
         self.code = code
         self.reason = reason
@@ -156,21 +157,21 @@ class NonFiniteError(FedunlearnError):
 
 
 class OwnCodeError(FedunlearnError):
-    """Code of the Task raised an exception whose cause is not known.
+    """Code of the Task raised an exception of unknown cause.
 
-    The message holds its type and where it was raised; its text stays in the node's log.
+    The message contains its type and its place in the code; its text stays in the node's log.
     """
 
 
 class FederationError(FedunlearnError):
-    """A round could not be completed with the cohort it was pinned to.
+    """A round could not be completed by the cohort to which it is pinned.
 
     Attributes:
-        nodes: Who is to blame, as far as is known.
+        nodes: Numbers of the nodes that caused the error, as far as they are known.
     """
 
     def __init__(self, message: str, *, nodes: Iterable[int] = ()) -> None:
-        """Say what happened, and because of whom."""
+        """Take the message and the nodes that caused the error."""
         super().__init__(message)
         self.nodes = tuple(nodes)
 
@@ -184,7 +185,7 @@ class NodeFailedError(FederationError):
 
 
 class NodeLostError(FederationError):
-    """A node's session ended before the job did: it died, or the network between."""
+    """A node's session ended before the job did, because the node or the network failed."""
 
 
 class UnreachableError(FederationError):
@@ -192,8 +193,8 @@ class UnreachableError(FederationError):
 
 
 class BadAnswerError(FederationError):
-    """An answer belongs elsewhere or has the wrong form."""
+    """An answer does not belong to its question, or has the wrong form."""
 
 
 class StoppedError(FederationError):
-    """The run was asked to stop before it was done."""
+    """The run was asked to stop before it was complete."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed; locks on folders."""
+"""Atomic writes of files, whenever the process is killed, and locks on folders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open what takes a file's place once it is on the disk.
+    """Open a file that replaces another once it is on the disk.
 
-    Always of the same name: what a crash left there goes with the next writing, and with it what
-    is in it.
+    The temporary file always has the same name, so that the next write also replaces one that a
+    crash left behind, with its content.
 
     Yields:
-        The file to write to.
+        The file to be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -33,16 +33,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text in the place of a file."""
+    """Write a text as the whole content of a file, atomically."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Give no one but the owner access to files and folders that this process makes in the block.
+    """Restrict files and folders that this process creates in the block to their owner.
 
-    The mode belongs to the process, so all of its threads make such files until the block ends.
+    The mode belongs to the process, so that files of all of its threads are restricted until the
+    block ends.
 
     Yields:
         Nothing.
@@ -56,10 +57,10 @@ def private_files() -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process or thread is in this block for a folder, and keep them out.
+    """Lock a folder against other processes and threads that use this function, for a block.
 
     Yields:
-        Nothing; the lock goes with the process, however that ends.
+        Nothing. The lock ends with the process, however the process ends.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -70,7 +71,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the folder's names on the disk, as ``fsync`` has a file's content."""
+    """Flush the names in a folder to the disk, as ``fsync`` does for the content of a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Merkle trees of an append-only log.
 
 Source: RFC 9162, section 2.1. A tree of n leaves splits at the largest power of two below n, which
-is the same as pairing neighbours level by level and carrying an odd last one up as it is.
+is the same as pairing neighbours level by level and passing an odd last hash up unchanged.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Frontier:
-    """The root of a growing list of leaves, in the memory and time of a logarithm each."""
+    """The root of a growing list of leaves, in logarithmic memory and time per leaf."""
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        """Begin with some hashes of leaves."""
+        """Begin with the hashes of some leaves."""
         self.size = 0
-        self._peaks: list[bytes] = []  # of complete subtrees, the largest first
+        self._peaks: list[bytes] = []  # roots of complete subtrees, the largest first
         for leaf in leaves:
             self.append(leaf)
 
     @classmethod
     def resumed(cls, size: int, peaks: Sequence[bytes]) -> Frontier:
-        """Return the frontier that had some peaks.
+        """Return the frontier with these peaks.
 
         Args:
-            size: How many leaves it had.
-            peaks: As ``peaks`` returned them.
+            size: Number of its leaves.
+            peaks: The peaks, as ``peaks`` returned them.
 
         Raises:
-            VerificationError: A tree of that size has other peaks.
+            VerificationError: A tree of that size has another number of peaks.
         """
         if size < 0 or len(peaks) != size.bit_count() or any(len(peak) != 32 for peak in peaks):
             raise VerificationError(f"a tree of {size} leaves has other peaks than {len(peaks)}")
@@ -67,7 +67,7 @@ class Frontier:
 
     @property
     def root(self) -> bytes:
-        """Of the tree of all leaves so far."""
+        """The root of the tree of all leaves so far."""
         if not self._peaks:
             return EMPTY
         root = self._peaks[-1]
@@ -77,7 +77,7 @@ class Frontier:
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
-    """Return the root over hashes of leaves."""
+    """Return the root over the hashes of leaves."""
     return Frontier(leaves).root
 
 
@@ -92,14 +92,14 @@ def levels(leaves: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def path(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
-    """Return the inclusion proof of a leaf in a tree of which all hashes are at hand.
+    """Return the inclusion proof of a leaf in a tree whose hashes are all available.
 
     Args:
-        levels: What the function of this name returned.
-        index: Of the leaf, from 0.
+        levels: The hashes that the function ``levels`` returned.
+        index: Position of the leaf, from 0.
 
     Returns:
-        Hashes from the leaf up.
+        The hashes from the leaf up to the root.
 
     Raises:
         IndexError: There is no such leaf.
@@ -121,14 +121,14 @@ def verify_inclusion(
     """Check that a leaf is in a tree (2.1.3.2).
 
     Args:
-        root: Of the tree.
-        size: How many leaves it has.
-        index: Of the leaf, from 0.
-        leaf_hash: Of the leaf.
-        path: The proof.
+        root: Root of the tree.
+        size: Number of leaves of the tree.
+        index: Position of the leaf, from 0.
+        leaf_hash: Hash of the leaf.
+        path: The inclusion proof.
 
     Raises:
-        VerificationError: It is not, as far as the proof says.
+        VerificationError: The proof does not show that the leaf is in the tree.
     """
     if not 0 <= index < size:
         raise VerificationError(f"leaf {index} is outside of a tree of {size}")
@@ -151,17 +151,17 @@ def verify_inclusion(
 
 
 def consistency_proof(leaves: Sequence[bytes], first: int) -> list[bytes]:
-    """Return the proof that a tree begins with its first leaves (2.1.4.1).
+    """Return the proof that a tree begins with the leaves of a smaller one (2.1.4.1).
 
     Args:
         leaves: Hashes of all leaves.
-        first: How many the smaller tree has.
+        first: Number of leaves of the smaller tree.
 
     Returns:
-        Hashes; none where one of the trees is empty, or they are the same.
+        The hashes; empty where one of the trees is empty, or both are equal.
 
     Raises:
-        IndexError: The smaller tree is the larger one.
+        IndexError: The smaller tree would be larger than the other one.
     """
     if not 0 <= first <= len(leaves):
         raise IndexError(f"no tree of {first} in one of {len(leaves)}")
@@ -173,7 +173,7 @@ def consistency_proof(leaves: Sequence[bytes], first: int) -> list[bytes]:
     while node & 1:
         node >>= 1
         depth += 1
-    # Where the smaller tree is complete, its root is known to whoever verifies.
+    # Where the smaller tree is complete, the verifier knows its root.
     if node:
         proof.append(tree[depth][node])
     for level in tree[depth:-1]:
@@ -190,14 +190,14 @@ def verify_consistency(
     """Check that a tree begins with the leaves of a smaller one (2.1.4.2).
 
     Args:
-        first_size: Leaves of the smaller tree.
-        first_root: Its root.
-        second_size: Leaves of the larger tree.
-        second_root: Its root.
-        proof: Of consistency.
+        first_size: Number of leaves of the smaller tree.
+        first_root: Root of the smaller tree.
+        second_size: Number of leaves of the larger tree.
+        second_root: Root of the larger tree.
+        proof: The consistency proof.
 
     Raises:
-        VerificationError: It does not, as far as the proof says.
+        VerificationError: The proof does not show it.
     """
     wrong = VerificationError(
         f"the tree of {second_size} does not begin with the tree of {first_size}"

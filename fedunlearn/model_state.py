@@ -1,7 +1,7 @@
-"""Tensors of a model that travel beside its trainable weights: buffers, frozen parts that differ.
+"""Tensors of a model that are sent besides its trainable weights: buffers, frozen parameters.
 
-They cross as float32 or float64, which hold every narrower float and every whole number up to 2^53
-exactly, and get the dtype of the model's own tensors back where they are loaded.
+They are sent as float32 or float64, which hold every narrower float and every whole number up to
+2^53 exactly, and are converted to the dtype of the model's own tensors where they are loaded.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ WIDE = (torch.float32, torch.float64)
 
 
 class ModelState(Mapping[str, Tensor]):
-    """Tensors by their names in ``state_dict``, as they cross; never changed.
+    """Immutable tensors by name in ``state_dict``, in the form in which they are sent.
 
     Attributes:
         digest: The sha256 of names, dtypes, shapes and bytes; empty where there are no tensors.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Bring tensors into the form in which they cross.
+        """Convert tensors to the form in which they are sent.
 
         Args:
-            tensors: Any; they are not copied where they have that form.
+            tensors: Any tensors; those that have this form are not copied.
 
         Raises:
-            InputError: One of them cannot cross exactly.
+            InputError: A tensor cannot be sent exactly.
         """
         self._tensors = {name: _crossing(name, (tensors or {})[name]) for name in tensors or ()}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> ModelState:
-        """Return tensors in the form in which they cross; themselves where they have it."""
+        """Return tensors in the form in which they are sent, unchanged where they have it."""
         return tensors if isinstance(tensors, ModelState) else cls(tensors)
 
     @override
@@ -69,7 +69,7 @@ class ModelState(Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """What they take on the way."""
+        """The bytes of the tensors when they are sent."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     @cached_property
@@ -110,7 +110,7 @@ class ModelState(Mapping[str, Tensor]):
 def _crossing(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout != torch.strided:
         raise InputError(
-            f"state: {name!r} is no plain tensor of real numbers, and cannot be sent to nodes"
+            f"state: {name!r} is not a plain tensor of real numbers, and cannot be sent to nodes"
         )
     plain = tensor.detach().cpu().contiguous()
     if plain.dtype in WIDE:

@@ -1,4 +1,4 @@
-"""Numbers of nodes in what is said inside, as the names that the data give them."""
+"""Replacement of node numbers in messages by the names that the data give to the nodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _NODES = re.compile(r"\b(nodes?) (\d+(?:, \d+)*)\b")
 
 
 def by_name(text: str, names: Names) -> str:
-    """Return a text of the federation's with the names of nodes in the place of their numbers.
+    """Return a message of the federation with the names of nodes in place of their numbers.
 
     Args:
-        text: In which nodes are called "node 3" or "nodes 1, 2".
-        names: Of the nodes.
+        text: A text that refers to nodes as "node 3" or "nodes 1, 2".
+        names: Names of the nodes.
 
     Returns:
-        The text; the same where numbers are the names, or are of no node.
+        The text; unchanged where the numbers are the names, or are not those of nodes.
     """
 
     def named(found: re.Match[str]) -> str:
@@ -35,18 +35,18 @@ def by_name(text: str, names: Names) -> str:
 
 @contextmanager
 def errors_by_name(names: Names) -> Iterator[None]:
-    """Let errors that leave a federation call nodes by name.
+    """Replace the numbers of nodes by their names in errors that leave the block.
 
     Yields:
         Nothing.
 
     Raises:
-        FedunlearnError: What was raised in the block.
+        FedunlearnError: The exception raised in the block.
     """
     try:
         yield
     except FedunlearnError as error:
-        # One that speaks of names already must not be read as one of numbers: a name may be one.
+        # An error that already has names must not be replaced again: a name may look like a number.
         if not isinstance(error, UnknownNameError) and not getattr(error, _BY_NAME, False):
             error.args = (by_name(str(error), names), *error.args[1:])
             setattr(error, _BY_NAME, True)

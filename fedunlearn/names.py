@@ -1,7 +1,7 @@
-"""The names that data give to nodes and classes, and the numbers that stand for them inside.
+"""The names that data give to nodes and classes, and the numbers that represent them internally.
 
-A name is a text, exactly as the data have it: ``007`` and ``7`` are two names. Inside of the
-package a node or a class is its place in the order of the names; at every border it is its name.
+A name is a text, exactly as in the data: ``007`` and ``7`` are two names. Inside the package a node
+or a class is its place in the order of the names; at every interface it is its name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def as_decimal(text: str) -> Decimal | None:
 
 
 def in_order(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return distinct texts in order: by value where all are numbers, else as texts."""
+    """Return distinct texts in order: by value where all are numbers, otherwise as texts."""
     distinct = set(texts)
     values = {text: as_decimal(text) for text in distinct}
     if any(value is None for value in values.values()):
@@ -44,7 +44,7 @@ def in_order(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a request can name a node or class so: one printable line, not too long."""
+    """Return whether a text can be a name in a request: one printable line, not too long."""
     return 0 < len(text) <= MOST_NAME and text == text.strip() and text.isprintable()
 
 
@@ -55,12 +55,12 @@ def quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of all nodes, or of all classes, by their numbers.
+    """The names of all nodes, or of all classes, by number.
 
     Attributes:
-        one: What they name, in the singular: "node" or "class".
+        one: The kind of thing that is named, in the singular: "node" or "class".
         texts: The names; the place of each is its number.
-        codes: Numbers that the data store for the names, where they store numbers; empty elsewhere.
+        codes: Numbers that the data store in place of the names; empty where they store the names.
     """
 
     one: str
@@ -69,17 +69,17 @@ class Names:
 
     @classmethod
     def numbered(cls, one: str, count: int) -> Names:
-        """Return the names of things that have none but their number: ``0``, ``1``, ..."""
+        """Return the names of things that have only a number: ``0``, ``1``, ..."""
         return cls(one, tuple(map(str, range(count))))
 
     @classmethod
     def coded(cls, one: str, texts: Iterable[str]) -> Names:
-        """Return names whose numbers the data store themselves, and users may know them by."""
+        """Return names that the data store as numbers, which users may also use."""
         found = tuple(texts)
         return cls(one, found, tuple(map(str, range(len(found)))))
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of names."""
         return len(self.texts)
 
     def __iter__(self) -> Iterator[str]:
@@ -92,24 +92,24 @@ class Names:
 
     @property
     def several(self) -> str:
-        """What they name, in the plural."""
+        """The kind of thing that is named, in the plural."""
         return "classes" if self.one == "class" else f"{self.one}s"
 
     def number(self, name: Name, key: str) -> int:
         """Return the number of a name.
 
-        A text of the data comes first. A number that is no such text stands for the only text of
-        that value, as 1 for ``1.0``.
+        A text that equals a name in the data takes precedence. A number that equals none refers to
+        the only name of that value, as 1 to ``1.0``.
 
         Args:
-            name: As a user gives it.
-            key: Where the user gives it, for the error.
+            name: The name that a user gives.
+            key: Place where the user gives it, for the error.
 
         Returns:
-            Its place.
+            The number of the name.
 
         Raises:
-            UnknownNameError: There is no such name, or there are several of that value.
+            UnknownNameError: There is no such name, or there are several with that value.
         """
         text = name if isinstance(name, str) else repr(name)
         if text in self.texts:
@@ -124,22 +124,22 @@ class Names:
                 )
             if same:
                 return same[0]
-        # Where names are numbers, a code could be meant as the name of another.
+        # Where names are numbers, a code could be confused with the name of another.
         if text in self.codes and not any(as_decimal(own) is not None for own in self.texts):
             return self.codes.index(text)
         raise UnknownNameError(f"{key}: {self.one} {self.said(text)} does not exist; {self.listed}")
 
     def place(self, name: str) -> int:
-        """Return the number of a name that the data must have, to the letter.
+        """Return the number of a name that must be exactly as in the data.
 
         Args:
-            name: As a request gives it.
+            name: The name that a request gives.
 
         Returns:
-            Its place.
+            The number of the name.
 
         Raises:
-            UnknownNameError: The data do not have it.
+            UnknownNameError: The data have no such name.
         """
         if name in self.texts:
             return self.texts.index(name)
@@ -147,14 +147,14 @@ class Names:
 
     @property
     def listed(self) -> str:
-        """Which names there are, as the end of a message."""
+        """The list of names, as the end of a message."""
         if self.texts == tuple(map(str, range(len(self.texts)))):
             return f"{self.several} are 0 to {len(self.texts) - 1}"
         more = ", ..." if len(self.texts) > LISTED else ""
         return f"{self.several} are {', '.join(map(quoted, self.texts[:LISTED]))}{more}"
 
     def said(self, text: str) -> str:
-        """Return an unknown name for a message, with the name that is most like it."""
+        """Return an unknown name for a message, with the most similar known name."""
         if as_decimal(text) is not None:
             return text
         close = difflib.get_close_matches(text, self.texts, n=1)
@@ -162,13 +162,13 @@ class Names:
 
 
 def listed(one: str, names: Iterable[str]) -> str:
-    """Return names after the word for what they name, as ``nodes 1, 2`` or ``class cat``."""
+    """Return names after the word for their kind, as ``nodes 1, 2`` or ``class cat``."""
     found = list(names)
     several = "classes" if one == "class" else f"{one}s"
     return f"{one if len(found) == 1 else several} {', '.join(found)}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the known word that is most like one that is unknown."""
+    """Return a hint at the known word that is most similar to an unknown one."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,8 +1,8 @@
-"""The network that nodes compute on: built the same way everywhere, and described for comparison.
+"""The network on which nodes compute: built in the same way everywhere, and described.
 
-Trainable parameters travel. All else, layers, frozen parameters and buffers, is what a node's own
-call of the Task's ``model`` makes of it, and must be the same on every node, unless the server has
-trained values of it to send; see ``travelling.py``.
+Trainable parameters are sent. The rest, layers, frozen parameters and buffers, results from each
+node's own call of the Task's ``model``, and must be the same on every node, unless the server has
+trained values of it to send; see ``state_transfer.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedunlearn.errors import FedunlearnError, ModelDiffersError, OwnCodeError, TaskError
 from fedunlearn.parameters import seeded
 
-# Under which every model is built. Weights do not depend on it: the server sends them.
+# Seed under which every model is built. Weights do not depend on it, since the server sends them.
 BUILD_SEED = 0
 PART_BYTES = 8
 MEAN, VAR = "running_mean", "running_var"
@@ -29,19 +29,19 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class NetworkDigest:
-    """What of a network must be the same on every node.
+    """Digests of the parts of a network that must be the same on every node.
 
     Attributes:
-        parts: A short digest of each part, by what messages call it: a layer (its class and
-            settings), a trainable parameter (shape and dtype), a frozen parameter or a buffer
-            (numbers too).
+        parts: A short digest of each part, by its name in messages: a layer (class and settings), a
+            trainable parameter (shape and dtype), a frozen parameter or a buffer (also its
+            numbers).
     """
 
     parts: Mapping[str, bytes]
 
     @classmethod
     def of(cls, model: nn.Module) -> NetworkDigest:
-        """Describe a model, buffers that are not saved included."""
+        """Describe a model, including buffers that are not saved."""
         parts: dict[str, bytes] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             settings = module.extra_repr() if type(module).__module__.startswith("torch.") else ""
@@ -57,7 +57,7 @@ class NetworkDigest:
         return cls(parts)
 
     def without(self, tensors: Collection[str]) -> NetworkDigest:
-        """Return it without the numbers of some frozen parameters and buffers."""
+        """Return the digest without the numbers of some frozen parameters and buffers."""
         left_out = {words for name in tensors for words in fixed_parts(name)}
         return NetworkDigest({n: part for n, part in self.parts.items() if n not in left_out})
 
@@ -70,9 +70,10 @@ class NetworkDigest:
         return named.digest()
 
     def difference(self, other: NetworkDigest) -> str | None:
-        """Return what differs, as words for a message; None where nothing does.
+        """Return a description of the first difference, for a message; None where there is none.
 
-        Numbers of frozen parameters and buffers come last: where a layer differs, so do these.
+        Numbers of frozen parameters and buffers come last, because they differ wherever a layer
+        does.
         """
         for name, part in self.parts.items():
             if name not in other.parts:
@@ -89,13 +90,13 @@ class NetworkDigest:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the trainable parameters, in the order in which they lie in the weights (d,)."""
+        """Names of the trainable parameters, in their order in the weights (d,)."""
         start = "parameter "
         return tuple(name[len(start) + 1 : -1] for name in self.parts if name.startswith(start))
 
 
 def fixed_parts(name: str) -> tuple[str, str]:
-    """Return what parts are called that hold the numbers of a tensor that is not trained."""
+    """Return the names of the parts that hold the numbers of a tensor that is not trained."""
     return f"frozen parameter {name!r}", f"buffer {name!r}"
 
 
@@ -105,13 +106,13 @@ def tensor_digest(tensor: Tensor) -> bytes:
 
 
 def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what belongs to a model and is not trained: frozen parameters, buffers that are saved.
+    """Return the untrained tensors of a model: frozen parameters, and buffers that are saved.
 
     Args:
-        model: As it was built.
+        model: The model, as it was built.
 
     Returns:
-        By the names of ``model.state_dict()``.
+        The tensors by name in ``model.state_dict()``.
     """
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     names = {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
@@ -123,19 +124,19 @@ def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def build_model(make: Callable[[], nn.Module], *, seed: int = BUILD_SEED) -> nn.Module:
-    """Build a model as every node does, and leave the random generators as they were.
+    """Build a model as every node does, without changing the state of random generators.
 
     Args:
-        make: The Task's ``model``.
-        seed: Of the generators of torch, NumPy and Python.
+        make: The function ``model`` of the Task.
+        seed: Seed of the generators of torch, NumPy and Python.
 
     Returns:
         The model.
 
     Raises:
-        TaskError: It makes something else.
-        FedunlearnError: Of the Task's code, as it is.
-        OwnCodeError: It fails.
+        TaskError: The function returns something else.
+        FedunlearnError: The Task's code raised it.
+        OwnCodeError: The Task's code raised another exception.
     """
     with seeded(seed):
         try:
@@ -152,13 +153,13 @@ def build_model(make: Callable[[], nn.Module], *, seed: int = BUILD_SEED) -> nn.
 
 
 def running_statistics(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the normalisation layers whose running mean and variance are among some tensors.
+    """Return the normalisation layers whose running mean and variance are among the tensors.
 
     Args:
-        tensors: By their names in ``state_dict``.
+        tensors: The tensors, by name in ``state_dict``.
 
     Returns:
-        By the layer's name, ascending: how many channels it has.
+        The number of channels, by the name of the layer, ascending.
     """
     layers = [name.removesuffix(MEAN) for name in tensors if f".{name}".endswith(f".{MEAN}")]
     return {name: tensors[name + MEAN].numel() for name in sorted(layers) if name + VAR in tensors}
@@ -167,17 +168,18 @@ def running_statistics(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 def require_one_network(
     make: Callable[[], nn.Module], model: nn.Module, *, sent: Collection[str] = ()
 ) -> None:
-    """Refuse a model of which a part that does not travel is drawn when it is built.
+    """Check that no part of a model that is not sent is drawn at random when it is built.
 
-    Whoever builds it elsewhere, under another seed or under none, has another network.
+    A build elsewhere, under another seed or none, would give another network.
 
     Args:
-        make: The Task's ``model``.
-        model: As it was built.
-        sent: Names in ``state_dict`` of tensors that the server sends: these may be drawn.
+        make: The function ``model`` of the Task.
+        model: The model, as it was built.
+        sent: Names in ``state_dict`` of tensors that the server sends, which may be drawn at
+            random.
 
     Raises:
-        ModelDiffersError: Naming the part.
+        ModelDiffersError: A part is drawn at random; the message names it.
     """
     again = NetworkDigest.of(build_model(make, seed=BUILD_SEED + 1)).without(sent)
     differs = NetworkDigest.of(model).without(sent).difference(again)

@@ -1,4 +1,4 @@
-"""A model's trainable parameters as one flat vector, and the digest that names it."""
+"""A model's trainable parameters as one flat vector, and the digest that identifies it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedunlearn.vectors import not_finite
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Where each trainable tensor of a model lies in the flat vector (d,).
+    """The position of each trainable tensor of a model in the flat vector (d,).
 
     Only parameters that require a gradient count; buffers and frozen parameters stay with the
     model. The order is that of ``model.named_parameters()``. The tensors may differ in dtype and
@@ -71,13 +71,14 @@ class ParameterLayout:
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its inputs: the device of its first tensor."""
+        """The device of the model's first tensor, on which the model takes its inputs."""
         return self.devices[0]
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the parts of a vector (d,) as the tensors, by name.
 
-        Views of the vector where dtype and device agree, differentiable copies elsewhere.
+        The tensors are views of the vector where dtype and device agree, otherwise differentiable
+        copies.
 
         Raises:
             TaskError: The vector is of another length.
@@ -109,17 +110,17 @@ def flatten(model: nn.Module) -> Tensor:
 
 
 def flatten_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
-    """Return the trainable parameters of a state_dict as a vector (d,), by their names.
+    """Return the trainable parameters of a state_dict as a vector (d,), matched by name.
 
     Args:
-        model: Whose order and names count; its own numbers are not used.
-        state: As ``model.state_dict()`` returns it; its order does not count.
+        model: The model, which determines order and names; its own numbers are not used.
+        state: A state_dict of the model, in any order.
 
     Returns:
         The vector, in main memory.
 
     Raises:
-        TaskError: It is of another model; the first tensor that differs is named.
+        TaskError: The state_dict is of another model; the first tensor that differs is named.
     """
     layout = ParameterLayout.of(model)
     alike = _names_of(model)
@@ -147,7 +148,7 @@ def flatten_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _names_of(model: nn.Module) -> dict[str, list[str]]:
-    """Return all names of each trainable parameter, by the first: tied ones have several."""
+    """Return all names of each trainable parameter, by its first; tied parameters have several."""
     first = {id(p): name for name, p in trainable(model).items()}
     names: dict[str, list[str]] = {name: [name] for name in first.values()}
     for name, p in model.named_parameters(remove_duplicate=False):
@@ -157,7 +158,7 @@ def _names_of(model: nn.Module) -> dict[str, list[str]]:
 
 
 def initial_weights(make_model: Callable[[], nn.Module], seed: int) -> Tensor:
-    """Make a model under a seed and return its weights (d,); generators are left as they were."""
+    """Return the weights (d,) of a model made under a seed, and restore the generators."""
     with seeded(seed):
         return flatten(make_model())
 
@@ -168,20 +169,19 @@ GENERATORS = threading.RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the random generators of torch, NumPy and Python for a block, and put them back.
+    """Seed the random generators of torch, NumPy and Python for a block, then restore them.
 
-    Other threads that would seed them wait, so that nodes in threads of one process build the same
-    model.
+    Other threads that seed them wait, so that nodes in threads of one process build the same model.
 
     Args:
-        seed: Not negative.
+        seed: The seed, at least 0.
 
     Yields:
         Nothing.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with GENERATORS:
-        kept, kept_python = np.random.get_state(), random.getstate()
+        numpy_state, python_state = np.random.get_state(), random.getstate()
         try:
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
@@ -189,8 +189,8 @@ def seeded(seed: int) -> Iterator[None]:
                 random.seed(seed)
                 yield
         finally:
-            np.random.set_state(kept)
-            random.setstate(kept_python)
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def load(model: nn.Module, vector: Tensor) -> None:
@@ -212,10 +212,11 @@ def digest(vector: Tensor) -> bytes:
 def require_finite(
     vector: Tensor, what: str, remedy: str = "lower the learning rate, or load a model that trained"
 ) -> None:
-    """Refuse a tensor with NaN or infinity.
+    """Check that a tensor has neither NaN nor infinity.
 
     Raises:
-        NonFiniteError: Naming ``what``, how many entries are not finite, and the remedy.
+        NonFiniteError: Some entries are not finite; the message names ``what``, their number and
+            the remedy.
     """
     bad = not_finite(vector)
     if bad:

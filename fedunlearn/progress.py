@@ -1,4 +1,4 @@
-"""What long work reports while it runs. Silent unless someone listens."""
+"""Progress reports of long work, which are silent by default."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A listener to nested pieces of work, each with a number of steps."""
+    """A display of nested pieces of work, each with a number of steps."""
 
     def advance(self) -> None:
-        """One step of the innermost piece is done."""
+        """Count one step of the innermost piece as done."""
         ...
 
     @contextmanager
     def piece(self, label: str, steps: int) -> Iterator[None]:
-        """A piece of work begins, and ends with the block."""
+        """Begin a piece of work that ends with the block."""
         ...
 
 
 class Silent:
-    """Listens to nothing."""
+    """A display that shows nothing."""
 
     def advance(self) -> None:
         """See Progress."""

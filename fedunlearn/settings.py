@@ -1,4 +1,4 @@
-"""What all settings are: frozen, with defaults and bounds; and those of training."""
+"""The base of all settings, frozen, with defaults and bounds; and the settings of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _kebab(name: str) -> str:
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, kebab-case in files, unknown keys refused."""
+    """Base of all settings, which are frozen, in kebab case in files, and reject unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -31,13 +31,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, strict=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=False)]
 Share = Annotated[float, Field(gt=0, le=1, strict=False)]
-# As the data name nodes and classes: a text, or a number that stands for one.
+# A name of a node or class as in the data: a text, or a number that represents one.
 OneName = Annotated[str, Field(min_length=1)] | int | float
 SeveralNames = Annotated[tuple[OneName, ...], Field(strict=False, min_length=1)]
 
 
 class TrainingSettings(Settings):
-    """Federated averaging: what the server and the nodes do until the model is trained."""
+    """Settings of federated averaging."""
 
     rounds: Annotated[int, Field(gt=0)] = 60
     local_epochs: Annotated[int, Field(gt=0)] = 2
@@ -48,12 +48,12 @@ class TrainingSettings(Settings):
     seed: Seed = 1
 
     def horizon(self, examples: Iterable[int]) -> float:
-        """Return how far gradient flow goes in the time of training: the sum of the step sizes.
+        """Return the time of gradient flow that equals training: the sum of the step sizes.
 
-        A node takes one step a batch; nodes weigh as federated averaging weighs them.
+        A node takes one step per batch; nodes are weighted as in federated averaging.
 
         Args:
-            examples: How many each node holds.
+            examples: Number of examples of each node.
         """
         sizes = list(examples)
         steps = sum(size * math.ceil(size / self.batch_size) for size in sizes) / sum(sizes)

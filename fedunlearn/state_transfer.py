@@ -1,4 +1,4 @@
-"""What of a trained model travels to the nodes, and what they must have already."""
+"""The part of a trained model that is sent to nodes, and the part that they must have."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ AGAIN = "modules_to_save"
 
 @dataclass(frozen=True)
 class TransferredState:
-    """What of a trained model the server sends.
+    """The part of a trained model that the server sends.
 
     Attributes:
-        weights: Its trainable parameters, shape (d,).
-        state: Trained values of tensors that are not trainable parameters, of which some node has
-            others.
+        weights: The trainable parameters, shape (d,).
+        state: Trained values of tensors that are not trainable parameters and that differ on some
+            node.
     """
 
     weights: Tensor
@@ -45,20 +45,20 @@ def state_to_transfer(
     trained: Mapping[str, Tensor],
     nodes: Mapping[int, NetworkDigest | None],
 ) -> TransferredState:
-    """Decide what is sent of a trained model, and refuse nodes that would compute on another one.
+    """Decide what is sent of a trained model, and reject nodes with another network.
 
-    Trainable parameters are sent. What else the server has trained values of is sent where the
-    value of some node is another: BatchNorm's statistics, for example. What it has no values of
-    must be the same on every node, as on the server.
+    Trainable parameters are always sent. Other tensors with trained values on the server are sent
+    where some node has another value, as BatchNorm's statistics. Tensors without trained values
+    must be the same on every node as on the server.
 
     Args:
-        model: As the server builds it, in the mode in which nodes differentiate theirs.
-        trained: Trained values by their names in ``state_dict``: all of them, or, for adapters
-            on a frozen model, those of ``peft.get_peft_model_state_dict``.
-        nodes: What each node says of the model that it built; None where it does not say.
+        model: The model as the server builds it, in the mode in which nodes differentiate theirs.
+        trained: Trained values by name in ``state_dict``: all of them, or, for adapters on a frozen
+            model, those of ``peft.get_peft_model_state_dict``.
+        nodes: The digest that each node reports of its model; None where it reports none.
 
     Returns:
-        What to send.
+        The weights and the state to be sent.
 
     Raises:
         ModelDiffersError: A node has another layer, parameter, frozen parameter or buffer.
@@ -77,14 +77,16 @@ def state_to_transfer(
         for words in fixed_parts(name):
             if words in own.parts:
                 own = NetworkDigest({**own.parts, words: tensor_digest(value)})
-    said = {n: None if one is None else one.without(counters) for n, one in sorted(nodes.items())}
-    _require_same(own, said, fixed)
+    reported = {
+        n: None if one is None else one.without(counters) for n, one in sorted(nodes.items())
+    }
+    _require_same(own, reported, fixed)
     differs = {
         name
         for name in fixed
-        if name not in counters and any(_differs(own, one, name) for one in said.values())
+        if name not in counters and any(_differs(own, one, name) for one in reported.values())
     }
-    for name in running_statistics(fixed):  # a mean without its variance belongs to nothing
+    for name in running_statistics(fixed):  # mean and variance are sent together
         if differs & {name + MEAN, name + VAR}:
             differs |= {name + MEAN, name + VAR}
     return TransferredState(weights, ModelState({n: v for n, v in fixed.items() if n in differs}))
@@ -99,7 +101,7 @@ def by_own_names(model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, T
 
     Args:
         model: The model.
-        trained: Trained values; a name that stands for none or several stays as it is.
+        trained: Trained values. A name that matches no parameter or several is not changed.
     """
     own = model.state_dict()
     shortened: dict[str, list[str]] = {}
@@ -114,7 +116,7 @@ def by_own_names(model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, T
 
 
 def _shortened(name: str) -> set[str]:
-    """Return a parameter's names without an adapter's name."""
+    """Return the short names of a parameter, without the adapter's name."""
     parts = name.split(".")
     short = set()
     for place in range(1, len(parts)):
@@ -141,13 +143,13 @@ def _differs(own: NetworkDigest, other: NetworkDigest | None, name: str) -> bool
 
 
 def _require_same(
-    own: NetworkDigest, said: Mapping[int, NetworkDigest | None], fixed: Mapping[str, Tensor]
+    own: NetworkDigest, reported: Mapping[int, NetworkDigest | None], fixed: Mapping[str, Tensor]
 ) -> None:
-    """Refuse nodes whose network is another but for tensors that the server has values of."""
+    """Check that networks differ only in tensors of which the server has values."""
     rest = own.without(fixed)
     differs = {
         node: difference
-        for node, one in said.items()
+        for node, one in reported.items()
         if one is not None and (difference := rest.difference(one.without(fixed)))
     }
     if not differs:

@@ -1,4 +1,4 @@
-"""Texts as token ids: hashed, so that every node gets the same ids without seeing others' words."""
+"""Texts as hashed token ids, so that every node gets the same ids without a shared vocabulary."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int64]
 
 PADDING = 0
-# Ids, with padding. Of news, the commonest 4,000 words are 85 % of what is written; embeddings of
-# more would be most of a model and of every vector that is sent.
+# Number of ids, including padding. In news, the most frequent 4,000 words make up 85 % of the text;
+# embeddings of more would dominate the model and every vector that is sent.
 VOCABULARY = 4096
-# Of AG News, 98 % of titles with descriptions end before. The rest of a longer text is dropped.
+# Number of words that are used. Of AG News, 98 % of titles with descriptions are shorter.
 LENGTH = 64
 
 
@@ -23,16 +23,16 @@ def joined(columns: Sequence[Sequence[str]]) -> list[str]:
 
 
 def token_ids(texts: Sequence[str]) -> Tokens:
-    """Turn texts into ids of their words.
+    """Convert texts to the ids of their words.
 
     Words of two letters or more, in lower case, are hashed by MurmurHash3: feature hashing
     (Weinberger et al. 2009) with scikit-learn's reading of words and its hash function.
 
     Args:
-        texts: One an example.
+        texts: One text per example.
 
     Returns:
-        (n, LENGTH): ids from 1 to VOCABULARY - 1 in the order of the words, then ``PADDING``.
+        The ids (n, LENGTH): from 1 to VOCABULARY - 1 in the order of the words, then ``PADDING``.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.utils import murmurhash3_32

@@ -1,4 +1,4 @@
-"""TOML files, as editors and people leave them."""
+"""TOML files, as editors and people write them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def read_toml(path: Path, error: type[InputError], what: str = "") -> dict[str, 
 
     Args:
         path: The file.
-        error: What is raised where it cannot be read.
-        what: Stands before the path in messages.
+        error: Class of the exception that is raised where the file cannot be read.
+        what: Words that precede the path in messages.
 
     Returns:
-        Its tables.
+        The tables of the file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: It cannot be read, or is no TOML; of the class that was asked for.
+        InputError: The file cannot be read, or is not TOML; of the class ``error``.
     """
     named = f"{what} {path}" if what else str(path)
     try:
@@ -33,5 +33,5 @@ def read_toml(path: Path, error: type[InputError], what: str = "") -> dict[str, 
         raise error(f"{named} cannot be read: {failure.strerror}") from None
     except RecursionError:
         raise error(f"{named} is not valid TOML: it is nested too deeply") from None
-    except ValueError as failure:  # TOML that is none, or no UTF-8
+    except ValueError as failure:  # the file is not TOML, or not UTF-8
         raise error(f"{named} is not valid TOML: {failure}") from None

@@ -1,4 +1,4 @@
-"""Tensors in nested tuples, lists and dictionaries, as batches of examples are."""
+"""Tensors in nested tuples, lists and dictionaries, such as batches of examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
     Args:
         function: Maps a tensor to a tensor.
-        tree: Left as it is; what is no tensor is taken over.
+        tree: The tree, which is not changed; values that are not tensors are copied to the result.
 
     Returns:
         A tree of the same structure. Mappings of other classes become dictionaries.
@@ -35,7 +35,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
 
 def tensors_of(tree: Tree) -> Iterator[Tensor]:
-    """Yield the tensors of a tree, in its order."""
+    """Yield the tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -47,7 +47,7 @@ def tensors_of(tree: Tree) -> Iterator[Tensor]:
 
 
 def has_rows(tree: Tree, count: int) -> bool:
-    """Return whether all that a tree holds is tensors of shape (count, ...)."""
+    """Return whether all values of a tree are tensors of shape (count, ...)."""
     if isinstance(tree, Tensor):
         return tree.ndim > 0 and len(tree) == count
     if isinstance(tree, Mapping):
@@ -58,7 +58,7 @@ def has_rows(tree: Tree, count: int) -> bool:
 
 
 def described(tree: Tree) -> str:
-    """Describe a tree by shapes and dtypes, without a number of it."""
+    """Return a description of a tree by shapes and dtypes, without any of its numbers."""
     if isinstance(tree, Tensor):
         return f"shape {tuple(tree.shape)}, {str(tree.dtype).removeprefix('torch.')}"
     if isinstance(tree, Mapping):
@@ -69,7 +69,7 @@ def described(tree: Tree) -> str:
 
 
 def extent(tree: Tree) -> int:
-    """Return how many numbers, characters and bytes a tree holds: the measure of its length."""
+    """Return the number of numbers, characters and bytes in a tree, as a measure of its length."""
     if isinstance(tree, Tensor):
         return tree.numel()
     if isinstance(tree, np.ndarray):
@@ -89,7 +89,7 @@ def paired_records(inputs: Tensor, targets: Tensor) -> Iterator[bytes]:
     """Return the bytes of each example of two tensors (n, ...).
 
     Yields:
-        Dtype and shape of input and target, then their little-endian bytes.
+        The dtype and shape of input and target, then their little-endian bytes.
     """
     for example, target in zip(inputs.contiguous(), targets.contiguous(), strict=True):
         yield _pair(example, target)
@@ -102,8 +102,8 @@ def encoded(item: Tree) -> bytes | None:
         item: Tensors, arrays, images, numbers and text in nested tuples, lists and dictionaries.
 
     Returns:
-        The same for the same item, and another for another; a pair of tensors as
-        ``paired_records`` has it. None where the item holds something else.
+        Bytes that are equal for equal items only; for a pair of tensors, the bytes of
+        ``paired_records``. None where the item holds something else.
     """
     if isinstance(item, tuple) and len(item) == 2 and all(isinstance(p, Tensor) for p in item):
         return _pair(*item)
@@ -124,7 +124,7 @@ def _numbers(tensor: Tensor) -> bytes:
 
 
 def _encode(item: Tree, parts: list[bytes]) -> bool:
-    """Append an item's encoding; every part says its own length, so that none runs into another."""
+    """Append an item's encoding, in which every part states its own length."""
 
     def add(kind: str, content: bytes) -> bool:
         parts.append(f"{kind}:{len(content)}\0".encode() + content)

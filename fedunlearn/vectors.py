@@ -1,4 +1,4 @@
-"""Sums over long vectors, in float64 and a piece at a time: no copy in double precision is held."""
+"""Sums over long vectors, in float64 and in pieces, without a copy in double precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def accumulate(total: Tensor, values: Tensor) -> None:
 
 
 def not_finite(values: Tensor) -> int:
-    """Return how many entries of a tensor are NaN or infinite."""
+    """Return the number of entries of a tensor that are NaN or infinite."""
     return sum(int((~torch.isfinite(piece)).sum()) for piece in values.reshape(-1).split(PIECE))
 
 

@@ -29,7 +29,8 @@ def plant(split: Split, settings: DataSettings) -> Split:
 
     Args:
         split: Images; not changed.
-        settings: Whose ``backdoor`` says where and what, and whose seed draws the images.
+        settings: Settings of the data: ``backdoor`` says what is planted where, ``seed`` draws the
+            images.
 
     Returns:
         The split with the backdoor; the same where none is asked for.
@@ -64,7 +65,7 @@ def backdoor_test(split: Split, backdoor: BackdoorSettings) -> Tensor:
 
     Args:
         split: With or without the backdoor: its test images never have the trigger.
-        backdoor: Whose target class counts.
+        backdoor: Settings of the backdoor, of which the target class is used.
 
     Returns:
         The test images that are not of the target class, with the trigger: (t, channels, height,

@@ -60,8 +60,8 @@ def numbers_in(
 
     Args:
         table: All rows.
-        name: Of the column.
-        key: Of the scenario, for errors.
+        name: Name of the column.
+        key: Key of the scenario, for error messages.
         words: Whether the user says that the column holds words.
 
     Returns:
@@ -101,8 +101,8 @@ def require_no_marker(table: Table, name: str, key: str, *, words: bool = False)
 
     Args:
         table: All rows.
-        name: Of the column.
-        key: Of the scenario, for errors.
+        name: Name of the column.
+        key: Key of the scenario, for error messages.
         words: Whether the user says that all its texts are names.
 
     Raises:

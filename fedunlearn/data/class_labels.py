@@ -44,7 +44,7 @@ def label_column(label: str, table: Table) -> str:
         Its name.
 
     Raises:
-        ScenarioError: It is neither.
+        ScenarioError: The label is neither a column nor a comparison on one.
     """
     if label in table.columns:
         return label

@@ -15,7 +15,7 @@ def hold_out(groups: Indices, seed: int) -> tuple[Indices, Indices]:
 
     Args:
         groups: The group of each example, (n,); one group for all where they do not matter.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         Indices for training and for testing, in the order drawn.
@@ -34,7 +34,7 @@ def at_most(limit: int, groups: Indices, seed: int) -> Indices:
     Args:
         limit: How many, at least one a group.
         groups: The group of each example, (n,).
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         Their indices, ascending; all where there are no more.

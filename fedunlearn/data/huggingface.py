@@ -35,7 +35,7 @@ def read_dataset(settings: DataSettings) -> ScenarioData:
     """Read the splits ``train`` and ``test`` of a data set; without the latter, a part is held out.
 
     Args:
-        settings: Of a data set on the hub or in a folder.
+        settings: Settings of a data set on the hub or in a folder.
 
     Returns:
         Its examples, with the nodes of a natural partition.

@@ -35,7 +35,7 @@ def dirichlet(labels: NDArray[np.int64], nodes: int, alpha: float, seed: int) ->
         labels: (n,).
         nodes: How many.
         alpha: Concentration: small means that few nodes hold a label.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         The indices of each node, ascending.
@@ -75,14 +75,14 @@ def pathological(
     """Let every node hold a few classes (McMahan et al. 2017, in the form of Li et al. 2022).
 
     Of K classes node i gets number i mod K; where there are fewer nodes than classes, those that
-    nobody got follow in the same order; the rest of a node's classes are drawn. The examples of a
+    no node got follow in the same order; the rest of a node's classes are drawn. The examples of a
     class are dealt out in equal shares over the nodes that have it.
 
     Args:
         labels: (n,).
         nodes: How many.
         classes_per_node: Classes on each.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The indices of each node, ascending.
@@ -100,7 +100,7 @@ def pathological(
     if nodes * classes_per_node < len(values):
         raise ScenarioError(
             f"data.classes-per-node: {classes_per_node} on {nodes} nodes leaves some of "
-            f"{len(values)} classes to nobody; raise it or data.nodes"
+            f"{len(values)} classes without a node; raise it or data.nodes"
         )
     generator = np.random.default_rng(seed)
     holders: list[list[int]] = [[] for _ in values]

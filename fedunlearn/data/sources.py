@@ -95,7 +95,7 @@ def resolve_path(settings: DataSettings, folder: Path) -> DataSettings:
     A folder that is there comes before a data set of that name on the hub.
 
     Args:
-        settings: As the scenario gives them.
+        settings: Settings as the scenario gives them.
         folder: Where the scenario lies.
 
     Returns:
@@ -119,14 +119,14 @@ def locate(path: Path, folder: Path) -> Path:
     """Find a path of a scenario: under ``FEDUNLEARN_DATA``, else beside the scenario.
 
     Args:
-        path: As the scenario gives it.
+        path: Path as the scenario gives it.
         folder: Where the scenario lies.
 
     Returns:
         The first place where it exists.
 
     Raises:
-        ScenarioError: It is nowhere.
+        ScenarioError: The path does not exist in any of these folders.
     """
     roots = [Path(os.environ["FEDUNLEARN_DATA"])] if "FEDUNLEARN_DATA" in os.environ else []
     candidates = [path] if path.is_absolute() else [root / path for root in (*roots, folder)]

@@ -26,7 +26,7 @@ class Table:
     Attributes:
         columns: The cells of each column, from the first row to the last; a missing one is empty.
         length: Number of rows.
-        lines: In which line of the file each row ends; None where the rows are of no text file.
+        lines: Line of the file in which each row ends; None for rows that are not of a text file.
     """
 
     columns: Mapping[str, Sequence[str]]
@@ -37,7 +37,7 @@ class Table:
         """Return the cells of a column.
 
         Args:
-            name: Of the column.
+            name: Name of the column.
             key: The scenario's key that names it, for the error.
 
         Returns:
@@ -76,7 +76,7 @@ def read_table(path: Path) -> Table:
         Its cells, without the blanks around them.
 
     Raises:
-        ScenarioError: It is not such a file.
+        ScenarioError: The file is not a table of this form.
     """
     rows = _rows(_read(path), path)
     if not rows:

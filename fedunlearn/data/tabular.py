@@ -24,7 +24,7 @@ def read_csv(settings: DataSettings) -> ScenarioData:
     """Read a csv; every group of a natural partition keeps examples to train on.
 
     Args:
-        settings: Of a csv.
+        settings: Settings of a csv.
 
     Returns:
         Its examples, with the nodes of a natural partition.
@@ -84,7 +84,7 @@ def limited(train: Indices, groups: Indices, settings: DataSettings) -> Indices:
 
     Args:
         train: Indices.
-        groups: Of all examples, as for ``held_out``.
+        groups: Group of each example, as for ``held_out``.
         settings: Limit and seed.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What a round is: questions, answers, cohorts, costs, and what carries them."""
+"""Rounds: questions, answers, cohorts and costs, and the transports that carry them."""

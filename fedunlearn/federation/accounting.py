@@ -1,4 +1,4 @@
-"""What a method costs: rounds, bytes, client compute, time."""
+"""The cost of a method: rounds, bytes, client compute, time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent.
+    """The cost of a piece of work.
 
     Attributes:
-        rounds: Broadcasts with their answers.
-        bytes_up: From the nodes to the server, counted at the transport.
-        bytes_down: From the server to the nodes.
-        gradient_equivalents: Client compute; 1 is one gradient over all retained examples, each
-            node over its own.
+        rounds: Number of broadcasts with their answers.
+        bytes_up: Bytes from the nodes to the server, counted at the transport.
+        bytes_down: Bytes from the server to the nodes.
+        gradient_equivalents: Client compute; 1 is one gradient over all retained examples, where
+            each node computes over its own.
         seconds: Wall time.
     """
 
@@ -30,7 +30,7 @@ class Cost:
 
 @dataclass
 class Meter:
-    """Counts while rounds run. Transports count rounds and bytes, callers count compute."""
+    """Counters of running rounds. Transports count rounds and bytes, callers count compute."""
 
     rounds: int = 0
     bytes_up: int = 0
@@ -40,11 +40,11 @@ class Meter:
     ended: float | None = None
 
     def stopped(self) -> Meter:
-        """Stop the clock."""
+        """Return a copy whose clock has stopped."""
         return replace(self, ended=time.perf_counter())
 
     def __add__(self, other: Meter) -> Meter:
-        """Add up what two stopped meters counted."""
+        """Return the sum of the counts of two stopped meters."""
         assert self.ended is not None and other.ended is not None
         return Meter(
             rounds=self.rounds + other.rounds,
@@ -56,7 +56,7 @@ class Meter:
         )
 
     def cost(self, retained_examples: int) -> Cost:
-        """Return what was spent so far, in gradient equivalents of so many examples."""
+        """Return the cost so far, in gradient equivalents of this number of examples."""
         ended = time.perf_counter() if self.ended is None else self.ended
         return Cost(
             rounds=self.rounds,
@@ -71,12 +71,12 @@ class MeterStack:
     """Meters that run at the same time, the inner ones as parts of the outer ones."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without a meter."""
         self._running: list[Meter] = []
 
     @contextmanager
     def measure(self) -> Iterator[Meter]:
-        """Count all that happens inside the block."""
+        """Count all work inside the block."""
         meter = Meter()
         self._running.append(meter)
         try:
@@ -90,7 +90,7 @@ class MeterStack:
             meter.rounds += 1
 
     def count_bytes(self, *, up: int = 0, down: int = 0) -> None:
-        """Count payload."""
+        """Count bytes of payload."""
         for meter in self._running:
             meter.bytes_up += up
             meter.bytes_down += down

@@ -1,4 +1,4 @@
-"""The nodes of one job, pinned together with what each of them holds."""
+"""The nodes of one job, pinned together with the number of examples of each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedunlearn.vectors import not_finite
 
 
 class Cohort:
-    """Who answers a job. Fixed by the first round that all nodes answered; never renormalised.
+    """The nodes that answer a job, fixed by the first complete round and never renormalised.
 
-    An operator whose nodes or counts change between two products is two operators, and no Krylov
-    basis belongs to both.
+    If nodes or counts change between two products, the operator changes, and no Krylov basis
+    belongs to both operators.
     """
 
     def __init__(self, nodes: Iterable[int]) -> None:
-        """Name the nodes; what they hold is learned from their first answers."""
+        """Set the nodes; their numbers of examples are learned from their first answers."""
         self.nodes = tuple(sorted(nodes))
         self._counts: dict[int, dict[Part, int]] = {}
 
@@ -29,25 +29,25 @@ class Cohort:
         return tuple(node for node in self.nodes if self._counts[node][part])
 
     def examples(self, part: Part) -> int:
-        """Return how many examples of a part the cohort holds."""
+        """Return the number of examples of a part in the cohort."""
         return sum(counts[part] for counts in self._counts.values())
 
     @property
     def counts(self) -> Mapping[int, Mapping[Part, int]]:
-        """What each node holds that has answered so far."""
+        """The number of examples per part of each node that has answered so far."""
         return dict(self._counts)
 
     def restore(self, counts: Mapping[int, Mapping[Part, int]]) -> None:
-        """Pin what nodes held in rounds that are not asked again."""
+        """Pin the counts of nodes from rounds that are not run again."""
         self._counts.update({node: dict(of_part) for node, of_part in counts.items()})
 
     def admit(self, question: Question, answer: Answer) -> None:
         """Check that an answer belongs to a question and to this cohort, and pin its counts.
 
         Raises:
-            BadAnswerError: Another job, round, model or basis; a wrong shape; NaN; a part that is
-                missing or was not asked for; labels that do not ascend or were not asked for; or
-                counts that have changed.
+            BadAnswerError: The answer has another job, round, model or basis; a wrong shape; NaN; a
+                part that is missing or was not requested; labels that do not ascend or were not
+                requested; or counts that have changed.
         """
         who, blamed = f"node {answer.node}", (answer.node,)
         if answer.node not in self.nodes:
@@ -96,10 +96,10 @@ class Cohort:
 def require_shape(
     question: Question, node: int, part: Part, shape: tuple[int, ...], labels: int
 ) -> None:
-    """Check the shape of what a node answered for a part, with so many labels of its rows.
+    """Check the shape of a node's answer for a part with this number of labelled rows.
 
     Raises:
-        BadAnswerError: It is another than was asked for.
+        BadAnswerError: The shape differs from the requested one.
     """
     wanted = question.answer_shape(labels or 1)
     if shape != wanted:

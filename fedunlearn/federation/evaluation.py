@@ -1,4 +1,4 @@
-"""How well a model does, by the sums that nodes answer."""
+"""The quality of a model, from the sums that nodes answer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well one model does on some examples.
+    """The quality of one model on some examples.
 
     Attributes:
         loss: Mean loss, without a regulariser.
-        accuracy: Share of those with a class that are classified right; None where none has one.
-        examples: How many.
+        accuracy: Share of the examples with a class that are classified correctly; None without
+            any.
+        examples: Number of examples.
     """
 
     loss: float
@@ -23,7 +24,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, sums: Tensor) -> Evaluation | None:
-        """Return it from sums (4,), as Evaluations are answered; None without examples."""
+        """Return the evaluation for sums (4,) of an Evaluations answer; None without examples."""
         loss, right, compared, examples = sums.tolist()
         if not examples:
             return None
@@ -32,12 +33,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """How well one model does on the examples of a part, and on held-out ones.
+    """The quality of one model on the examples of a part, and on held-out examples.
 
     Attributes:
-        own: On the part's; None without any.
-        held_out: On those that nodes hold out of training and that belong to the part: of the
-            forget set the ones of classes that leave everywhere; None without any.
+        own: Evaluation on the examples of the part; None without any.
+        held_out: Evaluation on the examples that nodes hold out of training and that belong to the
+            part; for the forget set those of classes that are removed on all nodes. None without
+            any.
     """
 
     own: Evaluation | None

@@ -1,4 +1,4 @@
-"""A federation as a method sees it: nodes that train together and answer rounds."""
+"""The federation that methods use: nodes that train together and answer rounds."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from fedunlearn.progress import Progress, Silent
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.settings import TrainingSettings
 
-# Given a deletion, what it removed and the nodes concerned: how many examples each has recorded.
+# Maps a deletion, its forget set and its nodes to the number of examples that each has recorded.
 SendTombstones = Callable[[str, ForgetSet, Sequence[int]], dict[int, int]]
 
 
 class OnFault(enum.StrEnum):
-    """What becomes of a job in which a node fails."""
+    """The rule for a job in which a node fails."""
 
     ABORT = "abort"
     DROP = "drop"
@@ -43,25 +43,25 @@ class OnFault(enum.StrEnum):
 
 @dataclass
 class Federation:
-    """Nodes that are enrolled, and the means to reach them.
+    """The enrolled nodes, and the means to reach them.
 
     Attributes:
-        examples: How many examples each node holds.
-        transport: Carries rounds.
-        trainer: Runs federated averaging.
-        meters: Count what is spent.
-        progress: Hears of every round.
-        layout: Where the model's tensors lie in the weights (d,); None where nobody said.
-        state: Tensors of the model beside its trainable weights that nodes load before they
-            answer, by their names in ``state_dict``; see ``state_to_transfer``.
-        batch_size: In which nodes estimate running statistics, as training had it.
+        examples: Number of examples of each node.
+        transport: Transport that carries rounds.
+        trainer: Trainer that runs federated averaging.
+        meters: Meters that count the cost.
+        progress: Progress display, which is updated after every round.
+        layout: Positions of the model's tensors in the weights (d,); None where unknown.
+        state: Tensors of the model, besides its trainable weights, that nodes load before they
+            answer, by name in ``state_dict``; see ``state_to_transfer``.
+        batch_size: Size of the batches in which nodes estimate running statistics, as in training.
         deadline_s: Seconds within which every node must answer a round.
-        journal: Keeps what is finished for a run that goes on after this one was killed; None keeps
-            nothing.
-        enrolments: What every node said of itself; empty where nobody asked.
-        send_tombstones: Has nodes record tombstones; see ``record_tombstones``.
-        on_fault: Whether a job in which a node fails ends, or begins anew without that node.
-        close: Lets the nodes go; as a context the federation does so at the end.
+        journal: Stores what is finished, so that a later run can resume after this one was killed;
+            None stores nothing.
+        enrolments: The enrolment of every node; empty where nodes did not enrol.
+        send_tombstones: Sends tombstones to nodes; see ``record_tombstones``.
+        on_fault: Whether a job in which a node fails ends, or restarts without that node.
+        close: Releases the nodes; used as a context, the federation calls it at the end.
     """
 
     examples: Mapping[int, int]
@@ -80,11 +80,11 @@ class Federation:
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Federation:
-        """Use the federation; see close."""
+        """Return the federation; see close."""
         return self
 
     def __exit__(self, *failure: object) -> None:
-        """Let the nodes go."""
+        """Release the nodes."""
         self.close()
 
     @property
@@ -94,11 +94,11 @@ class Federation:
 
     @property
     def largest(self) -> int:
-        """The node with the most examples; the first of several."""
+        """The node with the most examples; the first where several have the same number."""
         return max(self.nodes, key=lambda node: self.examples[node])
 
     def without(self, nodes: Iterable[int]) -> Federation:
-        """Return the same federation without some nodes; what it finishes is kept apart."""
+        """Return the same federation without some nodes, with a journal of its own."""
         gone = sorted(set(nodes))
         return replace(
             self,
@@ -109,18 +109,18 @@ class Federation:
         )
 
     def record_tombstones(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
-        """Have every node that may hold some of it never use again what a deletion removed.
+        """Record tombstones on every node that may hold some of the forget set of a deletion.
 
         Args:
-            deletion: Its id.
-            forget: What it removed.
+            deletion: Id of the deletion.
+            forget: The forget set of the deletion.
 
         Returns:
-            How many examples each of them has put on its durable list; who is not enrolled any
-            more is not asked.
+            The number of examples that each of these nodes has put on its durable list. Nodes that
+            are no longer enrolled are left out.
 
         Raises:
-            FederationError: This federation has no way to tell its nodes.
+            FederationError: This federation has no means to send tombstones.
         """
         if self.send_tombstones is None:
             raise FederationError("this federation cannot record on its nodes what was removed")
@@ -129,14 +129,14 @@ class Federation:
         return self.send_tombstones(deletion, forget, nodes) if nodes else {}
 
     def record(self, trained: TrainedModel, wanted: Iterable[Recordable]) -> TrainedModel:
-        """Record what methods need, as the last act of training.
+        """Record what methods need, at the end of training.
 
         Args:
-            trained: The model.
-            wanted: What to record; what has been recorded is not recorded again.
+            trained: The trained model.
+            wanted: The recordables; those already recorded are not recorded again.
 
         Returns:
-            The same model, with what was recorded before and now.
+            The same model, with all recordings.
         """
         recorded = dict(trained.recorded)
         for item in wanted:
@@ -154,16 +154,16 @@ class Federation:
         without: Iterable[int] = (),
         only: Iterable[int] = (),
     ) -> FederatedObjective:
-        """Open a job over all nodes, over all but some, or over some only.
+        """Open a job over all nodes, over all except some, or over some only.
 
         Returns:
-            The job; nobody is asked yet.
+            The job, before its first round.
 
         Raises:
-            ForgetSetError: Some that alone are to be asked are not there.
+            ForgetSetError: A node of ``only`` is not enrolled.
         """
-        asked = (set(only) or set(self.nodes)) - set(without)
-        if absent := sorted(asked - set(self.nodes)):
+        chosen = (set(only) or set(self.nodes)) - set(without)
+        if absent := sorted(chosen - set(self.nodes)):
             raise ForgetSetError(
                 f"forget: {listed('node', map(str, absent))} must be asked and is not enrolled; "
                 "enrol it, or take gradient = 'recorded' or 'retained', which ask only nodes that "
@@ -171,7 +171,7 @@ class Federation:
             )
         return FederatedObjective(
             self.transport,
-            tuple(sorted(asked)),
+            tuple(sorted(chosen)),
             forget,
             weight_decay=weight_decay,
             meters=self.meters,
@@ -195,18 +195,18 @@ class Federation:
         """Train a model from its initial weights.
 
         Args:
-            initial: w0, shape (d,).
-            settings: Rounds, rates, weight decay.
-            seed: Of the order of the examples, instead of the settings' own.
-            without: What no node trains on: a retrained model.
-            record: What is to be recorded, while training runs or when it ends.
-            label: What the progress bar says.
+            initial: The initial weights w0, shape (d,).
+            settings: The rounds, rates and weight decay.
+            seed: Seed of the order of the examples, instead of the settings' own.
+            without: The forget set, on which no node trains, for a retrained model.
+            record: The recordables to be recorded, while training runs or when it ends.
+            label: Label of the progress bar.
 
         Returns:
-            The model, with its start, its settings and what was recorded.
+            The model, with its initial weights, its settings and its recordings.
 
         Raises:
-            InputError: The initial weights are none, or of another model.
+            InputError: The initial weights are not a vector, or belong to another model.
         """
         self._require_start(initial)
         order = settings.seed if seed is None else seed
@@ -244,14 +244,14 @@ class Federation:
     ) -> Tensor:
         """Run federated averaging from weights (d,).
 
-        With a journal it goes on after the last round that was finished there, unless somebody
-        wants every node's results: these are not kept.
+        With a journal, training resumes after the last round stored there, unless ``on_local`` is
+        given, since the results of single nodes are not stored.
 
         Args:
             start: Weights before the first round.
-            plan: What to do.
-            label: What the progress bar says.
-            on_round: Called after every round that is run with its number and the weights.
+            plan: The training plan.
+            label: Label of the progress bar.
+            on_round: Called after every round that is run, with its number and the weights.
             on_local: Called with the nodes' results before they are averaged.
 
         Returns:
@@ -281,34 +281,34 @@ class Federation:
         left = replace(plan, rounds=plan.rounds - finished, first_round=plan.first_round + finished)
         with self.meters.measure() as meter:
 
-            def keep(number: int, weights: Tensor) -> None:
+            def store(number: int, weights: Tensor) -> None:
                 rounds = number - plan.first_round + 1
                 journal.keep(KeptTraining(rounds, weights, before + Spent.of(meter)))
                 on_round(number, weights)
 
-            return self.trainer.train(start, left, keep)
+            return self.trainer.train(start, left, store)
 
     def train_apart(self, start: Tensor, plan: TrainingPlan) -> dict[int, LocalResult]:
-        """Run one round of training whose results are not averaged: what each node would give.
+        """Run one round of training and return the result of each node, without averaging.
 
         Args:
             start: Weights (d,) from which every node starts.
-            plan: What to do, for its first round.
+            plan: The training plan, of which the first round is run.
 
         Returns:
             The results by node, ascending.
         """
         results: dict[int, LocalResult] = {}
 
-        def keep(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
+        def collect(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
             results.update(local)
 
-        self.trainer.train(start, replace(plan, rounds=1), lambda *_: None, keep)
+        self.trainer.train(start, replace(plan, rounds=1), lambda *_: None, collect)
         self.progress.advance()
         return dict(sorted(results.items()))
 
     @contextmanager
     def measure(self) -> Iterator[Meter]:
-        """Count all that is spent inside the block."""
+        """Count the cost of all work inside the block."""
         with self.meters.measure() as meter:
             yield meter

@@ -1,4 +1,4 @@
-"""A federation whose nodes live in this process: no engine, no messages, no worker processes."""
+"""A federation whose nodes are in this process: no engine, no messages, no worker processes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def open_inline(
     """Enrol nodes of this process.
 
     Args:
-        nodes: By their numbers.
-        progress: Reports every round; None reports nothing.
-        layout: Of the model's tensors, for methods that tell them apart.
-        network: The server's own, where it has the Task: nodes with another are refused.
-        refused: Nodes that have left: they are asked for nothing.
+        nodes: The nodes, by number.
+        progress: Progress display, which is updated after every round; None for none.
+        layout: Layout of the model's tensors, for methods that distinguish layers.
+        network: The server's own network, where it has the Task; nodes with another are refused.
+        refused: Nodes that have left; they are sent nothing.
 
     Returns:
         The federation, ready to train and to answer.
@@ -84,7 +84,7 @@ def _record(nodes: Mapping[int, TaskNode], number: int, deletion: str, forget: F
 
 @contextmanager
 def _blamed_on(number: int) -> Iterator[None]:
-    """Raise what a node raises as the server would from its report."""
+    """Convert a node's exception into the one that the server raises from a node's report."""
     try:
         yield
     except Exception as error:

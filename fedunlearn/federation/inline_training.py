@@ -28,17 +28,17 @@ from fedunlearn.risk.local_rules import LocalPlan
 
 
 class InlineTrainer:
-    """Calls each node in turn; counts the bytes that messages would take."""
+    """A trainer that calls each node in turn and counts the bytes that messages would take."""
 
     def __init__(
         self, nodes: Mapping[int, TaskNode], enrolled: Collection[int], meters: MeterStack
     ) -> None:
-        """Take the nodes by their numbers.
+        """Take the nodes by number.
 
         Args:
-            nodes: May make a node when it is looked up.
-            enrolled: Which of them take part.
-            meters: Count rounds, bytes and compute.
+            nodes: The nodes; the mapping may make a node when it is looked up.
+            enrolled: Numbers of the nodes that take part.
+            meters: Meters that count rounds, bytes and compute.
         """
         self.nodes = nodes
         self.enrolled = sorted(enrolled)
@@ -48,12 +48,12 @@ class InlineTrainer:
         self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
     ) -> Tensor:
         """See Trainer."""
-        working = [node for node in self.enrolled if plan.has_work(node)]
-        if not working:
-            raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
+        active = [node for node in self.enrolled if plan.has_work(node)]
+        if not active:
+            raise ForgetSetError(f"forget: {plan.without} is every node; at least one must stay")
         latest = start
         for number in range(plan.first_round, plan.first_round + plan.rounds):
-            results = self._round(latest, plan, number, working)
+            results = self._round(latest, plan, number, active)
             if not results:
                 raise ForgetSetError(f"forget: {plan.without} leaves nothing to train on")
             if on_local is not None:
@@ -65,16 +65,16 @@ class InlineTrainer:
         return latest
 
     def _round(
-        self, weights: Tensor, plan: TrainingPlan, number: int, working: Sequence[int]
+        self, weights: Tensor, plan: TrainingPlan, number: int, active: Sequence[int]
     ) -> dict[int, LocalResult]:
-        """Have nodes train; returns the results of those that have examples to train on."""
+        """Run one round and return the results of the nodes that have examples to train on."""
         settings = plan.settings
         sent = values_bytes(values_of_round(plan, number)) + tensors_bytes({"weights": weights})
         if plan.reference is not None:
             sent += tensors_bytes({"reference": plan.reference})
         self.meters.count_round()
         results = {}
-        for node in working:
+        for node in active:
             self.meters.count_bytes(down=sent)
             local = LocalPlan(
                 epochs=plan.epochs,
@@ -89,25 +89,25 @@ class InlineTrainer:
                 )
             except Exception as error:
                 raise node_failure(node, type(error).__name__, safe_message(error)) from error
-            said = {"num-examples": examples}
-            self.meters.count_bytes(up=tensors_bytes({"weights": trained}) + values_bytes(said))
+            metrics = {"num-examples": examples}
+            self.meters.count_bytes(up=tensors_bytes({"weights": trained}) + values_bytes(metrics))
             if examples:
                 results[node] = LocalResult(trained, examples)
         return results
 
 
 def averaged(results: Sequence[LocalResult]) -> Tensor:
-    """Return the mean of the nodes' weights (d,), each counted by its number of examples.
+    """Return the mean of the nodes' weights (d,), weighted by number of examples.
 
     Args:
-        results: At least one, in the order in which they are added.
+        results: At least one result, in the order in which they are added.
 
     Returns:
-        A new tensor, shape (d,).
+        The mean as a new tensor, shape (d,).
     """
     examples = sum(result.examples for result in results)
     shares = [result.examples / examples for result in results]
     total = results[0].weights * shares[0]
     for result, share in zip(results[1:], shares[1:], strict=True):
-        total += result.weights * share  # two operations: a fused one would round otherwise
+        total += result.weights * share  # two operations, since a fused one rounds differently
     return total

@@ -1,11 +1,11 @@
-"""What a run has finished, in a folder, so that a new run goes on where one was killed.
+"""The finished work of a run, in a folder, from which a later run can resume.
 
-A job's rounds are kept as their sums, a stretch of training as its last weights. A new run does all
-that it did before, in the same order; where the folder holds what it is about to ask for, nobody
-is asked. Rounds whose answers are used one by one (recordings) are not kept and are asked again.
+The rounds of a job are stored as their sums, a stretch of training as its last weights. A new run
+repeats all steps in the same order; where the folder holds the result of a step, no node is asked.
+Rounds whose answers are used one by one (recordings) are not stored and are run again.
 
-The folder is for the server alone: sums of gradients and products tell about the data, as the
-models before and after do. One run at a time uses it.
+The folder is for the server only, since sums of gradients and products reveal something about the
+data, as the models before and after do. Only one run at a time may use it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WEIGHTS = "weights"
 
 @dataclass(frozen=True)
 class Spent:
-    """What something took that is not done again.
+    """The cost of a step that is not repeated.
 
     Attributes:
         rounds: See Meter.
@@ -56,7 +56,7 @@ class Spent:
         return cls(meter.rounds, meter.bytes_up, meter.bytes_down, meter.example_gradients)
 
     def __add__(self, other: Spent) -> Spent:
-        """Add up what two pieces took."""
+        """Return the sum of two costs."""
         return Spent(
             self.rounds + other.rounds,
             self.bytes_up + other.bytes_up,
@@ -65,7 +65,7 @@ class Spent:
         )
 
     def count(self, meters: MeterStack) -> None:
-        """Count it once more, so that a job costs what it cost over all runs."""
+        """Add the cost to meters, so that a job's total covers all of its runs."""
         for _ in range(self.rounds):
             meters.count_round()
         meters.count_bytes(up=self.bytes_up, down=self.bytes_down)
@@ -74,12 +74,12 @@ class Spent:
 
 @dataclass(frozen=True, eq=False)
 class KeptRound:
-    """A finished round.
+    """The stored result of a finished round.
 
     Attributes:
-        sums: Of the answers, by part, float64.
-        counts: What each node that has answered so far holds.
-        spent: On it.
+        sums: Sums of the answers, by part, float64.
+        counts: Number of examples per part of each node that has answered so far.
+        spent: Cost of the round.
     """
 
     sums: Mapping[Part, Tensor]
@@ -89,12 +89,12 @@ class KeptRound:
 
 @dataclass(frozen=True, eq=False)
 class KeptTraining:
-    """How far a stretch of training has come.
+    """The stored progress of a stretch of training.
 
     Attributes:
-        rounds: How many are finished.
-        weights: After the last of them, shape (d,).
-        spent: On all of them.
+        rounds: Number of finished rounds.
+        weights: Weights after the last of them, shape (d,).
+        spent: Cost of all of them.
     """
 
     rounds: int
@@ -103,43 +103,43 @@ class KeptTraining:
 
 
 class Journal:
-    """A folder of finished work, read and written in the order in which it is done."""
+    """A folder of finished work, read and written in the order in which the work is done."""
 
     def __init__(self, folder: Path) -> None:
-        """Use a folder, which is made where it is missing."""
+        """Open a folder, and create it where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._jobs = self._stretches = 0
 
     def apart(self, name: str) -> Journal:
-        """Return a journal for work that is not in the order of this one's, in a folder inside."""
+        """Return a journal in a subfolder, for work outside of this journal's order."""
         return Journal(self._folder / f"job-{self._jobs:03d}-{name}")
 
     def job(self) -> JobJournal:
-        """Return the part for the next job."""
+        """Return the journal of the next job."""
         self._jobs += 1
         return JobJournal(self._folder, self._jobs)
 
     def training(self, start: Tensor, plan: TrainingPlan) -> TrainingJournal:
-        """Return the part for the next stretch of training, from weights (d,)."""
+        """Return the journal of the next stretch of training, from weights (d,)."""
         self._stretches += 1
         path = self._folder / f"training-{self._stretches:03d}.safetensors"
         return TrainingJournal(path, _of_training(start, plan))
 
 
 class JobJournal:
-    """The rounds of one job."""
+    """The stored rounds of one job."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        """Take the job's number within the run."""
+        """Take the job's number in the run."""
         self._folder = folder
         self._number = number
 
     def find(self, question: Question, nodes: tuple[int, ...]) -> KeptRound | None:
-        """Return what a round gave, where it is finished.
+        """Return the stored result of a round, where it is finished.
 
         Args:
-            question: Of the round.
+            question: Question of the round.
             nodes: The cohort.
 
         Returns:
@@ -159,7 +159,7 @@ class JobJournal:
         )
 
     def keep(self, question: Question, nodes: tuple[int, ...], done: KeptRound) -> None:
-        """Write a finished round."""
+        """Store a finished round."""
         document = {
             "counts": {str(node): dict(counts) for node, counts in done.counts.items()},
             "spent": asdict(done.spent),
@@ -179,12 +179,12 @@ class TrainingJournal:
     """The last finished round of one stretch of training."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """Take the file, and what it must be about."""
+        """Take the file, and the fingerprint that its content must have."""
         self._path = path
         self._fingerprint = fingerprint
 
     def find(self) -> KeptTraining | None:
-        """Return how far training has come, where a round is finished."""
+        """Return the stored progress of training, where a round is finished."""
         found = _read(self._path, self._fingerprint)
         if found is None:
             return None
@@ -192,15 +192,15 @@ class TrainingJournal:
         return KeptTraining(document["rounds"], tensors[WEIGHTS], Spent(**document["spent"]))
 
     def keep(self, done: KeptTraining) -> None:
-        """Write a finished round in the place of the one before."""
+        """Store a finished round in place of the one before."""
         document = {"rounds": done.rounds, "spent": asdict(done.spent)}
         _write(self._path, {WEIGHTS: done.weights}, self._fingerprint, document)
 
 
 def _of_question(question: Question, nodes: tuple[int, ...]) -> str:
-    """Name all that a round's sums depend on but the nodes' data."""
-    asked = question_message(replace(question, job="")).SerializeToString(deterministic=True)
-    return hashlib.sha256(asked + repr(nodes).encode()).hexdigest()
+    """Return a digest of everything except the nodes' data that a round's sums depend on."""
+    message = question_message(replace(question, job="")).SerializeToString(deterministic=True)
+    return hashlib.sha256(message + repr(nodes).encode()).hexdigest()
 
 
 def _of_training(start: Tensor, plan: TrainingPlan) -> str:
@@ -235,7 +235,7 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, An
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         document = json.loads(metadata["document"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise JobError(f"{path} cannot be read; delete it, and its round is asked again") from error
+        raise JobError(f"{path} cannot be read; delete it, and its round is run again") from error
     if metadata.get("fingerprint") != fingerprint:
         raise JobError(
             f"{path} is of another job, model, cohort or scenario; resume with what began there, "

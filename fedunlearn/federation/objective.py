@@ -1,10 +1,10 @@
-"""The objective over a whole federation: every value, gradient and product is a round.
+"""The objective over a whole federation, where every value, gradient and product is a round.
 
 With n_r retained and n_f forgotten examples and the regulariser (lambda/2)||w||^2:
-    F_r(w) = (1/n_r) sum over retained of loss + (lambda/2)||w||^2, F_f likewise,
+    F_r(w) = (1/n_r) sum over retained of loss + (lambda/2)||w||^2, F_f in the same way,
     G(w) = F_r(w) - <b, w> with b = (n/n_r) grad F(u) = grad F_r(u) + (n_f/n_r) grad F_f(u)
-is the influence objective at u: the one for which u was stationary before the removal, so that
-what training left unconverged stays out of it (docs: Concepts, "The step").
+is the influence objective at u: the one for which u was stationary before the removal, so that what
+training left unconverged does not enter it (docs: Concepts, "The step").
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from fedunlearn.vectors import dot
 
 @dataclass(frozen=True)
 class Gradients:
-    """Mean gradients of both parts at one point, regulariser included.
+    """Mean gradients of both parts at one point, including the regulariser.
 
     Attributes:
-        retain: grad F_r, shape (d,).
-        forget: grad F_f, shape (d,).
-        retained: n_r.
-        forgotten: n_f.
+        retain: Gradient grad F_r, shape (d,).
+        forget: Gradient grad F_f, shape (d,).
+        retained: Number n_r of retained examples.
+        forgotten: Number n_f of forgotten examples.
     """
 
     retain: Tensor
@@ -62,18 +62,18 @@ class Gradients:
 
     @property
     def departing(self) -> Tensor:
-        """-(n_f/n_r) grad F_f, the gradient of the influence objective: shape (d,)."""
+        """The gradient -(n_f/n_r) grad F_f of the influence objective, shape (d,)."""
         return -(self.forgotten / self.retained) * self.forget
 
     @property
     def whole(self) -> Tensor:
-        """The gradient of F over all examples: shape (d,)."""
+        """The gradient of F over all examples, shape (d,)."""
         count = self.retained + self.forgotten
         return (self.retained * self.retain + self.forgotten * self.forget) / count
 
 
 class FederatedObjective(FederatedRounds):
-    """F_r and F_f of one removal, over a pinned cohort."""
+    """The objectives F_r and F_f of one removal, over a pinned cohort."""
 
     def __init__(
         self,
@@ -89,19 +89,19 @@ class FederatedObjective(FederatedRounds):
         state: Mapping[str, Tensor] | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Open a job without asking anything yet.
+        """Open a job without running a round.
 
         Args:
-            transport: Carries the rounds.
+            transport: Transport that carries the rounds.
             nodes: The cohort.
-            forget: What leaves.
-            weight_decay: lambda.
-            meters: Count the client compute.
-            progress: Receives every round.
+            forget: The forget set.
+            weight_decay: The weight decay lambda.
+            meters: Meters that count the client compute.
+            progress: Progress display, which is updated after every round.
             deadline_s: The longest time of a round, in seconds.
-            journal: Stores the sums of finished rounds, and has those of a run that was killed.
-            state: Tensors of the model beside its trainable weights that nodes load, by their
-                names in ``state_dict``.
+            journal: Stores the sums of finished rounds, and holds those of a run that was killed.
+            state: Tensors of the model, besides its trainable weights, that nodes load, by name in
+                ``state_dict``.
             batch_size: The size of the batches in which running statistics are estimated.
         """
         super().__init__(
@@ -118,7 +118,7 @@ class FederatedObjective(FederatedRounds):
         self.batch_size = batch_size
 
     def gradients(self, weights: Tensor) -> Gradients:
-        """Ask both parts for their gradients at weights (d,): one round.
+        """Compute the gradients of both parts at weights (d,): one round.
 
         Returns:
             Mean gradients and the number of examples of each part.
@@ -141,10 +141,10 @@ class FederatedObjective(FederatedRounds):
         )
 
     def gradient(self, weights: Tensor, sample: Sample | None = None) -> Tensor:
-        """Ask what stays for grad F_r at weights (d,), or an estimate from a sample: one round.
+        """Compute grad F_r at weights (d,), or an estimate from a sample: one round.
 
         Returns:
-            Shape (d,).
+            The gradient, shape (d,).
 
         Raises:
             ForgetSetError: Nothing would stay.
@@ -156,12 +156,12 @@ class FederatedObjective(FederatedRounds):
 
     @property
     def forgotten(self) -> int:
-        """n_f among the nodes of the cohort, as the answers so far tell it."""
+        """The number n_f of forgotten examples in the cohort, from the answers so far."""
         return self.cohort.examples(Part.FORGET)
 
     @property
     def retained(self) -> int:
-        """n_r, as the answers so far tell it."""
+        """The number n_r of retained examples, from the answers so far."""
         return self.cohort.examples(Part.RETAIN)
 
     def losses(self, weights: Tensor, steps: Tensor) -> Tensor:
@@ -179,10 +179,10 @@ class FederatedObjective(FederatedRounds):
     def evaluate(
         self, weights: Tensor, steps: Tensor, parts: tuple[Part, ...] = (Part.RETAIN,)
     ) -> dict[Part, tuple[Evaluated, ...]]:
-        """Ask how well the models at weights (d,) and weights + each of steps (m, d) do: one round.
+        """Evaluate the models at weights (d,) and weights + each of steps (m, d): one round.
 
         Returns:
-            For each part that some node holds, the m + 1 models in order.
+            For each part that some node holds, the evaluations of the m + 1 models in order.
         """
         sums = self.ask(weights, Evaluations(), parts, steps)
         return {
@@ -194,25 +194,25 @@ class FederatedObjective(FederatedRounds):
         }
 
     def renew_statistics(self, weights: Tensor) -> None:
-        """Answer from now on at running statistics that belong to weights (d,): one round.
+        """Estimate running statistics at weights (d,) for all later questions: one round.
 
-        Between the initial and the trained weights the trained statistics fit neither. None is
-        asked where the state holds no running statistics.
+        The trained statistics fit neither the initial weights nor a point between. No round is run
+        where the state holds no running statistics.
         """
         self.state = ModelState(self.statistics(weights, self.batch_size, seed=0))
 
     def statistics(self, weights: Tensor, batch_size: int, seed: int) -> dict[str, Tensor]:
-        """Estimate anew on what stays what normalisation layers have as running statistics.
+        """Estimate the running statistics of normalisation layers on the retain set.
 
-        One round; none where the state holds no running statistics.
+        This takes one round, or none where the state holds no running statistics.
 
         Args:
             weights: The point (d,).
-            batch_size: Of the batches on each node.
-            seed: Of the order of its examples.
+            batch_size: Size of the batches on each node.
+            seed: Seed of the order of its examples.
 
         Returns:
-            The state with the new statistics; the question's own stays as it was.
+            The state with the new statistics; the state of questions is not changed.
 
         Raises:
             ForgetSetError: Nothing would stay.
@@ -227,9 +227,9 @@ class FederatedObjective(FederatedRounds):
     def curvature(
         self, weights: Tensor, curvature: Curvature, sample: Sample | None = None
     ) -> FederatedCurvature:
-        """Return the curvature of F_r at weights (d,) as an operator; asks nothing yet.
+        """Return the curvature of F_r at weights (d,) as an operator, without running a round.
 
-        With a sample it is the curvature of these examples, the same for all products.
+        With a sample it is the curvature over the sampled examples, the same for all products.
         """
         return FederatedCurvature(self, weights, curvature, sample)
 
@@ -247,10 +247,10 @@ class FederatedObjective(FederatedRounds):
     def group_gradients(
         self, weights: Tensor, *, by_label: bool
     ) -> Iterator[tuple[int, tuple[int, ...], Tensor]]:
-        """Ask what stays for the gradient sum of each group at weights (d,): one round.
+        """Compute the gradient sum of each group on the retain set at weights (d,): one round.
 
         Yields:
-            As the answers come: node, labels of its groups (none: one group), rows (groups, d).
+            In order of arrival: node, labels of its groups (none: one group), rows (groups, d).
         """
         question = self.question(weights, GroupGradients(by_label), (Part.RETAIN,))
         for answer in self.answers(question):
@@ -258,10 +258,10 @@ class FederatedObjective(FederatedRounds):
                 yield answer.node, answer.labels.get(part, ()), rows
 
     def signed_gradients(self, weights: Tensor, *, by_label: bool, signs: Signs) -> Tensor:
-        """Ask what stays for signed sums of the groups' gradients at weights (d,): one round.
+        """Compute signed sums of the retain set's group gradients at weights (d,): one round.
 
         Returns:
-            Sums over all nodes, (columns, d).
+            The sums over all nodes, (columns, d).
         """
         sums = self.ask(weights, GroupGradients(by_label, signs), (Part.RETAIN,))
         return sums[Part.RETAIN].to(weights.dtype)
@@ -276,18 +276,18 @@ class FederatedObjective(FederatedRounds):
         by_label: bool,
         sample: Sample | None = None,
     ) -> Iterator[tuple[int, tuple[int, ...], list[Summary]]]:
-        """Ask a part what a subspace sees of each group at weights (d,): one round.
+        """Compute the summary of each group in a subspace at weights (d,): one round.
 
         Args:
             weights: The point.
-            basis: Q' (q, d), orthonormal rows.
-            curvature: Of the sums of losses.
-            part: Of which examples.
+            basis: The basis Q' (q, d), with orthonormal rows.
+            curvature: Kind of curvature of the sums of losses.
+            part: The part whose examples are used.
             by_label: Whether groups are labels.
-            sample: Which examples answer products; None for all.
+            sample: The examples from which products are computed; None for all.
 
         Yields:
-            As the answers come: node, labels of its groups (none: one group), their summaries.
+            In order of arrival: node, labels of its groups (none: one group), their summaries.
         """
         question = self.question(weights, Summaries(curvature, by_label), (part,), basis, sample)
         for answer in self.answers(question):
@@ -296,7 +296,7 @@ class FederatedObjective(FederatedRounds):
                 yield answer.node, labels, [unpack(row, len(basis)) for row in rows]
 
     def _mean(self, total: Tensor, count: int, of_regulariser: Tensor) -> Tensor:
-        """Divide a sum, which is used up, and add lambda times a tensor of its shape."""
+        """Divide a sum in place, and add lambda times a tensor of its shape."""
         mean = total.div_(count).to(of_regulariser.dtype)
         return mean.add_(of_regulariser, alpha=self.weight_decay)
 
@@ -314,10 +314,10 @@ class FederatedCurvature(LinearOperator):
         """Bind the operator to a point.
 
         Args:
-            objective: Answers the products.
+            objective: The objective that computes the products.
             weights: The point (d,).
             curvature: Hessian or GGN.
-            sample: The examples it belongs to; None for all.
+            sample: The examples of the curvature; None for all.
         """
         self.objective = objective
         self.weights = weights

@@ -1,4 +1,4 @@
-"""The rounds of one job: a question to a pinned cohort, and the sums of all its answers."""
+"""The rounds of one job: questions to a pinned cohort, and the sums of its answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedunlearn.vectors import accumulate
 
 
 class FederatedRounds:
-    """Asks a pinned cohort, round after round; an answer that is missing ends the job."""
+    """Rounds of questions to a pinned cohort, where a missing answer ends the job."""
 
     def __init__(
         self,
@@ -37,18 +37,18 @@ class FederatedRounds:
         journal: JobJournal | None = None,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Open a job without asking anything yet.
+        """Open a job without running a round.
 
         Args:
-            transport: Carries the rounds.
+            transport: Transport that carries the rounds.
             nodes: The cohort.
-            forget: What leaves.
-            meters: Count the client compute.
-            progress: Receives every round.
+            forget: The forget set.
+            meters: Meters that count the client compute.
+            progress: Progress display, which is updated after every round.
             deadline_s: The longest time of a round, in seconds.
-            journal: Stores the sums of finished rounds, and has those of a run that was killed.
-            state: Tensors of the model beside its trainable weights that nodes load, by their
-                names in ``state_dict``.
+            journal: Stores the sums of finished rounds, and holds those of a run that was killed.
+            state: Tensors of the model, besides its trainable weights, that nodes load, by name in
+                ``state_dict``.
         """
         self.job = uuid.uuid4().hex
         self.cohort = Cohort(nodes)
@@ -69,9 +69,9 @@ class FederatedRounds:
         vectors: Tensor | None = None,
         sample: Sample | None = None,
     ) -> dict[Part, Tensor]:
-        """Run one round and sum the answers as they come, in float64.
+        """Run one round and sum the answers in order of arrival, in float64.
 
-        Sums of float32 answers in float64 hardly depend on the order in which the answers come.
+        Sums of float32 answers in float64 hardly depend on the order in which the answers arrive.
 
         Returns:
             The sum over all nodes for each part, float64.
@@ -89,7 +89,7 @@ class FederatedRounds:
         with self._meters.measure() as meter:
             for answer in self.answers(question):
                 _add(answer, sums)
-                del answer  # before the next one comes
+                del answer  # frees it before the next one arrives
         if self._journal is not None:
             done = KeptRound(sums, self.cohort.counts, Spent.of(meter))
             self._journal.keep(question, self.cohort.nodes, done)
@@ -103,7 +103,7 @@ class FederatedRounds:
         vectors: Tensor | None = None,
         sample: Sample | None = None,
     ) -> Question:
-        """Put the next round's question together."""
+        """Return the question of the next round."""
         require_finite(point, "the model's weights")
         return Question(
             job=self.job,
@@ -121,7 +121,7 @@ class FederatedRounds:
         """Run one round.
 
         Yields:
-            Answers as they come, checked.
+            The answers in order of arrival, checked.
 
         Raises:
             MissingAnswerError: A node did not answer in time.
@@ -136,7 +136,7 @@ class FederatedRounds:
             missing.discard(answer.node)
             examples += sum(answer.counts[part] for part in answer.values)
             yield answer
-            del answer  # before the next one comes
+            del answer  # frees it before the next one arrives
         if missing:
             raise MissingAnswerError(
                 f"round {question.round}: no answer within {self._deadline_s:g} s from node "

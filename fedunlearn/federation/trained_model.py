@@ -1,4 +1,4 @@
-"""A model as training left it, and what can be recorded while training runs or as it ends."""
+"""A trained model, and what can be recorded while training runs or when it ends."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class Recordable(Hashable, Protocol):
-    """Something that can be recorded as the last act of training, while all nodes are there."""
+    """Something that can be recorded at the end of training, while all nodes are connected."""
 
     def record(self, trained: TrainedModel, federation: Federation) -> Any:
-        """Ask the nodes and return what is kept."""
+        """Run the rounds of the recording and return its value."""
         ...
 
 
 class RoundObserver(Protocol):
-    """Receives every round of training and collects what a method needs of it."""
+    """An observer of every round of training that collects what a method needs."""
 
     def on_round(self, number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
         """Take a round: its number, the weights (d,) before it, each node's result."""
         ...
 
     def collected(self) -> Any:
-        """Return what was collected, when training has ended."""
+        """Return the collected value, after training has ended."""
         ...
 
 
@@ -49,11 +49,11 @@ class TrainingObserver(Recordable, Protocol):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What was recorded.
+    """A recording.
 
     Attributes:
-        value: As the recordable made it.
-        spent: What it cost.
+        value: The value that the recordable returned.
+        spent: The cost of the recording.
     """
 
     value: Any
@@ -62,29 +62,29 @@ class Recorded:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model as training left it.
+    """A model at the end of training.
 
     Attributes:
-        weights: w^, shape (d,).
-        initial: w0, where training started, shape (d,); None where nobody kept it, which some
-            methods and settings do without.
-        settings: How it was trained; weight decay and learning rate are used.
-        recorded: What was recorded when training ended, by what asked for it.
-        state: Trained values of tensors beside the weights that nodes have not, by their names in
-            ``state_dict``: what ``state_to_transfer`` finds.
+        weights: The trained weights w^, shape (d,).
+        initial: The initial weights w0, shape (d,); None where they were not stored, in which case
+            some methods and settings cannot be used.
+        settings: Settings of its training; weight decay and learning rate are used.
+        recorded: The recordings made when training ended, by recordable.
+        state: Trained values of tensors besides the weights that nodes do not have, by name in
+            ``state_dict``: those that ``state_to_transfer`` finds.
     """
 
     weights: Tensor
     initial: Tensor | None = None
-    settings: TrainingSettings = None  # type: ignore[assignment]  # __post_init__ says what is missing
+    settings: TrainingSettings = None  # type: ignore[assignment]  # checked by __post_init__
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=ModelState)
 
     def __post_init__(self) -> None:
-        """Refuse what is no vector of weights.
+        """Check that the weights are vectors.
 
         Raises:
-            InputError: Saying what is given and how to make a vector of it.
+            InputError: They are not; the message states what was given and how to make a vector.
         """
         require_vector("weights", self.weights)
         if self.initial is not None:
@@ -102,10 +102,10 @@ class TrainedModel:
 
     @property
     def start(self) -> Tensor:
-        """w0, shape (d,).
+        """The initial weights w0, shape (d,).
 
         Raises:
-            InputError: Nobody kept it.
+            InputError: They were not stored.
         """
         if self.initial is None:
             raise InputError(
@@ -116,10 +116,10 @@ class TrainedModel:
         return self.initial
 
     def recording(self, wanted: Recordable, remedy: str) -> Any:
-        """Return what was recorded.
+        """Return the value of a recording.
 
         Raises:
-            NotRecordedError: It was not; the message says what can be done instead.
+            NotRecordedError: There is no such recording; the message gives an alternative.
         """
         if wanted not in self.recorded:
             raise NotRecordedError(
@@ -129,21 +129,21 @@ class TrainedModel:
         return self.recorded[wanted].value
 
     def interpolated(self, share: float) -> Tensor:
-        """Return w0 + share (w^ - w0), shape (d,); w^ itself for 1."""
+        """Return w0 + share (w^ - w0), shape (d,), which is w^ itself for a share of 1."""
         if share == 1.0:
             return self.weights
         return self.start + share * (self.weights - self.start)
 
 
 def require_vector(name: str, weights: object) -> None:
-    """Refuse what is no vector of weights, saying what it is and how to make a vector of it.
+    """Check that a value is a vector of weights; the error explains how to make one.
 
     Args:
-        name: Of the argument, for the message.
-        weights: What was given.
+        name: Name of the argument, for the message.
+        weights: The value that was given.
 
     Raises:
-        InputError: It is no floating-point tensor of shape (d,).
+        InputError: It is not a floating-point tensor of shape (d,).
     """
     if isinstance(weights, Mapping):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Federated averaging as the server plans it, and what nodes give back."""
+"""Federated averaging as the server plans it, and the results of nodes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class TrainingPlan:
     """A stretch of federated averaging.
 
     Attributes:
-        settings: Epochs, batches, decay.
-        rounds: How many.
-        first_round: Number of the first; the learning rate decays from round 1 on.
-        seed: Of the order of the examples on each node.
-        learning_rate: A constant one instead of the schedule.
-        local_epochs: Instead of the settings'.
-        without: What is forgotten; None for nothing.
-        part: Which part of their examples nodes train on: what stays, or what leaves.
-        rule: What they do with them.
-        reference: Weights (d,) that are sent along, where the rule needs some.
+        settings: The epochs, batches and decay.
+        rounds: Number of rounds.
+        first_round: Number of the first round; the learning rate decays from round 1 on.
+        seed: Seed of the order of the examples on each node.
+        learning_rate: A constant learning rate instead of the schedule.
+        local_epochs: Local epochs instead of those of the settings.
+        without: The forget set; None for none.
+        part: The part of their examples on which nodes train: retain set or forget set.
+        rule: The rule by which nodes train.
+        reference: Weights (d,) that are sent to nodes, where the rule needs some.
     """
 
     settings: TrainingSettings
@@ -46,7 +46,7 @@ class TrainingPlan:
 
     @property
     def epochs(self) -> int:
-        """Passes of a node over its examples in a round."""
+        """Number of passes of a node over its examples in a round."""
         return self.local_epochs or self.settings.local_epochs
 
     def rate(self, number: int) -> float:
@@ -57,7 +57,7 @@ class TrainingPlan:
         return float(settings.learning_rate * settings.learning_rate_decay ** (number - 1))
 
     def has_work(self, node: int) -> bool:
-        """Whether a node may hold examples of the part."""
+        """Return whether a node may hold examples of the part."""
         if self.without is None:
             return self.part is Part.RETAIN
         if self.part is Part.RETAIN:
@@ -67,11 +67,11 @@ class TrainingPlan:
 
 
 def values_of_round(plan: TrainingPlan, number: int) -> dict[str, int | float | str | bytes]:
-    """Return what nodes are sent in a round of training beside the weights.
+    """Return the values that nodes are sent in a round of training besides the weights.
 
     Args:
-        plan: What to do.
-        number: Of the round, counted from 1.
+        plan: The training plan.
+        number: Number of the round, counted from 1.
 
     Returns:
         Values by name.
@@ -95,11 +95,11 @@ def values_of_round(plan: TrainingPlan, number: int) -> dict[str, int | float | 
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """What one node's training gave in one round.
+    """The result of one node's training in one round.
 
     Attributes:
-        weights: Shape (d,).
-        examples: How many it trained on.
+        weights: Weights of the node, shape (d,).
+        examples: Number of examples on which it trained.
     """
 
     weights: Tensor
@@ -107,33 +107,33 @@ class LocalResult:
 
 
 OnRound = Callable[[int, Tensor], None]
-# Number of the round, weights (d,) before it, and each node's result.
+# The arguments are the number of the round, the weights (d,) before it, and each node's result.
 OnLocal = Callable[[int, Tensor, Mapping[int, LocalResult]], None]
 
 
 @runtime_checkable
 class GivesState(Protocol):
-    """A trainer whose nodes train all of a model's state, not its weights alone."""
+    """A trainer whose nodes train all of a model's state, not only its weights."""
 
     def state_of(self, weights: Tensor) -> Mapping[str, Tensor] | None:
         """Return buffers and frozen parameters that belong to weights which it has just returned.
 
         Args:
-            weights: Shape (d,).
+            weights: The weights, shape (d,).
 
         Returns:
-            By their names in ``state_dict``; None for other weights.
+            The tensors by name in ``state_dict``; None for other weights.
         """
         ...
 
     @property
     def from_initial(self) -> bool:
-        """Whether the last training began at the initial weights and state: a retraining."""
+        """Whether the last training began at the initial weights, that is, was a retraining."""
         ...
 
 
 class Trainer(Protocol):
-    """Runs federated averaging."""
+    """A trainer that runs federated averaging."""
 
     def train(
         self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
@@ -142,7 +142,7 @@ class Trainer(Protocol):
 
         Args:
             start: Weights before the first round.
-            plan: What to do.
+            plan: The training plan.
             on_round: Called after every round with its number and the weights.
             on_local: Called with the nodes' results before they are averaged.
         """

@@ -1,7 +1,7 @@
-"""Flower apps that forget.
+"""Flower apps that can remove data from their model.
 
-A user's own app: ``unlearnable`` on its nodes, ``unlearning`` and ``RememberingStrategy`` on its
-server. The rest of the package is how scenarios run on Flower.
+A user's own app calls ``unlearnable`` on its nodes, and ``unlearning`` and ``RememberingStrategy``
+on its server. The rest of the package runs scenarios on Flower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ClientApp: trains, and answers the rounds of a removal."""
+"""The ClientApp, which trains and answers the rounds of a removal."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from fedunlearn.risk.task import Task
 
 Reply = Callable[[Message, TaskNode], Message]
 
-# Nodes of this process, so that a simulation's worker does not load data anew for every message.
+# Nodes of this process. A simulation's worker would otherwise load the data for every message.
 _NODES: OrderedDict[tuple[bytes, Path | None, int], TaskNode] = OrderedDict()
-_KEPT = 256
-# Of each Task, what its nodes have tried when they enrolled.
+_MOST_NODES = 256
+# For each Task, the forms that its nodes tried when they enrolled.
 _TRIED: dict[bytes, set[Form]] = {}
 PROCESS_MEMORY = 2**30
 
 
 class TaskCarrier:
-    """Carries a Task to other processes, where it is unpacked once and kept."""
+    """A container that carries a Task to other processes, where it is unpacked once and stored."""
 
     def __init__(self, task: Task, records: Path | None = None) -> None:
         """Pack the task.
 
         Args:
-            task: What every node computes on.
-            records: Folder in which every node has one for its records; None keeps none.
+            task: The task on which every node computes.
+            records: Folder that contains one folder per node for its records; None to store no
+                records.
 
         Raises:
-            TaskError: It cannot be pickled.
+            TaskError: The task cannot be pickled.
         """
         try:
             self._packed: bytes = cloudpickle.dumps(task)
@@ -55,14 +56,14 @@ class TaskCarrier:
         self._records = records
 
     def node(self, settings: NodeSettings) -> TaskNode:
-        """Return the node with these settings, made at the first call in each process.
+        """Return the node with these settings; each process makes it once.
 
         Args:
-            settings: Its number, its memory and its folder for records; nodes that do not say how
-                much they may hold share the memory of the process.
+            settings: Number, memory and folder for records of the node. Nodes without a memory
+                setting share the memory of the process.
 
         Returns:
-            The node; the same at the next call.
+            The node; later calls return the same object.
         """
         folder = settings.records
         if folder is None and self._records is not None:
@@ -74,7 +75,7 @@ class TaskCarrier:
             records = NodeRecords(folder) if folder else None
             tried = _TRIED.setdefault(self._packed, set())
             _NODES[key] = TaskNode(task, number, memory=memory, records=records, tried=tried)
-            while len(_NODES) > _KEPT:
+            while len(_NODES) > _MOST_NODES:
                 _NODES.popitem(last=False)
         _NODES.move_to_end(key)
         return _NODES[key]
@@ -87,8 +88,9 @@ class NodesOfProcess(Mapping[int, TaskNode]):
         """Take the task.
 
         Args:
-            carrier: Holds it; a node computes on a copy of its own, as in another process.
-            number: How many nodes.
+            carrier: The container of the task. A node computes on its own copy, as in another
+                process.
+            number: Number of nodes.
         """
         self._carrier = carrier
         self._number = number
@@ -105,7 +107,7 @@ class NodesOfProcess(Mapping[int, TaskNode]):
         return iter(range(self._number))
 
     def __len__(self) -> int:
-        """Return how many nodes there are."""
+        """Return the number of nodes."""
         return self._number
 
 
@@ -115,9 +117,9 @@ def make_client_app(task: Task, records: Path | None = None) -> ClientApp:
     The node's number is ``partition-id`` of its node config, as Flower's simulation sets it.
 
     Args:
-        task: What every node computes on.
-        records: Folder in which every node has one for its commitments and tombstones, unless its
-            node config names another (``records``); without any, removals are not final.
+        task: The task on which every node computes.
+        records: Folder that contains one folder per node for commitments and tombstones, unless the
+            node config names another (``records``). Without either, removals are not permanent.
 
     Returns:
         An app that answers ``train``, ``query.enrol``, ``query.ask``, ``query.remove`` and
@@ -128,10 +130,10 @@ def make_client_app(task: Task, records: Path | None = None) -> ClientApp:
 
 
 def app_of(node_of: Callable[[Context, NodeSettings], TaskNode]) -> ClientApp:
-    """Build a ClientApp whose node is made when a message comes.
+    """Build a ClientApp whose node is looked up for each message.
 
     Args:
-        node_of: Makes, or finds, the node with these settings.
+        node_of: Returns the node with these settings, and makes it where necessary.
 
     Returns:
         The app.

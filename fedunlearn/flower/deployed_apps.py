@@ -1,4 +1,4 @@
-"""The apps of a deployment: what they do is that of a scenario which the run config names."""
+"""The apps of a deployment, whose run config names the scenario that they run."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ FAILURE = "failure.txt"
 
 
 class Open(Protocol):
-    """Opens the federation of a deployment."""
+    """A function that opens the federation of a deployment."""
 
     def __call__(
         self, nodes: int, model: nn.Module, /, *, refused: Collection[int] = ()
     ) -> Federation:
-        """Open it.
+        """Open the federation.
 
         Args:
-            nodes: How many must be there.
-            model: The server's own, as every node must build it.
-            refused: Nodes that have left.
+            nodes: Number of nodes that must be connected.
+            model: The server's own model, which every node must build in the same way.
+            refused: Nodes that have left the federation.
         """
         ...
 
 
 def make_client(folder: Path, task_of: Callable[[LoadedScenario], Task]) -> ClientApp:
-    """Build the ClientApp of the scenarios in a folder; the node finds its data itself.
+    """Build the ClientApp of the scenarios in a folder; each node finds its own data.
 
     Args:
-        folder: Where the scenarios are.
-        task_of: Returns what the nodes of a scenario compute on.
+        folder: Folder of the scenarios.
+        task_of: Returns the task on which the nodes of a scenario compute.
 
     Returns:
         The app.
@@ -71,14 +71,14 @@ def make_client(folder: Path, task_of: Callable[[LoadedScenario], Task]) -> Clie
 
 @dataclass(frozen=True)
 class Places:
-    """What a run is to do, and where its results go.
+    """The tasks of a run, and the folders that it uses.
 
     Attributes:
-        out: ``out``: folder for results.json and report.html.
-        compare: ``compare``: whether to compare methods first.
-        state: ``state``: state folder of the deletion service whose requests are then removed; None
-            for none.
-        idle_s: ``idle-s``: the run ends when no request has been due for so long.
+        out: Folder for results.json and report.html (run config ``out``).
+        compare: Whether to compare methods first (``compare``).
+        state: State folder of the deletion service whose requests are then processed; None for none
+            (``state``).
+        idle_s: Time in seconds without a due request after which the run ends (``idle-s``).
     """
 
     out: Path
@@ -90,11 +90,12 @@ class Places:
 def make_server(folder: Path, run: Callable[[LoadedScenario, Open, Places], None]) -> ServerApp:
     """Build the ServerApp of the scenarios in a folder.
 
-    Where the job cannot be done it leaves ``failure.txt``, one line, in the folder for results.
+    A run that fails writes ``failure.txt``, which holds one line, into the folder for results.
 
     Args:
-        folder: Where the scenarios are.
-        run: Gets the scenario, what opens its federation, and what else the run config says.
+        folder: Folder of the scenarios.
+        run: Called with the scenario, the function that opens its federation, and the folders and
+            tasks that the run config names.
 
     Returns:
         The app.
@@ -144,10 +145,10 @@ def on_fault(config: Mapping[str, object]) -> OnFault:
     """Read the run config's ``on-fault``.
 
     Returns:
-        What becomes of a job in which a node fails.
+        The rule for a job in which a node fails.
 
     Raises:
-        ScenarioError: Neither abort nor drop.
+        ScenarioError: The value is neither abort nor drop.
     """
     try:
         return OnFault(str(config["on-fault"]))

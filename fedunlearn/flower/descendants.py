@@ -1,4 +1,4 @@
-"""Ends the processes that an interrupted engine leaves behind.
+"""Termination of the processes that an interrupted engine leaves behind.
 
 Ray starts its processes in several steps, and an interrupt between two of them leaves some whose
 parent has ended. While the block runs, this process adopts such orphans (Linux, prctl(2)), so that
@@ -60,7 +60,7 @@ def _adopt_orphans(wanted: bool) -> None:
 
 
 def _end_all_but(before: set[psutil.Process]) -> None:
-    """Terminate, then kill; processes that are started meanwhile are found in the next pass."""
+    """Terminate, then kill. Each pass also finds processes that were started in the meantime."""
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for _ in range(int(GRACE_S / 0.1)):
             left = _descendants() - before

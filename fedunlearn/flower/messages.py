@@ -1,6 +1,7 @@
 """Rounds as Flower messages, over any of Flower's grids.
 
-Message types: ``query.enrol`` (who are you, how much do you hold) and ``query.ask`` (a question).
+Message types: ``query.enrol`` (the node's number and number of examples) and ``query.ask`` (a
+question).
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from fedunlearn.questions.wire import decode_answer, encode_question
 
 ENROL = "query.enrol"
 ASK = "query.ask"
-WAITING = 0.75  # of the time for enrolment: until then all nodes should be there
+# Share of the time for enrolment in which all nodes should have connected.
+WAITING = 0.75
 
 
 class MessageTransport:
-    """Asks questions as Flower messages of type ``query.ask``."""
+    """A Transport that sends questions as Flower messages of type ``query.ask``."""
 
     def __init__(self, grid: MeteredGrid, addresses: Mapping[int, int]) -> None:
         """Take a grid and the Flower node id of each node."""
@@ -59,7 +61,7 @@ class MessageTransport:
         state = tensors_to_record(question.carried) if question.carried else None
 
         def to(node: int) -> Message:
-            # Nodes of a user's app know their number from here alone.
+            # Nodes of a user's app learn their number only from this message.
             named = ConfigRecord({"question": header, "number": node})
             content = RecordDict({"header": named, "tensors": tensors})
             if state is not None:
@@ -91,40 +93,40 @@ def enrol(
     network: NetworkDigest | None = None,
     sent: Collection[str] = (),
 ) -> dict[int, tuple[int, Enrolment]]:
-    """Learn every node's number, address and number of examples: one round, if all are there.
+    """Enrol all nodes with number, address and examples: one round, if all are connected.
 
     Args:
         grid: The grid.
-        expected: How many nodes must answer, besides those refused.
+        expected: Number of nodes that must answer, besides the refused ones.
         deadline_s: Seconds to wait for nodes and for their answers.
-        refused: Numbers of nodes that have left; whatever they answer counts for nothing.
-        network: The server's, where it has one: nodes must have the same.
+        refused: Numbers of nodes that have left; their answers are ignored.
+        network: The server's network, where it has one; nodes must have the same.
         sent: Names in ``state_dict`` of tensors in which nodes may differ, since the server has
             their trained values.
 
     Returns:
-        For each node's number: its Flower node id, and what it says of itself.
+        The Flower node id and the enrolment of each node, by the node's number.
 
     Raises:
-        MissingAnswerError: Fewer nodes are there, or answer, than expected.
+        MissingAnswerError: Fewer nodes are connected, or answer, than expected.
         FederationError: Two nodes claim one number.
         ModelDiffersError: Nodes compute on different networks.
     """
     start = time.monotonic()
     end = start + deadline_s
-    asked: set[int] = set()
+    contacted: set[int] = set()
     found: dict[int, tuple[int, Enrolment]] = {}
     while len(found) < expected:
-        # Those that are there when part of the time is up are asked, so that it is known who is.
-        until = end if asked else start + WAITING * deadline_s
-        addresses = [one for one in grid.get_node_ids() if one not in asked]
+        # Connected nodes are contacted after part of the time, so that a message can name them.
+        until = end if contacted else start + WAITING * deadline_s
+        addresses = [one for one in grid.get_node_ids() if one not in contacted]
         while len(addresses) < expected - len(found) and time.monotonic() < until:
             grid.require_running()
             time.sleep(POLL_S)
-            addresses = [one for one in grid.get_node_ids() if one not in asked]
+            addresses = [one for one in grid.get_node_ids() if one not in contacted]
         if not addresses and time.monotonic() >= until:
             break
-        asked.update(addresses)
+        contacted.update(addresses)
         messages = [Message(RecordDict(), address, ENROL, ttl=deadline_s) for address in addresses]
         for reply in grid.exchange(messages, max(0.0, end - time.monotonic())):
             address = reply.metadata.src_node_id
@@ -147,7 +149,7 @@ def enrol(
 
 
 def _number_of(reply: Message) -> int | None:
-    """Return the number that a node gives in its answer, also where it reports a failure."""
+    """Return the number that a node gives in its answer, even where it reports a failure."""
     if reply.has_error():
         return None
     for name in ("header", "failure"):
@@ -157,15 +159,15 @@ def _number_of(reply: Message) -> int | None:
 
 
 def raise_failure(who: str, reply: Message) -> None:
-    """Raise what a reply reports.
+    """Raise the failure that a reply reports.
 
     Args:
-        who: The sender, as far as the server knows; a failure record names its node itself.
+        who: The sender, as far as the server knows it; a failure record names its node itself.
         reply: Any reply.
 
     Raises:
-        NodeFailedError: Flower or the node reports a failure; the node's own class where that
-            blames the input.
+        NodeFailedError: Flower or the node reports a failure. The node's own error class is used
+            where that class reports a fault of the input.
     """
     if reply.has_error():
         raise NodeFailedError(f"{who}: Flower reports error {reply.error.code}; see the node's log")

@@ -1,4 +1,4 @@
-"""A grid that counts what passes and can be stopped."""
+"""A grid that counts rounds and bytes and can be stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_S = 0.01
 
 
 class MeteredGrid(Grid):
-    """A grid that hands replies over as they come, counts what passes, and can be stopped.
+    """A grid that yields replies as they arrive, counts rounds and bytes, and can be stopped.
 
     Flower's own ``send_and_receive`` sleeps between polls (0.1 s in simulation, 3 s deployed) and
     cannot be interrupted; this one polls every 10 ms.
@@ -29,19 +29,19 @@ class MeteredGrid(Grid):
         """Wrap a grid.
 
         Args:
-            grid: Flower's.
-            meters: Told of rounds and bytes.
-            stop: Set from outside to end every wait.
+            grid: The grid of Flower.
+            meters: Meters that count rounds and bytes.
+            stop: Event that ends every wait.
         """
         self._grid = grid
         self.meters = meters
         self.stop = stop or threading.Event()
 
     def exchange(self, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:
-        """Send messages as one round and yield the replies as they come.
+        """Send messages as one round and yield the replies as they arrive.
 
         Yields:
-            Replies, in the order of their arrival; fewer where the time is up.
+            Replies in the order of their arrival; fewer than messages where the time is up.
 
         Raises:
             StoppedError: The run was asked to stop.
@@ -65,10 +65,10 @@ class MeteredGrid(Grid):
                 time.sleep(POLL_S)
 
     def require_running(self) -> None:
-        """Raise where the run was asked to stop.
+        """Raise an error where the run was asked to stop.
 
         Raises:
-            StoppedError: It was.
+            StoppedError: The run was asked to stop.
         """
         if self.stop.is_set():
             raise StoppedError("stopped while waiting for nodes")
@@ -79,7 +79,7 @@ class MeteredGrid(Grid):
     ) -> Iterable[Message]:
         return list(self.exchange(messages, timeout))
 
-    # Any: Flower keeps the type of a run in a module that is not public.
+    # Any: the type of a run is in a module of Flower that is not public.
     @override
     def set_run(self, run: Any) -> None:
         self._grid.set_run(run)

@@ -1,4 +1,4 @@
-"""A user's model between the ArrayRecord that training sends and the flat weights of removals."""
+"""Conversion between the ArrayRecord that training sends and the flat weights of removals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fedunlearn.state_transfer import by_own_names
 
 @dataclass(frozen=True)
 class ModelArrays:
-    """How an ArrayRecord holds a model.
+    """The form in which an ArrayRecord holds a model.
 
     Attributes:
-        model: Built as nodes build it.
-        names: By the record's keys, in its order, the names in the model's ``state_dict``.
+        model: The model, built as on the nodes.
+        names: The names in the model's ``state_dict``, by the keys of the record and in its order.
     """
 
     model: nn.Module
@@ -28,19 +28,19 @@ class ModelArrays:
 
     @classmethod
     def of(cls, model: nn.Module, arrays: ArrayRecord, what: str) -> ModelArrays:
-        """Find out which array is which tensor of a model.
+        """Match the arrays of a record to the tensors of a model.
 
         Args:
-            model: Built as nodes build it.
-            arrays: A state_dict, of all or of what trains; PEFT's adapters; or a list of arrays in
-                the order of the state_dict.
-            what: What the user calls the arrays, for messages.
+            model: The model, built as on the nodes.
+            arrays: A state_dict, of all tensors or of the trainable ones; the adapters of PEFT; or
+                a list of arrays in the order of the state_dict.
+            what: Name of the arrays for the user, for messages.
 
         Returns:
             The form of the record.
 
         Raises:
-            InputError: They are of another model; the first that differs is named.
+            InputError: The arrays belong to another model; the first that differs is named.
         """
         if not isinstance(arrays, ArrayRecord):
             raise InputError(
@@ -70,7 +70,7 @@ class ModelArrays:
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where the trainable tensors lie in the flat weights."""
+        """The layout of the trainable tensors in the flat weights."""
         return ParameterLayout.of(self.model)
 
     def weights(self, arrays: ArrayRecord) -> Tensor:
@@ -80,23 +80,23 @@ class ModelArrays:
         return flatten_state(self.model, {n: t for n, t in named.items() if n in trained})
 
     def state(self, arrays: ArrayRecord) -> dict[str, Tensor]:
-        """Return what of a record is not trained by gradients: buffers, frozen parameters."""
+        """Return the tensors of a record that are not trained: buffers, frozen parameters."""
         trained = set(trainable(self.model)).union(*_tied(self.model).values())
         return {n: t for n, t in self.tensors(arrays).items() if n not in trained}
 
     def tensors(self, arrays: ArrayRecord) -> dict[str, Tensor]:
-        """Return the tensors of a record by their names in the state_dict."""
+        """Return the tensors of a record by name in the state_dict."""
         return {name: _tensor(arrays[key]) for key, name in self.names.items()}
 
     def record(self, weights: Tensor, state: Mapping[str, Tensor]) -> ArrayRecord:
         """Return a record of the same form.
 
         Args:
-            weights: Shape (d,).
-            state: Buffers and frozen parameters, by their names in the state_dict.
+            weights: Trainable weights, shape (d,).
+            state: Buffers and frozen parameters, by name in the state_dict.
 
         Returns:
-            Arrays of the same names, shapes and order.
+            Arrays with the same names, shapes and order.
         """
         named = dict(self.layout.unflatten(weights))
         for name, others in _tied(self.model).items():
@@ -107,7 +107,7 @@ class ModelArrays:
 
 
 def _shape(array: Array) -> tuple[int, ...]:
-    """Return an array's shape, which those of Flower's legacy workflows do not state."""
+    """Return an array's shape, which arrays of Flower's legacy workflows do not state."""
     if not array.dtype:
         return tuple(array.numpy().shape)
     return tuple(array.shape)
@@ -139,7 +139,7 @@ def _names(model: nn.Module, keys: list[str], what: str) -> dict[str, str]:
 
 
 def _tied(model: nn.Module) -> dict[str, set[str]]:
-    """Return all names of the trainable parameters that have several, by the first."""
+    """Return all names of each trainable parameter that has several, by its first name."""
     first = {id(p): name for name, p in trainable(model).items()}
     names: dict[str, set[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):

@@ -1,7 +1,7 @@
-"""What a node of a user's app remembers between messages: tombstones, and what is being removed.
+"""What a node of a user's app stores between messages: tombstones and exclusions.
 
-A node with a folder for records keeps its tombstones there, for good. Without one they are in the
-state of the run, which Flower keeps on the node until the run ends.
+A node with a folder for records stores its tombstones there permanently. Without one they are in
+the state of the run, which Flower stores on the node until the run ends.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from fedunlearn.files import write_whole
 from fedunlearn.node.records import NodeRecords
 from fedunlearn.node.run_records import RunRecords
 
-STATE = "fedunlearn"  # of a context's records
+STATE = "fedunlearn"  # key of the record in a context's state
 TOMBSTONES, EXCLUDED, EXAMPLES, KEPT = "tombstones", "excluded", "examples", "kept"
 KEPT_FILE = "kept"
-MOST_SIZES = 4  # of data that are remembered to have been given to kept
-FOLDERS = "FEDUNLEARN_RECORDS"  # environment: a folder that holds one for each node
+MOST_SIZES = 4  # number of sizes of data passed to ``kept`` that are stored
+FOLDERS = "FEDUNLEARN_RECORDS"  # environment variable: a folder with one folder per node
 
 
 class NodeMemory:
-    """What one node remembers; made anew for every message.
+    """The stored state of one node; the object is made again for every message.
 
     Attributes:
-        records: Tombstones, and with a folder commitments.
-        durable: Whether they outlast the run.
+        records: Tombstones, and commitments where there is a folder.
+        durable: Whether the records outlast the run.
     """
 
     def __init__(self, context: Context, folder: Path | None) -> None:
-        """Look at a context.
+        """Read the stored state from a context.
 
         Args:
-            context: Of the message.
-            folder: For records; None for none.
+            context: Context of the message.
+            folder: Folder for records; None for none.
         """
         self._context = context
         self._folder = folder
@@ -56,16 +56,16 @@ class NodeMemory:
 
     @property
     def kept(self) -> bool:
-        """Whether the app's own code has asked what may still be trained on."""
+        """Whether the app's own code has called ``kept``."""
         if KEPT in self._state:
             return True
         return self._folder is not None and (self._folder / KEPT_FILE).exists()
 
     def note_kept(self, examples: int) -> None:
-        """Note that the app's own code asks what may still be trained on.
+        """Record that the app's own code has called ``kept``.
 
         Args:
-            examples: How many it has given to be looked through.
+            examples: Number of examples in the data that it passed.
         """
         before = self._sizes_kept()
         if examples in before:
@@ -75,41 +75,42 @@ class NodeMemory:
         self._put(KEPT, [*before, examples][-MOST_SIZES:])
 
     def require_same_data(self, examples: int) -> None:
-        """Require that ``kept`` was given data of the size that ``data`` returns.
+        """Check that ``kept`` was called with data of the size that ``data`` returns.
 
         Args:
-            examples: How many the data of ``unlearnable`` hold.
+            examples: Number of examples in the data of ``unlearnable``.
 
         Raises:
-            TaskError: It was given others, in which places name other records.
+            TaskError: It was called with data of another size, in which a place names another
+                record.
         """
         for given in self._sizes_kept():
             _require_same(given, examples)
 
     def exclude(self, places: Tensor | None, examples: int) -> None:
-        """Leave examples out of training until they are removed, or until that is given up.
+        """Exclude examples from training until they are removed or the removal is abandoned.
 
         Args:
-            places: In the node's data, (m,); None for none.
-            examples: How many the data hold.
+            places: Places in the node's data, (m,); None for none.
+            examples: Number of examples in the data.
         """
         self.note_examples(examples)
         chosen = torch.empty(0, dtype=torch.int64) if places is None else places
         self._put(EXCLUDED, chosen.numpy().astype("<i8").tobytes())
 
     def note_examples(self, examples: int) -> None:
-        """Note how many examples the data of ``unlearnable`` hold."""
+        """Record the number of examples in the data of ``unlearnable``."""
         self._put(EXAMPLES, examples)
 
     def stays(self, examples: int) -> Tensor:
-        """Return which of the examples may be trained on, booleans (n,).
+        """Return which of the examples may be used for training, booleans (n,).
 
         Args:
-            examples: How many the data hold that are to be trained on.
+            examples: Number of examples in the data to be used for training.
 
         Raises:
-            NodeLeftError: None may: the node has left.
-            TaskError: The data are not those that removals name records of.
+            NodeLeftError: No example may be used, because the node has left.
+            TaskError: The data are not those in which removals name records.
         """
         tombstones = self.records.tombstones
         tombstones.refresh()
@@ -122,7 +123,7 @@ class NodeMemory:
         stays = tombstones.stays(examples)
         stays[excluded] = False
         if any_gone and not bool(stays.any()):
-            raise NodeLeftError("all examples of this node are removed; it takes no part any more")
+            raise NodeLeftError("all examples of this node are removed; it takes no further part")
         return stays
 
     def _excluded(self) -> Tensor:
@@ -163,10 +164,10 @@ _NONE = torch.empty(0, dtype=torch.int64)
 
 
 def name_of(context: Context) -> str:
-    """Return what the federation calls a node.
+    """Return the name of a node in the federation.
 
     Args:
-        context: Of the node.
+        context: Context of the node.
 
     Returns:
         ``name`` of its node config, else its ``partition-id``, else Flower's node id.
@@ -178,12 +179,12 @@ def name_of(context: Context) -> str:
 def folder_of(context: Context, name: str) -> Path | None:
     """Return a node's folder for records.
 
-    Its node config names it (``records``); or the environment names a folder that holds one for
-    each node of the machine, as a worker does for a simulation.
+    The node config names it (``records``). Otherwise an environment variable may name a folder that
+    contains one for each node of the machine, as a worker sets it for a simulation.
 
     Args:
-        context: Of the node.
-        name: Of the node.
+        context: Context of the node.
+        name: Name of the node.
     """
     configured = context.node_config.get("records")
     if configured:

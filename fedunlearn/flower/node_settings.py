@@ -1,4 +1,4 @@
-"""What a node decides for itself, in its ``--node-config``."""
+"""The settings that a node makes for itself, in its ``--node-config``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ PAYLOADS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """A node's own settings; what it does not say is None.
+    """A node's own settings; None where a setting is not given.
 
     Attributes:
-        number: ``partition-id``, which of the task's nodes it is; -1 where it need not say.
-        together: ``num-partitions``: how many nodes may share the process, in a simulation.
-        memory: ``memory-mib``, in bytes: held between the products of a basis.
-        threads: ``threads`` of torch.
-        payload: ``payload``, float32 or bfloat16: of the gradients and products it sends.
-        records: ``records``: the folder for its commitments and its list of removed examples.
+        number: ``partition-id``, the number of the node in its task; -1 where none is required.
+        together: ``num-partitions``, the number of nodes that may share the process in a
+            simulation.
+        memory: ``memory-mib``, in bytes: memory held between the products of a basis.
+        threads: ``threads``, the number of threads of torch.
+        payload: ``payload``, float32 or bfloat16: type in which gradients and products are sent.
+        records: ``records``, the folder for commitments and tombstones.
     """
 
     number: int
@@ -39,13 +40,13 @@ class NodeSettings:
 
         Args:
             config: The node config.
-            numbered: Whether it must say which of a task's nodes it is.
+            numbered: Whether the node config must give the node's number in the task.
 
         Returns:
             The settings.
 
         Raises:
-            InputError: A key is missing or has a value that it cannot have.
+            InputError: A key is missing or has a value that is not allowed.
         """
         payload = config.get("payload", "float32")
         if payload not in PAYLOADS:

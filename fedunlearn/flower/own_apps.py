@@ -1,8 +1,8 @@
-"""ServerApps that a worker runs in the place of a user's own: training by it, then removals.
+"""ServerApps that a worker runs in place of a user's own: training first, then removals.
 
-A user's ServerApp trains and calls ``unlearning(...)``. A worker lets it do so when there is no
-model yet, takes the open federation over at that point, and ends the run when it is done. Later
-removals open the federation at once, without the user's ServerApp.
+A user's ServerApp trains and calls ``unlearning(...)``. Where there is no model yet, a worker runs
+this app, takes over the open federation at that call, and ends the run when its work is done. Later
+removals open the federation directly, without the user's ServerApp.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DEADLINE_S = 600.0
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a federation that enrolled before.
+    """The known facts about a federation that enrolled before.
 
     Attributes:
-        names: Of all nodes there have been.
-        refused: Names of those that have left.
-        least: How many nodes must be connected.
-        sessions: How rounds go over gRPC streams; None for Flower's messages.
+        names: Names of all nodes that have ever enrolled.
+        refused: Names of the nodes that have left.
+        least: Number of nodes that must be connected.
+        sessions: Settings of sessions over gRPC streams; None for Flower's messages.
     """
 
     names: Names
@@ -47,7 +47,7 @@ class Known:
 
 
 class OpenOwn(Protocol):
-    """Opens the federation of a user's app at a model."""
+    """A function that opens the federation of a user's app at a model."""
 
     def __call__(
         self,
@@ -57,12 +57,12 @@ class OpenOwn(Protocol):
         strategy: Callable[[], object] | None,
         /,
     ) -> OwnFederation:
-        """Open it.
+        """Open the federation.
 
         Args:
             model: Builds the user's model.
             trained: The current model.
-            known: Who enrolled before.
+            known: The known facts about the nodes that enrolled before.
             strategy: Makes the user's strategy, where it is known.
         """
         ...
@@ -72,12 +72,12 @@ def training_app(
     user: Callable[[Mapping[str, object]], ServerApp],
     taker: Callable[[Mapping[str, object]], TakeOver],
 ) -> ServerApp:
-    """Build a ServerApp that trains by the user's own and hands the result over.
+    """Build a ServerApp that trains by the user's own app and hands the result over.
 
     Args:
-        user: Given the run config, returns the user's ServerApp, which calls ``unlearning`` after
+        user: Returns, for a run config, the user's ServerApp, which calls ``unlearning`` after
             training.
-        taker: Given the run config, returns what takes over.
+        taker: Returns, for a run config, the function that takes over.
 
     Returns:
         The app.
@@ -103,7 +103,7 @@ def removal_app(run: Callable[[OpenOwn, Mapping[str, object]], None]) -> ServerA
     """Build a ServerApp that removes from a model that was trained before.
 
     Args:
-        run: Given what opens the federation, and the run config.
+        run: Called with the function that opens the federation, and the run config.
 
     Returns:
         The app.

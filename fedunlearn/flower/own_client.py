@@ -1,4 +1,4 @@
-"""A user's own ClientApp that can forget: one call, and ``kept`` in its training.
+"""Removals in a user's own ClientApp: one call, and ``kept`` in its training.
 
 Example::
 
@@ -42,7 +42,7 @@ from fedunlearn.node.own_task import OwnTask
 D = TypeVar("D")
 Handler = Callable[[Message, Context], Message]
 
-# Nodes of one process, so that data are not read anew for every message.
+# Nodes of one process, so that data are not loaded again for every message.
 NODES_IN_MEMORY = 256
 QUERIES = ("enrol", "ask", "remove", "exclude", "session")
 
@@ -57,31 +57,33 @@ def unlearnable(
     forward: OwnForward | None = None,
     records: Callable[[Context], Path | str] | None = None,
 ) -> Forgetting:
-    """Let the nodes of a user's app answer what removals ask.
+    """Add the answers that removals need to the nodes of a user's app.
 
-    The app's own functions stay as they are. What is added answers messages of the types
+    The app's own functions are not changed. The added functions answer messages of the types
     ``query.enrol``, ``query.ask``, ``query.remove``, ``query.exclude`` and ``query.session``.
 
     Args:
         app: A ClientApp of the Message API. A legacy app takes a mod instead: ``forgetting =
             unlearnable(None, ...)``, then ``ClientApp(client_fn, mods=[forgetting.mod])``.
         model: Builds the model, as ``Net`` or ``lambda: Net(classes=10)`` do, or ``lambda context:
-            get_model(context.run_config["model-name"])`` where the run config says which.
+            get_model(context.run_config["model-name"])`` where the run config selects the model.
             Derivatives are taken in eval mode, at the weights and buffers that the server sends.
-        loss: Maps outputs and targets, or outputs and the batch where its second parameter is
-            called ``batch``, to the mean loss over the examples. None for the loss that the model
-            returns itself (HuggingFace).
+        loss: Maps outputs and targets, or outputs and the batch where its second parameter is named
+            ``batch``, to the mean loss over the examples. None for the loss that the model itself
+            returns (HuggingFace).
         data: Returns a node's data: a ``DataLoader``, a map-style dataset, a HuggingFace dataset or
             a pair of tensors; or a pair of these, for training and held out. An example's place in
-            them is its record: they must be the same at every call, without what ``kept`` drops.
-        label: The key of the targets in batches that are dictionaries, where it is none of the
-            usual ones.
-        forward: Maps model and batch to outputs, where the model's signature does not say how.
+            them identifies its record, so every call must return the same data, including the
+            examples that ``kept`` drops.
+        label: The key of the targets in batches that are dictionaries, where it is not one of the
+            usual keys.
+        forward: Maps model and batch to outputs, where the model's signature does not determine
+            this.
         records: Returns a node's folder for its commitments and tombstones, which then outlast the
-            run. Left out, ``records`` of the node config.
+            run. If it is left out, ``records`` of the node config applies.
 
     Returns:
-        The handle, whose ``kept`` training uses.
+        The handle whose ``kept`` the training code calls.
 
     Raises:
         InputError: An argument cannot be used.
@@ -101,7 +103,7 @@ def unlearnable(
 
 
 class Forgetting:
-    """What an app's nodes do for removals."""
+    """The handle of an app's nodes for removals."""
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class Forgetting:
         forward: OwnForward | None,
         records: Callable[[Context], Path | str] | None,
     ) -> None:
-        """Take what ``unlearnable`` was given."""
+        """Take the arguments of ``unlearnable``."""
         self.model = model
         self._loss = loss
         self._data = data
@@ -122,15 +124,15 @@ class Forgetting:
         self._nodes: OrderedDict[int, TaskNode] = OrderedDict()
 
     def kept(self, context: Context, dataset: D) -> D:
-        """Return what may still be trained on, or evaluated: the data without what was removed.
+        """Return the data that may be used in training or evaluation, without removed examples.
 
         Args:
-            context: Of the message that is answered.
+            context: Context of the message that is being answered.
             dataset: The same data as ``data`` of ``unlearnable`` returns for training: a map-style
                 dataset, a HuggingFace dataset, a ``DataLoader``, tensors.
 
         Returns:
-            The same, where nothing was removed; else data of the same kind without it.
+            The same object where nothing was removed; otherwise data of the same kind without it.
 
         Raises:
             NodeLeftError: The node has left the federation.
@@ -146,11 +148,11 @@ class Forgetting:
         return remaining
 
     def mod(self, message: Message, context: Context, call_next: Handler) -> Message:
-        """Answer what removals ask in a legacy app; see Flower's mods.
+        """Answer the messages of removals in a legacy app; see Flower's mods.
 
         Args:
-            message: Any.
-            context: Of the message.
+            message: Any message.
+            context: Context of the message.
             call_next: The app.
 
         Returns:
@@ -165,7 +167,7 @@ class Forgetting:
         """Register the answers with an app of the Message API.
 
         Raises:
-            InputError: It is no such app, or has answers of these names.
+            InputError: The app is not of this kind, or already has answers of these names.
         """
         if not isinstance(app, ClientApp):
             raise InputError(f"unlearnable: app is {type(app).__name__}; give the ClientApp")
@@ -190,12 +192,12 @@ class Forgetting:
             ) from error
 
     def answer(self, action: str, message: Message, context: Context) -> Message:
-        """Answer a message; an error never leaves the node as Flower's, which carries its text.
+        """Answer a message. No exception leaves the node, since Flower would send its text.
 
         Args:
-            action: Of the message's type.
-            message: Of the type ``query.<action>``.
-            context: Of the message.
+            action: The second part of the message's type.
+            message: A message of the type ``query.<action>``.
+            context: Context of the message.
 
         Returns:
             The reply, which may report a failure.
@@ -213,17 +215,17 @@ class Forgetting:
             return reply_with_failure(message, number, error, name_of(context))
 
     def model_in(self, context: Context) -> Callable[[], nn.Module]:
-        """Return what builds the model in a run.
+        """Return the function that builds the model in a run.
 
         Args:
-            context: Whose run config a model's function may read.
+            context: Context whose run config a model function may read.
         """
         if _takes_context(self.model):
             return partial(self.model, context)
         return self.model
 
     def model_with(self, config: UserConfig) -> Callable[[], nn.Module]:
-        """Return what builds the model on the server, where there is no message.
+        """Return the function that builds the model on the server, where there is no message.
 
         Args:
             config: The run config.

@@ -1,4 +1,4 @@
-"""How the nodes of a user's app enrol: each says what it is called, and what it holds."""
+"""Enrolment of the nodes of a user's app: each sends its name and its number of examples."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class OwnNode:
     """A node of a user's app, as it enrolled.
 
     Attributes:
-        name: What the federation calls it; see ``name_of``.
-        address: Its Flower node id.
-        enrolment: What it says of itself.
-        kept: Whether its training has asked what may still be trained on (``kept``).
-        durable: Whether what it records of removals outlasts the run.
-        augmented: Whether its data are augmented at random; one draw was fixed.
+        name: Name of the node in the federation; see ``name_of``.
+        address: Flower's node id.
+        enrolment: The enrolment that the node sent.
+        kept: Whether its training code has called ``kept``.
+        durable: Whether its records of removals outlast the run.
+        augmented: Whether its data are augmented at random, in which case one draw was fixed.
         held_out: Whether it has held-out examples.
-        batch_size: Of its loader; None where it has none.
-        classes: How many classes its labels have, 0 where they are none or it was not asked.
-        key: sha256 of its SuperNode's public key, hexadecimal; empty where it has none.
+        batch_size: Batch size of its loader; None where it has no loader.
+        classes: Number of classes of its labels; 0 where it has none or did not count them.
+        key: The sha256 of its SuperNode's public key, hexadecimal; empty where it has none.
     """
 
     name: str
@@ -54,7 +54,7 @@ class OwnNode:
 
 
 def number_in(message: Message, action: str) -> int:
-    """Return the number by which the server calls the node; -1 where it gives none."""
+    """Return the number that the server gives the node; -1 where it gives none."""
     record = message.content.config_records.get(_HEADERS.get(action, ""), ConfigRecord())
     number = record.get("node" if action == "session" else "number", -1)
     return number if isinstance(number, int) else -1
@@ -64,8 +64,8 @@ def reply_to_own_enrol(
     message: Message, node: TaskNode, memory: NodeMemory, context: Context
 ) -> Message:
     """Answer ``query.enrol`` on a node of a user's app."""
-    asked = message.content.config_records.get("header", ConfigRecord())
-    sent = asked.get("sent")
+    request = message.content.config_records.get("header", ConfigRecord())
+    sent = request.get("sent")
     node.expect(map(str, sent) if isinstance(sent, list) else ())
     header = enrolment_record(node.enrol())
     header["name"] = name_of(context)
@@ -76,7 +76,7 @@ def reply_to_own_enrol(
     header["augmented"] = int(not memory.left and node.examples.augmented)
     header["held-out"] = int(not memory.left and node.held_out is not None)
     header["batch-size"] = node.batch_size or 0
-    header["classes"] = node.classes if asked.get("classes") and not memory.left else 0
+    header["classes"] = node.classes if request.get("classes") and not memory.left else 0
     return Message(RecordDict({"header": header}), reply_to=message)
 
 
@@ -89,23 +89,23 @@ def enrol_own(
     refused: Collection[str] = (),
     with_classes: bool = False,
 ) -> list[OwnNode]:
-    """Ask every node that is connected what it is called and what it holds: one round.
+    """Request the name and the examples of every connected node: one round.
 
     Args:
         grid: The grid.
-        sent: Names of the tensors beside the trainable parameters that the server has values of.
-        least: How many nodes must be connected.
-        deadline_s: Seconds to wait for them, and for their answers.
-        refused: Names of nodes that have left; what they answer does not count.
-        with_classes: Whether nodes say how many classes their labels have, for which they read all
-            of their data.
+        sent: Names of the tensors, besides the trainable parameters, whose values the server has.
+        least: Number of nodes that must be connected.
+        deadline_s: Seconds to wait for nodes, and for their answers.
+        refused: Names of nodes that have left; their answers are ignored.
+        with_classes: Whether nodes count the classes of their labels, for which they read all of
+            their data.
 
     Returns:
-        The nodes, in the order of their names.
+        The nodes, ordered by name.
 
     Raises:
-        MissingAnswerError: Fewer nodes are connected, or one does not answer.
-        FederationError: A node cannot answer, or two have one name.
+        MissingAnswerError: Fewer nodes are connected, or a node does not answer.
+        FederationError: A node cannot answer, or two nodes have the same name.
     """
     end = time.monotonic() + deadline_s
     while len(addresses := sorted(grid.get_node_ids())) < least:
@@ -183,11 +183,11 @@ def _keys(grid: Grid) -> dict[int, str]:
 
 
 def numbered(nodes: list[OwnNode], known: Names | None = None) -> Mapping[int, OwnNode]:
-    """Number nodes: by their place among the names that are known, or in their own order.
+    """Number nodes by their place among the known names, or in their own order.
 
     Args:
-        nodes: In the order of their names.
-        known: All names that the federation has had; None where it is new.
+        nodes: The nodes, ordered by name.
+        known: All names that have ever enrolled; None where the federation is new.
 
     Returns:
         The nodes by number.

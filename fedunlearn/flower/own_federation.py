@@ -35,13 +35,13 @@ class OwnFederation:
     """The nodes of a user's app.
 
     Attributes:
-        federation: As methods see it.
-        names: Of the nodes, by number.
+        federation: The federation in the form that methods use.
+        names: Names of the nodes, by number.
         enrolled: The nodes by number, as they enrolled.
-        trainer: Runs the user's own training.
-        grid: Carries messages.
-        deadline_s: Of a round.
-        participants: Flower's node ids of those that training asked; None where nobody knows.
+        trainer: The trainer that runs the user's own training.
+        grid: The grid that carries messages.
+        deadline_s: Seconds for a round.
+        participants: Flower's node ids of the nodes that took part in training; None where unknown.
     """
 
     federation: Federation
@@ -54,12 +54,12 @@ class OwnFederation:
 
     @property
     def addresses(self) -> dict[int, int]:
-        """Flower's node id of each node, by its number."""
+        """Flower's node id of each node, by the node's number."""
         return {number: node.address for number, node in self.enrolled.items()}
 
     @property
     def kept(self) -> dict[str, bool]:
-        """By the name of each node that stays, whether its training uses ``kept``."""
+        """Whether the training of each node that stays uses ``kept``, by the node's name."""
         return {self.names[n]: self.enrolled[n].kept for n in self.federation.nodes}
 
     def number(self, name: Name, key: str) -> int:
@@ -77,16 +77,16 @@ class OwnFederation:
         return found
 
     def records(self, places: Mapping[int, Iterable[int]]) -> ForgetSet:
-        """Return the rule that names records.
+        """Return the forget set that names these records.
 
         Args:
-            places: By the number of a node, places of examples in its data.
+            places: Places of examples in a node's data, by the number of the node.
 
         Returns:
-            The rule.
+            The forget set.
 
         Raises:
-            ForgetSetError: A place that a node's data do not have.
+            ForgetSetError: A place does not exist in a node's data.
         """
         chosen = {node: list(some) for node, some in places.items()}
         for node, some in chosen.items():
@@ -101,12 +101,12 @@ class OwnFederation:
         return ForgetSet.of_records(chosen)
 
     def remarks(self) -> list[str]:
-        """Return what is to be known of the nodes."""
+        """Return the remarks about the nodes for the user."""
         staying = [(self.names[n], self.enrolled[n]) for n in self.federation.nodes]
         found = []
-        asked = self.participants
+        trained = self.participants
         here = {node.address for node in self.enrolled.values()}
-        if away := sorted((asked or frozenset()) - here):
+        if away := sorted((trained or frozenset()) - here):
             found.append(
                 f"{len(away)} of the nodes that trained are not connected (Flower's ids "
                 f"{', '.join(map(str, away))}): the removal was computed without them"
@@ -114,7 +114,7 @@ class OwnFederation:
         without = [
             name
             for name, node in staying
-            if not node.kept and (asked is None or node.address in asked)
+            if not node.kept and (trained is None or node.address in trained)
         ]
         if without:
             found.append(
@@ -125,14 +125,14 @@ class OwnFederation:
         if not all(node.durable for _, node in staying):
             found.append(
                 "the nodes remember what was removed until this run ends; name a folder as "
-                "records in their node config to have it remembered for good"
+                "records in their node config to have it remembered permanently"
             )
         if any(node.augmented for _, node in staying):
             found.append("data are augmented at random: derivatives are of one fixed draw")
         return found
 
     def record_tombstones(self, deletion: str, forget: ForgetSet) -> dict[int, int]:
-        """Have every node that may hold some of it never use again what was removed: one round."""
+        """Send tombstones of a forget set to every node that may hold some of it: one round."""
         self.federation.close()
         nodes = [n for n in self.federation.nodes if not forget.named or n in forget.named]
         return record_tombstones(
@@ -140,24 +140,24 @@ class OwnFederation:
         )
 
     def exclude(self, forget: ForgetSet) -> None:
-        """Have nodes leave a forget set out of their training until it is removed: one round."""
+        """Exclude a forget set from the training of the nodes until it is removed: one round."""
         self.federation.close()
         here = self.federation.nodes
         exclude(self.grid, self.addresses, forget, here, deadline_s=self.deadline_s)
 
     def exclude_nothing(self) -> None:
-        """Have nodes leave nothing out any more that was not removed."""
+        """Undo the exclusion of examples that were not removed."""
         self.exclude(ForgetSet.of_nodes())
 
     def advance(
         self, left: Collection[int], carried: ModelState, state: Mapping[str, Tensor]
     ) -> None:
-        """Take the new model's state, and leave out the nodes that have left.
+        """Set the state of the new model, and drop the nodes that have left.
 
         Args:
             left: The nodes that have left.
-            carried: What of the state nodes are sent with questions.
-            state: All of it, for training.
+            carried: The part of the state that is sent to nodes with questions.
+            state: The complete state, for training.
         """
         self.federation = replace(self.federation.without(left), state=carried)
         self.trainer.state = dict(state)
@@ -181,18 +181,18 @@ def open_own_federation(
     """Enrol the nodes of a user's app: one round.
 
     Args:
-        grid: Flower's.
-        form: How an ArrayRecord holds the model.
-        trained: The model, as training left it.
-        initial: The model where training began; None where it is not known.
+        grid: The grid of Flower.
+        form: The form in which an ArrayRecord holds the model.
+        trained: The model at the end of training.
+        initial: The model at the start of training; None where it is not known.
         strategy: Makes the user's strategy; None where it is not known.
-        train_config: What training sends beside the arrays.
-        least: How many nodes must be connected.
+        train_config: Values that training sends besides the arrays.
+        least: Number of nodes that must be connected.
         deadline_s: Seconds for every round.
-        sessions: How rounds go over gRPC streams; None for Flower's messages.
-        known: The names of all nodes there have been; None where there is no record of them.
+        sessions: Settings of sessions over gRPC streams; None for Flower's messages.
+        known: Names of all nodes that have ever enrolled; None where there is no record of them.
         refused: Names of nodes that have left.
-        with_classes: Whether nodes say how many classes their labels have.
+        with_classes: Whether nodes count the classes of their labels.
 
     Returns:
         The federation.
@@ -248,10 +248,10 @@ def open_own_federation(
 
 
 def _batch_size(nodes: Iterable[OwnNode]) -> int | None:
-    """Return the most common size of the nodes' batches; None where no node says."""
+    """Return the most common batch size of the nodes; None where no node reports one."""
     sizes = [node.batch_size for node in nodes if node.batch_size]
     return max(set(sizes), key=lambda size: (sizes.count(size), -size)) if sizes else None
 
 
 def _nothing() -> None:
-    """Close what was never open."""
+    """Do nothing, where there is nothing to close."""

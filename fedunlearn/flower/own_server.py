@@ -52,25 +52,26 @@ def unlearning(
     """Open the nodes of a user's app for removals, after training.
 
     Args:
-        grid: Of the ServerApp's main function.
-        context: Of the same function.
+        grid: The grid of the ServerApp's main function.
+        context: The context of the same function.
         model: Builds the model, as on the nodes.
-        trained: The arrays that training ended with: ``result.arrays``.
-        initial: The arrays that it began with. Without them, and without a remembering strategy,
-            the step is taken at the trained weights, and some methods cannot be used.
-        strategy: A RememberingStrategy around the one that trained, or a function that makes the
-            user's strategy; for methods that train and for recovery rounds. These run the nodes'
-            own ``train``, which leaves out what ``kept`` drops.
-        training: How the nodes trained, as far as methods use it (weight decay, rounds). Left out,
-            no weight decay.
-        train_config: What training sent to the nodes beside the arrays; a remembering strategy
-            knows it.
-        num_nodes: How many nodes must be connected; left out, those that are.
+        trained: The arrays at the end of training: ``result.arrays``.
+        initial: The arrays at the start of training. Without them, and without a remembering
+            strategy, the step is taken at the trained weights, and some methods cannot be used.
+        strategy: A RememberingStrategy around the strategy that trained, or a function that makes
+            the user's strategy; for methods that train and for recovery rounds. These run the
+            nodes' own ``train``, which excludes the examples that ``kept`` drops.
+        training: Settings of the nodes' training, as far as methods use them (weight decay,
+            rounds). If they are left out, no weight decay is assumed.
+        train_config: Values that training sent to the nodes besides the arrays; a remembering
+            strategy records them.
+        num_nodes: Number of nodes that must be connected. If it is left out, those that are.
         deadline_s: Seconds for every round.
-        sessions: How rounds go over gRPC streams on a deployment; None for Flower's messages.
+        sessions: Settings of sessions over gRPC streams on a deployment; None for Flower's
+            messages.
 
     Yields:
-        What forgets.
+        The object whose ``forget`` removes data.
 
     Raises:
         InputError: Model and arrays do not belong together, or an argument cannot be used.
@@ -78,15 +79,15 @@ def unlearning(
     """
     del context
     if isinstance(model, nn.Module) or not callable(model):
-        raise InputError("unlearning: model is no function; give what builds the model, as Net")
+        raise InputError("unlearning: model is not a function; give what builds it, as Net")
     remembering = strategy if isinstance(strategy, RememberingStrategy) else None
     if remembering is not None:
         initial = remembering.initial if initial is None else initial
         train_config = remembering.train_config if train_config is None else train_config
     elif isinstance(strategy, Strategy):
         raise InputError(
-            "unlearning: strategy has trained already, and its moments may hold what leaves; train "
-            "with RememberingStrategy(strategy), or give a function that makes a new one"
+            "unlearning: strategy has trained already, and its moments may hold the forget set; "
+            "train with RememberingStrategy(strategy), or give a function that makes a new one"
         )
     form = ModelArrays.of(build_model(model).eval(), trained, "trained")
     weights = form.weights(trained)
@@ -132,10 +133,10 @@ def unlearning(
 
 
 def _require_variances(state: Mapping[str, Tensor]) -> None:
-    """Refuse running variances that are none.
+    """Reject running variances that are not valid variances.
 
     Raises:
-        InputError: Some are negative or not finite; how that comes about, and what to do.
+        InputError: Some are negative or not finite; the message gives the cause and the remedy.
     """
     for layer in running_statistics(state):
         variances = state[layer + VAR]

@@ -29,7 +29,7 @@ class _WithConfig:
 
 
 def _configured(context: Context, config: Mapping[str, Any]) -> Context:
-    """Return a context with a run config; the engine lets nobody change its own."""
+    """Return a context with a run config, which the engine's own context does not accept."""
     return Context(
         run_id=context.run_id,
         node_id=context.node_id,
@@ -52,22 +52,23 @@ def simulate_own(
 
     Args:
         client: The user's ClientApp.
-        server: What runs on the server.
-        nodes: How many nodes.
+        server: The app that runs on the server.
+        nodes: Number of nodes.
         config: The app's run config.
-        folder: Of the app, from which workers import it.
-        records: Folder that has one for each node's records.
+        folder: Folder of the app, from which workers import it.
+        records: Folder that contains one folder per node for its records.
 
     Raises:
         FederationError: Flower's engine fails.
-        BaseException: What the ServerApp raised.
+        BaseException: The exception that the ServerApp raised.
     """
     failure: list[BaseException] = []
     outer = ServerApp()
 
     @outer.main()
     def main(grid: Grid, context: Context) -> None:
-        # The engine logs a ServerApp's exception with its traceback: it is raised below instead.
+        # The engine would log a ServerApp's exception with its traceback, so it is raised below
+        # instead.
         try:
             server(grid, _configured(context, config))
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""What of ours is packed into Flower's records, and how it is read from them."""
+"""Conversion of enrolments, headers and tensors to and from Flower's records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedunlearn.questions.forget import Part
 
 
 def enrolment_record(enrolment: Enrolment) -> ConfigRecord:
-    """Return what a node says of itself as a record."""
+    """Return a node's enrolment as a record."""
     header = ConfigRecord({"node": enrolment.node, "examples": enrolment.examples})
     if enrolment.root is not None:
         header["root"] = enrolment.root
@@ -30,16 +30,16 @@ def enrolment_record(enrolment: Enrolment) -> ConfigRecord:
 
 
 def enrolment_in(header: ConfigRecord) -> Enrolment:
-    """Read what a node says of itself.
+    """Read a node's enrolment.
 
     Args:
-        header: As ``enrolment_record`` returns it.
+        header: A record that ``enrolment_record`` returned.
 
     Returns:
         The enrolment.
 
     Raises:
-        BadAnswerError: It cannot be read.
+        BadAnswerError: The record cannot be read.
     """
     node, examples = (int(config_number(header, key)) for key in ("node", "examples"))
     network = _network(node, header)
@@ -47,7 +47,7 @@ def enrolment_in(header: ConfigRecord) -> Enrolment:
     if "records" not in header:
         return Enrolment(node, examples, network=network)
     if root is not None and not isinstance(root, bytes):
-        raise BadAnswerError(f"node {node} enrolled with a Merkle root that is no digest")
+        raise BadAnswerError(f"node {node} enrolled with a Merkle root that is not a digest")
     records, left = (int(config_number(header, key)) for key in ("records", "left"))
     return Enrolment(node, examples, root, records, bool(left), network)
 
@@ -66,7 +66,7 @@ def header_bytes(message: Message, name: str) -> bytes:
     """Return the protobuf header of a message.
 
     Raises:
-        ValueError: It is of another type.
+        ValueError: The header is of another type.
     """
     header = message.content.config_records["header"][name]
     if not isinstance(header, bytes):
@@ -78,7 +78,7 @@ def config_number(config: ConfigRecord, key: str) -> float:
     """Return a number of a config record.
 
     Raises:
-        ValueError: It is of another type.
+        ValueError: The value is of another type.
     """
     value = config[key]
     if not isinstance(value, int | float):
@@ -97,7 +97,7 @@ def tensors_from_record(record: ArrayRecord) -> dict[str, Tensor]:
     """Unpack tensors from a message.
 
     They are copied into memory that torch allocates: the receiver may write to them, and they are
-    aligned. On other memory the last bits of a matrix product depend on where it happens to lie.
+    aligned. On other memory the last bits of a matrix product depend on the alignment.
 
     Returns:
         The tensors by name.

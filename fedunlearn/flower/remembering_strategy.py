@@ -1,4 +1,4 @@
-"""A strategy that remembers what removals need of training, around any other strategy."""
+"""A strategy that records what removals need of training, around any other strategy."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ CHECKPOINTS = 4
 
 
 class RememberingStrategy(Strategy):
-    """Remembers how training went: where it started, who took part when, a few checkpoints.
+    """A strategy that records how training ran: its start, its participants, a few checkpoints.
 
-    Wraps a strategy as Flower's differential-privacy strategies do, and changes nothing of what it
-    does::
+    It wraps a strategy as Flower's differential-privacy strategies do, and does not change its
+    behaviour::
 
         strategy = RememberingStrategy(FedAvg(fraction_train=0.5))
         result = strategy.start(grid, initial_arrays, num_rounds=10)
         with unlearning(grid, context, model=Net, trained=result.arrays, strategy=strategy) as ...
 
     Attributes:
-        strategy: The wrapped one.
+        strategy: The wrapped strategy.
         initial: The arrays before the first round; None before training.
-        rounds: How many rounds of training were configured.
-        participants: By round, the Flower node ids that were asked to train.
-        checkpoints: By round, the arrays before it; at most ``CHECKPOINTS`` at equal distances.
-        train_config: What the nodes were sent beside the arrays, without the number of the round.
+        rounds: Number of configured rounds of training.
+        participants: Flower's node ids that were asked to train, by round.
+        checkpoints: The arrays before a round, by round; at most ``CHECKPOINTS`` at equal
+            distances.
+        train_config: Values sent to the nodes besides the arrays, without the number of the round.
     """
 
     def __init__(self, strategy: Strategy, *, checkpoints: int = CHECKPOINTS) -> None:
         """Wrap a strategy before its training starts.
 
         Args:
-            strategy: Any of Flower's or of the user's.
-            checkpoints: How many to keep at most; each takes the memory of the model.
+            strategy: Any strategy of Flower's or of the user's.
+            checkpoints: Largest number of checkpoints that are stored; each takes the memory of the
+                model.
 
         Raises:
-            InputError: It is no strategy, or the number is negative.
+            InputError: The argument is not a strategy, or the number is negative.
         """
         if not isinstance(strategy, Strategy):
             raise InputError(
-                f"strategy: {type(strategy).__name__} is no strategy of flwr.serverapp.strategy; "
-                "give RememberingStrategy(FedAvg(...)) or the like"
+                f"strategy: {type(strategy).__name__} is not a strategy of "
+                "flwr.serverapp.strategy; give RememberingStrategy(FedAvg(...)) or the like"
             )
         if checkpoints < 0:
             raise InputError("checkpoints: must be 0 or more")
@@ -63,12 +65,12 @@ class RememberingStrategy(Strategy):
         self._unused = copy.deepcopy(strategy)
 
     def anew(self) -> Strategy:
-        """Return the strategy as it was before training: its moments hold nothing of what left."""
+        """Return the strategy in its state before training, without moments of removed data."""
         return copy.deepcopy(self._unused)
 
     @override
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *more: Any, **named: Any) -> Result:
-        """Run the wrapped strategy's own ``start``, which it may have changed; see Strategy.
+        """Run the ``start`` of the wrapped strategy, which may be its own; see Strategy.
 
         Args:
             grid: See Strategy.
@@ -111,22 +113,22 @@ class RememberingStrategy(Strategy):
             self.initial = arrays
         if self.train_config is None:
             self.train_config = copy.deepcopy(config)
-        self._keep(server_round, arrays)
+        self._add_checkpoint(server_round, arrays)
         messages = list(configure(server_round, arrays, config, grid))
         self.rounds = max(self.rounds, server_round)
         self.participants[server_round] = tuple(m.metadata.dst_node_id for m in messages)
         return messages
 
-    def _keep(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Keep a checkpoint; where there are too many, every second goes."""
+    def _add_checkpoint(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Store a checkpoint; where there are too many, delete every second one."""
         if not self._most or (server_round - 1) % self._apart:
             return
         self.checkpoints[server_round] = arrays
         while len(self.checkpoints) > self._most:
             self._apart *= 2
             self.checkpoints = {
-                number: kept
-                for number, kept in self.checkpoints.items()
+                number: checkpoint
+                for number, checkpoint in self.checkpoints.items()
                 if (number - 1) % self._apart == 0
             }
 
@@ -153,7 +155,7 @@ class RememberingStrategy(Strategy):
         self.strategy.summary()
 
     def as_dict(self) -> Mapping[str, object]:
-        """Return who took part when, JSON-able."""
+        """Return the participants of each round as values that JSON can hold."""
         return {
             "rounds": self.rounds,
             "participants": {str(n): list(nodes) for n, nodes in self.participants.items()},

@@ -1,4 +1,4 @@
-"""Removals from the model of a user's app, in a federation that is open."""
+"""Removals from the model of a user's app, in an open federation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from fedunlearn.unlearning.rewind import Rewind
 log = logging.getLogger("flwr")
 
 AUTO = "auto"
-# Of the way that training went, and of its rounds: what ``auto`` keeps, and what it trains anew.
+# Shares of the way that training went and of its rounds that ``auto`` retains and trains again.
 KEPT_SHARE = 0.3
 TRAINED_SHARE = 1 / 3
-# Rounds that ``auto`` adds at a time where what stays is not nearly as good as before (in nats, or
-# in share of the examples), and how many of the rounds of training it trains at most.
+# Rounds that ``auto`` adds at a time where the model on the retain set is clearly worse than before
+# (in nats, or in share of the examples), and the largest share of training's rounds that it trains.
 SHORT_ACCURACY, SHORT_LOSS = 0.015, 0.05
 ADDED_SHARE, MOST_SHARE = 1 / 6, 2 / 3
 BY_TRAINING = "by the nodes' own training"
@@ -49,7 +49,7 @@ BY_TRAINING = "by the nodes' own training"
 
 @dataclass(frozen=True)
 class Known:
-    """What the user told of training."""
+    """Which facts about training the user has given."""
 
     settings: bool
     initial: bool
@@ -57,7 +57,7 @@ class Known:
     strategy: bool
 
     def assumed(self, method: str) -> list[str]:
-        """Return what was assumed in the place of what is not known."""
+        """Return the assumptions made in place of facts that are not known."""
         remarks = []
         if not self.initial and method in ("cubic-newton", "stochastic-cubic-newton"):
             remarks.append(
@@ -70,7 +70,7 @@ class Known:
 
 
 class Removal:
-    """Removes data from the model of a user's app, one request after the other."""
+    """A removal of data from the model of a user's app, one request after the other."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Removal:
 
     @property
     def result(self) -> RemovalResult:
-        """What became of the last removal.
+        """The result of the last removal.
 
         Raises:
             InputError: Nothing was removed yet.
@@ -115,32 +115,32 @@ class Removal:
         method: str | UnlearningMethod[Any] = AUTO,
         recovery_rounds: int = 0,
     ) -> ArrayRecord:
-        """Remove data from the model, and have the nodes never use them again.
+        """Remove data from the model, and exclude them permanently from the nodes' training.
 
-        Exactly one of nodes, classes and records says what leaves.
+        Exactly one of nodes, classes and records defines the forget set.
 
         Args:
-            nodes: Nodes that leave as a whole: ``name`` or ``partition-id`` of their node config,
+            nodes: Nodes that leave completely: ``name`` or ``partition-id`` of their node config,
                 or Flower's node ids where they have neither (``removal.nodes`` lists the names).
-            classes: Labels that leave, everywhere or on some nodes (``on``).
-            records: By node, the places of examples in the data that ``data`` of ``unlearnable``
+            classes: Labels that are removed, on all nodes or on some (``on``).
+            records: Places of examples, by node, in the data that ``data`` of ``unlearnable``
                 returns for training.
-            on: For classes: the nodes it is about; left out, all.
-            method: A method's name, or a method with its settings. ``auto``: where a remembering
-                strategy was given, part of the way back towards the initial weights and then a
-                third of the rounds of training on what stays, or up to two thirds where accuracy
-                on what stays takes more (rewind); else one cubic-regularized Newton step
-                (cubic-newton).
-            recovery_rounds: Rounds of the user's own training on what stays, after the method.
+            on: The nodes from which classes are removed. If it is left out, all nodes.
+            method: A method's name, or a method with its settings. With ``auto``, where a
+                remembering strategy was given, the method is rewind: part of the way back towards
+                the initial weights, then a third of the rounds of training on the retain set, or up
+                to two thirds where its accuracy needs more. Otherwise ``auto`` takes one
+                cubic-regularized Newton step (cubic-newton).
+            recovery_rounds: Rounds of the user's own training on the retain set, after the method.
 
         Returns:
             The new model, in the form of ``trained``.
 
         Raises:
-            ForgetSetError: Nothing would leave, or nothing would stay.
-            UnknownNameError: A node that is not enrolled.
+            ForgetSetError: Nothing would be removed, or nothing would stay.
+            UnknownNameError: A node is not enrolled.
             InputError: The method cannot be used here.
-            FederationError: A round could not be completed; the model stays what it was.
+            FederationError: A round could not be completed; the model is not changed.
         """
         if recovery_rounds < 0:
             raise InputError("forget: recovery_rounds must be 0 or more")
@@ -191,7 +191,7 @@ class Removal:
         finally:
             if excluded:
                 own.trainer.state = dict(self._state)
-                with suppress(FederationError):  # the first failure is the one to be reported
+                with suppress(FederationError):  # the first failure is the one that is reported
                     own.exclude_nothing()
         missing = tuple(int(node) for node in unlearned.details.get("dropped", {}))
         self._results.append(
@@ -233,7 +233,7 @@ class Removal:
         state: Mapping[str, Tensor],
         forget: ForgetSet,
     ) -> None:
-        """Let the next removal start from the new model."""
+        """Set the new model as the start of the next removal."""
         self._trained = replace(self._trained, weights=weights, recorded={})
         self._state = dict(state)
         self._before.append(replace(forget, after=()))
@@ -242,10 +242,11 @@ class Removal:
     def _more_rounds(
         self, chosen: UnlearningMethod[Any], spent: int, before: Outcome, after: Outcome
     ) -> int:
-        """Return how many rounds of training to add, by how well the model does on what stays.
+        """Return the number of training rounds to add, by the model's quality on the retain set.
 
         A strategy may take smaller steps than it did when training began. Rounds are added until
-        what stays is nearly as good as before, or training has cost most of a retraining.
+        the model on the retain set is nearly as good as before, or until training has cost most of
+        a retraining.
         """
         if not isinstance(chosen, Rewind) or before.retain is None or after.retain is None:
             return 0
@@ -265,7 +266,7 @@ class Removal:
         forget: ForgetSet,
         state: Mapping[str, Tensor] | None = None,
     ) -> tuple[ArrayRecord, dict[str, Tensor], str]:
-        """Return the new model with buffers that hold nothing of what left."""
+        """Return the new model with buffers that contain nothing of the forget set."""
         trainer = self._own.trainer
         trained = trainer.state_of(weights)
         before = dict(trained) if trained is not None else dict(state or self._state)
@@ -329,10 +330,11 @@ class Removal:
     def _auto(self) -> UnlearningMethod[Any]:
         """Return the method that is expected to come closest to a retrained model.
 
-        Where the app's own training can be run: rewind, whose rounds bring back what stays alone.
-        Models that were trained with momentum, adaptive rates and normalisation fit what leaves so
-        well that its gradient at the trained weights is small, and one step from there is not
-        enough. Without the strategy or the initial weights: one cubic-regularized Newton step.
+        Where the app's own training can be run this is rewind, whose rounds restore only the retain
+        set. Models that were trained with momentum, adaptive rates and normalisation fit the forget
+        set so well that its gradient at the trained weights is small, and one step from there is
+        not enough. Without the strategy or the initial weights it is one cubic-regularized Newton
+        step.
         """
         known = self._known
         if known.strategy and known.initial and known.rounds:

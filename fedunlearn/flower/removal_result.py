@@ -1,4 +1,4 @@
-"""What became of a removal in a user's app, in words and figures."""
+"""The result of a removal in a user's app, in words and figures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fedunlearn.names import listed
 
 @dataclass(frozen=True)
 class Outcome:
-    """How well a model does, by the nodes' own sums.
+    """Quality of a model, from the sums of the nodes.
 
     Attributes:
-        retain: On what stays; None where nothing does.
-        forget: On what leaves; None where nothing does.
-        held_out: On what the nodes that stay hold out of training; None without any.
+        retain: Evaluation on the retain set; None where it is empty.
+        forget: Evaluation on the forget set; None where it is empty.
+        held_out: Evaluation on the held-out examples of the nodes that stay; None without any.
     """
 
     retain: Evaluation | None
@@ -27,27 +27,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """What became of a removal.
+    """The result of a removal.
 
     Attributes:
-        forget: What was removed, in words.
+        forget: Description of the forget set.
         method: Name of the method.
-        settings: Of the method, JSON-able.
-        status: How it went, with the remedy where there is one.
-        claim: What may be said of the model: EMPIRICAL, or EXACT_RETRAIN.
+        settings: Settings of the method, which JSON can hold.
+        status: The outcome in one line, with the remedy where there is one.
+        claim: The claim about the model: EMPIRICAL, or EXACT_RETRAIN.
         nodes: The names of the nodes that took part.
-        missing: The names of those that failed, and were left out.
-        removed: By node, how many of its examples are out of use now.
-        before: How well the model did before.
-        after: How well it does now.
-        statistics: What became of running statistics, as BatchNorm's.
-        recovery_rounds: Of the user's own training on what stays.
-        rounds: Of communication, all together.
-        bytes_up: From nodes to the server.
-        bytes_down: From the server to nodes.
-        kept: By node, whether its training asks what may be trained on (``forgetting.kept``).
-        remarks: What was assumed, or is to be known.
-        details: What the method knows of its own work.
+        missing: The names of the nodes that failed and were left out.
+        removed: Number of examples of each node that are now out of use.
+        before: Quality of the model before the removal.
+        after: Quality of the model after the removal.
+        statistics: Treatment of running statistics, as those of BatchNorm.
+        recovery_rounds: Rounds of the user's own training on the retain set.
+        rounds: Total rounds of communication.
+        bytes_up: Bytes sent from nodes to the server.
+        bytes_down: Bytes sent from the server to nodes.
+        kept: Whether the training of each node calls ``forgetting.kept``.
+        remarks: Assumptions, and further notes for the user.
+        details: Further values that the method reports.
     """
 
     forget: str
@@ -70,15 +70,15 @@ class RemovalResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Say in a few lines what was done and how the model does."""
+        """Return a few lines that state what was done and the quality of the model."""
         removed = self.before.forget.examples if self.before.forget is not None else 0
         lines = [
             f"removed {self.forget} ({removed} examples) by {self.method}: {self.status}",
             f"  {self.rounds} rounds with {listed('node', self.nodes)}; {self.claim}",
         ]
         for name, what in (
-            ("what left", "forget"),
-            ("what stays", "retain"),
+            ("forget set", "forget"),
+            ("retain set", "retain"),
             ("held-out examples", "held_out"),
         ):
             pair = getattr(self.before, what), getattr(self.after, what)

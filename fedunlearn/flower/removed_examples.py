@@ -1,7 +1,8 @@
-"""What nodes are sent about removals that is no question: tombstones, and what to leave out.
+"""Messages to nodes about removals that are not questions: tombstones and exclusions.
 
-Flower messages of the types ``query.remove`` (record tombstones, for good) and ``query.exclude``
-(leave examples out of training until they are removed, or until that is given up).
+They are Flower messages of the types ``query.remove`` (record tombstones permanently) and
+``query.exclude`` (exclude examples from training until they are removed, or until the removal is
+abandoned).
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ def record_tombstones(
     *,
     deadline_s: float,
 ) -> dict[int, int]:
-    """Have nodes record tombstones for what a deletion removed: one round.
+    """Send tombstones for the forget set of a deletion to nodes: one round.
 
     Args:
         grid: The grid.
         addresses: Flower node id of each node.
-        deletion: Its id.
-        forget: What it removed.
-        nodes: Which nodes must do so.
+        deletion: Id of the deletion.
+        forget: The forget set of the deletion.
+        nodes: The nodes that must record them.
         deadline_s: Seconds to wait.
 
     Returns:
-        How many examples each node has recorded, durably.
+        The number of examples that each node has recorded durably.
 
     Raises:
-        MissingAnswerError: A node did not confirm it.
+        MissingAnswerError: A node did not confirm.
     """
     return _send(grid, addresses, REMOVE, deletion, forget, nodes, deadline_s)
 
@@ -60,20 +61,20 @@ def exclude(
     *,
     deadline_s: float,
 ) -> dict[int, int]:
-    """Have nodes leave a forget set out of training until it is removed: one round.
+    """Exclude a forget set from the training of nodes until it is removed: one round.
 
     Args:
         grid: The grid.
         addresses: Flower node id of each node.
-        forget: What is being removed; of no nodes to leave nothing out any more.
-        nodes: Which nodes must do so.
+        forget: The forget set; one that names no nodes ends all exclusions.
+        nodes: The nodes that must exclude it.
         deadline_s: Seconds to wait.
 
     Returns:
-        How many examples each node leaves out.
+        The number of examples that each node excludes.
 
     Raises:
-        MissingAnswerError: A node did not confirm it.
+        MissingAnswerError: A node did not confirm.
     """
     return _send(grid, addresses, EXCLUDE, "", forget, nodes, deadline_s)
 
@@ -109,14 +110,14 @@ def _send(
         what = f"deletion {deletion}: " if deletion else ""
         raise MissingAnswerError(
             f"{what}node {', '.join(map(str, missing))} did not confirm within {deadline_s:g} s "
-            "that the examples are out of use; it is asked again",
+            "that the examples are out of use; the request is sent again",
             nodes=missing,
         )
     return confirmed
 
 
 def rule_in(message: Message) -> tuple[str, ForgetSet]:
-    """Return the deletion and the forget set that a message is about."""
+    """Return the deletion and the forget set of a message."""
     header = message.content.config_records[RULE]
     rule = header["forget"]
     assert isinstance(rule, bytes)  # written by _send
@@ -124,7 +125,7 @@ def rule_in(message: Message) -> tuple[str, ForgetSet]:
 
 
 def confirm(message: Message, examples: int) -> Message:
-    """Confirm that so many examples are out of use."""
+    """Return a reply that confirms how many examples are out of use."""
     return Message(RecordDict({RULE: ConfigRecord({"examples": examples})}), reply_to=message)
 
 

@@ -1,7 +1,7 @@
-"""What a node answers to Flower messages.
+"""The answers of a node to Flower messages.
 
-A client never lets an exception out, since Flower would carry its text to the server: it answers
-with a record named ``failure`` instead.
+A client never raises an exception, since Flower would send its text to the server. It answers with
+a record named ``failure`` instead.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def reply_to_question(message: Message, node: TaskNode) -> Message:
 
 
 def reply_with_failure(message: Message, number: int, error: Exception, name: str = "") -> Message:
-    """Answer any message with what of an error may leave the node.
+    """Answer a message with the part of an error that may leave the node.
 
     Args:
-        message: That cannot be answered.
-        number: Of the node; -1 where it has none yet.
-        error: Why.
-        name: Of a node without a number.
+        message: The message that cannot be answered.
+        number: Number of the node; -1 where it has none yet.
+        error: The cause.
+        name: Name of a node without a number.
 
     Returns:
         The reply.

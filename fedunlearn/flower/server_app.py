@@ -1,4 +1,4 @@
-"""The ServerApp: enrols the nodes and hands the federation to whatever is to be done with it."""
+"""The ServerApp, which enrols the nodes and passes the federation to its task."""
 
 from __future__ import annotations
 
@@ -41,17 +41,18 @@ def open_federation(
     """Enrol the nodes of a grid.
 
     Args:
-        grid: Flower's, of any kind.
-        nodes: How many nodes must be there, besides those refused.
-        progress: Hears of every round.
-        layout: Of the model's tensors, for methods that tell them apart.
-        network: The server's own, where it has the Task: nodes with another are refused.
-        stop: Set from outside to end every wait.
-        deadline_s: For enrolment and for each round.
-        sessions: How rounds other than training's go over streams of their own; None for messages.
-        journal: Keeps what is finished, for a run that goes on after this one was killed.
-        on_fault: What becomes of a removal in which a node fails.
-        refused: Nodes that have left: they are asked for nothing, whatever they say.
+        grid: A grid of Flower, of any kind.
+        nodes: Number of nodes that must be connected, besides those refused.
+        progress: Progress display, which is updated after every round.
+        layout: Layout of the model's tensors, for methods that distinguish layers.
+        network: The server's own network, where it has the Task; nodes with another are refused.
+        stop: Event that ends every wait.
+        deadline_s: Seconds for enrolment and for each round.
+        sessions: Settings of sessions over streams, for rounds other than training's; None for
+            messages.
+        journal: Stores what is finished, so that a later run can resume after this one was killed.
+        on_fault: The rule for a removal in which a node fails.
+        refused: Nodes that have left. They are sent nothing, whatever they enrol as.
 
     Returns:
         The federation, ready to train and to answer; closing it ends the session.
@@ -81,7 +82,7 @@ def open_federation(
 
 
 def _nothing() -> None:
-    """Close what was never open."""
+    """Do nothing, where there is nothing to close."""
 
 
 def make_server_app(

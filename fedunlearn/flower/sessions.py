@@ -1,7 +1,7 @@
-"""Opens a session by one Flower message a node; where it cannot be, rounds go as messages.
+"""Sessions that one Flower message per node opens, with Flower's messages as the fallback.
 
 Flower runs the messages to a node one after another, so that a node in a session answers no other
-message: the session opens with the first round and closes before training goes on.
+message. The session therefore opens with the first round and closes before training continues.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How sessions are opened.
+    """Settings for the opening of sessions.
 
     Attributes:
-        endpoint: Where nodes connect to.
-        join_s: Seconds until every node must have joined: Flower starts a process on each.
-        connect_s: Of these, seconds in which a node must reach the endpoint once it tries.
+        endpoint: Endpoint to which nodes connect.
+        join_s: Seconds until every node must have joined, since Flower starts a process on each.
+        connect_s: Part of these seconds in which a node must reach the endpoint once it tries.
         payload: bfloat16 to halve the bytes of questions; None for the tensors' own dtype.
-        on_loss: ``wait`` for a node whose session ended to open another, within the round's
+        on_loss: ``wait`` to let a node whose session ended open another within the round's
             deadline, or ``abort``.
     """
 
@@ -57,7 +57,7 @@ class SessionOrMessages:
     """A Transport over sessions that open when they are needed, or over Flower's messages.
 
     Attributes:
-        joining_s: Seconds that opening sessions took, in which Flower started the nodes.
+        joining_s: Seconds that the opening of sessions took, including Flower's start of the nodes.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class SessionOrMessages:
         settings: SessionSettings,
         stop: threading.Event | None = None,
     ) -> None:
-        """Take the enrolled nodes; opens nothing yet.
+        """Take the enrolled nodes without opening a session.
 
         Args:
-            grid: Carries the invitations.
+            grid: Grid that carries the invitations.
             addresses: Flower node id of each node.
-            settings: How to open.
-            stop: Set from outside to end every wait.
+            settings: Settings of the sessions.
+            stop: Event that ends every wait.
         """
         self._grid = grid
         self._addresses = addresses
@@ -81,13 +81,13 @@ class SessionOrMessages:
         self._stop = stop or threading.Event()
         self._messages = MessageTransport(grid, addresses)
         self._session: SessionTransport | None = None
-        self._open: dict[str, int] = {}  # invitations that have no reply, and to whom
+        self._open: dict[str, int] = {}  # node of each invitation that has no reply yet
         self._unreachable: str | None = None
         self.joining_s = 0.0
 
     @property
     def carrier(self) -> str:
-        """What carried the rounds so far, for results."""
+        """The means by which the rounds so far were carried, for results."""
         if self._unreachable is None:
             return "session"
         return f"messages ({self._unreachable})"
@@ -104,7 +104,7 @@ class SessionOrMessages:
         yield from carrier.ask(question, nodes, deadline_s=deadline_s)
 
     def close(self) -> None:
-        """End the session, so that nodes answer other messages again; the next round opens one."""
+        """End the session, so that nodes answer other messages; the next round opens another."""
         if self._session is not None:
             self._end(self._session.server)
             self._session = None
@@ -116,7 +116,7 @@ class SessionOrMessages:
             The session; None where a node cannot reach the endpoint.
 
         Raises:
-            FederationError: A node fails, or does not come in time.
+            FederationError: A node fails, or does not join in time.
         """
         server = SessionServer(self._addresses, self._settings.endpoint)
 
@@ -172,7 +172,7 @@ class SessionOrMessages:
         end = time.monotonic() + self._settings.join_s
         while self._open and time.monotonic() < end and not self._stop.is_set():
             for _ in self._replies():
-                pass  # what went wrong in a session was heard in its rounds
+                pass  # its rounds have already reported any failure of the session
             time.sleep(POLL_S)
         if self._open:
             left = ", ".join(str(node) for node in sorted(self._open.values()))
@@ -180,7 +180,7 @@ class SessionOrMessages:
             self._open.clear()
 
     def _replies(self) -> list[tuple[int, Message]]:
-        """Take the replies that are there, all of them: they are handed out but once."""
+        """Take all replies that have arrived, since the grid returns each only once."""
         replies = list(self._grid.pull_messages(list(self._open)))
         return [(self._open.pop(r.metadata.reply_to_message_id), r) for r in replies]
 
@@ -200,20 +200,20 @@ def _record(invitation: Invitation, connect_s: float) -> ConfigRecord:
 def reply_to_session(
     message: Message, node: TaskNode, payload: torch.dtype | None = None
 ) -> Message:
-    """Answer ``query.session`` on a node: join, serve the job, reply when it is over.
+    """Answer ``query.session`` on a node: join, answer questions, and reply when it is over.
 
-    Data and model are made before, so that no round waits for them.
+    Data and model are loaded before the node joins, so that no round waits for them.
 
     Args:
         message: The invitation.
-        node: Answers the questions.
-        payload: Of the node's answers.
+        node: The node that answers the questions.
+        payload: Type of the tensors in the node's answers.
 
     Returns:
-        How many questions were answered.
+        The reply, with the number of questions that were answered.
 
     Raises:
-        FederationError: The invitation is another node's.
+        FederationError: The invitation is for another node.
     """
     invited = message.content.config_records["session"]
     number, certificate = int(config_number(invited, "node")), invited["certificate"]

@@ -1,4 +1,4 @@
-"""Runs a body of work in a simulated federation: on Flower's engine, or in this process."""
+"""Simulated federations, on Flower's engine or in this process."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def simulate(
     records: Path | None = None,
     refused: Collection[int] = (),
 ) -> T:
-    """Open a simulated federation, run a body of work in it, and close it.
+    """Open a simulated federation, run a function in it, and close it.
 
     Args:
-        task: What every node computes on.
-        nodes: How many nodes.
-        body: Gets the federation; what it returns or raises is returned or raised.
-        transport: ``inline`` calls the nodes in this process; ``flower`` starts Flower's
-            simulation engine with one worker process a core.
-        progress: Hears of every round.
-        records: Folder in which every node has one for its commitments and tombstones.
+        task: The task on which every node computes.
+        nodes: Number of nodes.
+        body: Function that is called with the federation; its result or exception is passed on.
+        transport: ``inline`` calls the nodes in this process; ``flower`` starts Flower's simulation
+            engine with one worker process per core.
+        progress: Progress display, which is updated after every round.
+        records: Folder that contains one folder per node for its commitments and tombstones.
         refused: Nodes that have left.
 
     Returns:
-        What ``body`` returned.
+        The result of ``body``.
     """
     listener = progress or Silent()
     model = build_model(task.model)
@@ -98,7 +98,7 @@ def _on_engine(
     starting.enter_context(progress.piece("starting nodes", 1))
 
     def guarded(federation: Federation) -> None:
-        # The engine logs a ServerApp's exception with its traceback: keep ours to ourselves.
+        # The engine would log a ServerApp's exception with its traceback, so none is raised here.
         started.set()
         try:
             progress.advance()
@@ -127,25 +127,25 @@ def run_engine(
     nodes: int,
     interrupted: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run apps on Flower's simulation engine, one worker process a core, until the server's ends.
+    """Run apps on Flower's engine, one worker process per core, until the ServerApp ends.
 
     Args:
-        server_app: Must keep its exceptions: the engine would log them with their tracebacks.
-        client_app: What every node runs.
-        nodes: How many nodes.
+        server_app: An app that raises no exception, since the engine would log the traceback.
+        client_app: The app of every node.
+        nodes: Number of nodes.
         interrupted: Called where the engine fails or is interrupted, before its processes end.
 
     Raises:
         FederationError: The engine fails.
-        BaseException: What interrupted it.
+        BaseException: The exception that interrupted it.
     """
-    # Each worker computes on one core; without this every process starts a thread a core.
+    # Each worker computes on one core; otherwise every process would start one thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Ray's handler in C++ would report a crash on SIGTERM, and end in one.
+    # Ray's handler in C++ would report a crash on SIGTERM, and crash.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    with _quiet_flower(), ended_on_failure(), _sigterm_as_it_was():
+    with _quiet_flower(), ended_on_failure(), _own_sigterm_handler():
         from flwr.simulation import run_simulation
 
         try:
@@ -160,23 +160,24 @@ def run_engine(
             )
         except BaseException as error:
             interrupted()
-            if isinstance(error, RuntimeError):  # what the engine makes of any failure of its own
+            if isinstance(error, RuntimeError):  # the engine raises it for all of its failures
                 raise FederationError(f"Flower's simulation failed: {error.__cause__}") from error
             raise
 
 
 @contextmanager
-def _sigterm_as_it_was() -> Iterator[None]:
-    """Leave SIGTERM to the handler that this process has: Ray takes it to exit at once.
+def _own_sigterm_handler() -> Iterator[None]:
+    """Preserve this process's handler of SIGTERM, where Ray would exit at once.
 
-    Ray sets its own where it starts in the main thread; here it starts in another, before Flower
-    would start it. Without a handler of ours its own is right, which ends its processes.
+    Ray installs its own handler where it starts in the main thread. Here it starts in another,
+    before Flower would start it. A process without a handler leaves Ray's in place, which ends
+    Ray's processes.
 
     Raises:
         FederationError: Ray does not start.
     """
-    ours = callable(signal.getsignal(signal.SIGTERM))
-    if not ours or threading.current_thread() is not threading.main_thread():
+    has_handler = callable(signal.getsignal(signal.SIGTERM))
+    if not has_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
     started, over = threading.Event(), threading.Event()
@@ -205,7 +206,7 @@ def _sigterm_as_it_was() -> Iterator[None]:
 
 
 def _start_ray() -> None:
-    """Start Ray as Flower does; its processes find what this one can import."""
+    """Start Ray as Flower does, with processes that can import what this one can."""
     import ray
 
     if ray.is_initialized():
@@ -226,10 +227,11 @@ def _stop_ray() -> None:
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's own narration off the screen.
+    """Suppress Flower's own log output.
 
-    Its errors too: a node's failure reaches the caller as an exception, and Flower would print
-    the traceback of it. After an interrupt its threads go on complaining, so silence stays.
+    This includes its errors: a node's failure reaches the caller as an exception, and Flower would
+    also print its traceback. After an interrupt Flower's threads still log errors, so the level is
+    not restored.
     """
     logger = logging.getLogger("flwr")
     level = logger.level

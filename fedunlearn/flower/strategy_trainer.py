@@ -1,4 +1,4 @@
-"""Training that a removal needs, by the user's own strategy and the user's own ``train``."""
+"""Training for removals, by the user's own strategy and the user's own ``train``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LEAST = ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes")
 
 
 class StayingGrid(MeteredGrid):
-    """A grid that shows a strategy the nodes that stay, and notes which of them fail."""
+    """A grid that shows a strategy only the nodes that stay, and counts their failures."""
 
     def __init__(
         self, grid: MeteredGrid, addresses: Mapping[int, int], gone: Iterable[int]
     ) -> None:
-        """Hide nodes.
+        """Hide the nodes that leave.
 
         Args:
             grid: The grid of the removal.
@@ -60,14 +60,14 @@ class StayingGrid(MeteredGrid):
 
 
 class StrategyTrainer:
-    """Runs the user's strategy over the nodes that stay.
+    """A trainer that runs the user's strategy over the nodes that stay.
 
     Attributes:
-        state: Buffers and frozen parameters that training starts from.
-        initial: Weights, buffers and frozen parameters where the user's training began.
-        from_initial: Whether the last training began there: a retraining.
+        state: Buffers and frozen parameters from which training starts.
+        initial: Weights, buffers and frozen parameters at the start of the user's training.
+        from_initial: Whether the last training began there, that is, was a retraining.
         latest: The weights (d,) and arrays after the last training; None before any.
-        remarks: What went other than in the user's own training.
+        remarks: Differences from the user's own training.
     """
 
     def __init__(
@@ -83,18 +83,19 @@ class StrategyTrainer:
         train_config: ConfigRecord | None = None,
         deadline_s: float,
     ) -> None:
-        """Take what carries training.
+        """Take the grid, the model's form and the strategy.
 
         Args:
             grid: The grid.
             addresses: Flower node id of each node.
-            arrays: How an ArrayRecord holds the model.
-            state: Its buffers and frozen parameters, as training left them.
-            initial: Weights (d,), buffers and frozen parameters where training began, if known.
-            strategy: Makes the user's strategy as it was before training; None where there is none.
-            exclude: Has nodes leave a forget set out of their training.
-            train_config: What training sends beside the arrays.
-            deadline_s: Of a round.
+            arrays: The form in which an ArrayRecord holds the model.
+            state: The buffers and frozen parameters at the end of training.
+            initial: Weights (d,), buffers and frozen parameters at the start of training, if known.
+            strategy: Makes the user's strategy in its state before training; None where there is
+                none.
+            exclude: Excludes a forget set from the training of nodes.
+            train_config: Values that training sends besides the arrays.
+            deadline_s: Seconds for a round.
         """
         self._grid = grid
         self._addresses = addresses
@@ -118,8 +119,8 @@ class StrategyTrainer:
             The weights after the last round, shape (d,).
 
         Raises:
-            InputError: The plan asks for training that the user's ``train`` does not do, or there
-                is no strategy.
+            InputError: The plan needs training that the user's ``train`` does not do, or there is
+                no strategy.
             FederationError: No round gave a model.
         """
         if self._strategy is None:
@@ -183,7 +184,7 @@ class StrategyTrainer:
 
 
 def _lower(strategy: object, staying: int) -> list[str]:
-    """Lower what a strategy, or one inside of it, waits for, where fewer nodes stay."""
+    """Lower the node counts that a strategy, or one it wraps, waits for, where fewer stay."""
     lowered = []
     inner: object | None = strategy
     while inner is not None:

@@ -1,4 +1,4 @@
-"""A user's data without some examples, in the form that they came in."""
+"""A user's data without some examples, in their original form."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fedunlearn.errors import TaskError
 
 
 def size_of(dataset: Any) -> int:
-    """Return how many examples a user's data hold.
+    """Return the number of examples in a user's data.
 
     Args:
         dataset: A ``DataLoader``, a map-style dataset of torch or of HuggingFace, a tensor or an
             array, or a tuple of these.
 
     Raises:
-        TaskError: They have no places.
+        TaskError: The data have no places.
     """
     if isinstance(dataset, DataLoader):
         return size_of(dataset.dataset)
@@ -54,7 +54,7 @@ def without_examples(dataset: Any, stays: Tensor) -> Any:
         dataset, tensors, or ``torch.utils.data.Subset``.
 
     Raises:
-        TaskError: A loader picks its examples in a way of its own.
+        TaskError: The loader uses its own sampler.
     """
     places = torch.nonzero(stays)[:, 0]
     if isinstance(dataset, DataLoader):
@@ -84,8 +84,8 @@ def _loader(loader: DataLoader[Any], stays: Tensor, places: Tensor) -> DataLoade
         options = {"sampler": None}
     if options.get("sampler", "") is None or type(loader.batch_sampler) is not BatchSampler:
         raise TaskError(
-            "kept: the DataLoader picks its examples by a sampler of its own; give kept(...) the "
-            "dataset, and make the loader of what it returns"
+            "kept: the DataLoader has its own sampler; give kept(...) the dataset, and make the "
+            "loader from its result"
         )
     return DataLoader(
         without_examples(loader.dataset, stays),

@@ -1,4 +1,4 @@
-"""How a worker takes an open federation over from a user's own ServerApp."""
+"""The takeover of an open federation by a worker, from a user's own ServerApp."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextvars import ContextVar
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.own_federation import OwnFederation
 
-# Takes over a federation that ``unlearning`` has opened, with the model that was trained.
+# A function that takes over a federation that ``unlearning`` opened, with the trained model.
 TakeOver = Callable[[OwnFederation, TrainedModel], None]
 
 _taker: ContextVar[TakeOver | None] = ContextVar("takes over from unlearning()", default=None)
 
 
 class TakenOver(BaseException):
-    """Ends a user's main function: a worker has done what was to be done after training."""
+    """An exception that ends a user's main function, after a worker has done its task."""
 
 
 def hand_over(own: OwnFederation, trained: TrainedModel) -> None:
-    """Let a worker take an open federation over, where one waits for it.
+    """Hand an open federation over to a worker, where one waits for it.
 
     Raises:
-        TakenOver: It did; the run is over.
+        TakenOver: The worker has taken over, and the run is complete.
     """
     taker = _taker.get()
     if taker is not None:
@@ -33,7 +33,7 @@ def hand_over(own: OwnFederation, trained: TrainedModel) -> None:
 
 @contextmanager
 def taking_over(taker: TakeOver) -> Iterator[None]:
-    """Take over every federation that is opened inside of the block."""
+    """Take over every federation that is opened inside the block."""
     token = _taker.set(taker)
     try:
         yield

@@ -33,10 +33,10 @@ REFERENCE = "reference"
 
 
 class PinnedFedAvg(FedAvg):
-    """FedAvg that asks the same nodes every round and refuses to go on without one of them.
+    """FedAvg with the same nodes in every round, which fails where one of them is missing.
 
-    Flower's own drops failed replies and averages what is left, which changes the objective in
-    silence.
+    Flower's own FedAvg drops failed replies and averages the rest, which changes the objective
+    silently.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class PinnedFedAvg(FedAvg):
 
         Args:
             addresses: Flower node id of each node that trains.
-            plan: Rounds, rates, what to leave out.
-            on_local: Told of the nodes' results before they are averaged.
+            plan: The rounds, rates and exclusions.
+            on_local: Called with the nodes' results before they are averaged.
         """
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self.addresses = addresses
@@ -79,7 +79,7 @@ class PinnedFedAvg(FedAvg):
                 f"training round {self.plan.first_round + server_round - 1}: no answer from node "
                 + ", ".join(str(number) for number in missing)
             )
-        ordered = []  # by node, so that sums do not depend on who was first
+        ordered = []  # by node, so that sums do not depend on the order of arrival
         local: dict[int, LocalResult] = {}
         for number, address in sorted(self.addresses.items()):
             reply = by_address[address]
@@ -102,7 +102,7 @@ class PinnedFedAvg(FedAvg):
 
 
 class FedAvgTrainer:
-    """Runs FedAvg over the enrolled nodes."""
+    """A trainer that runs FedAvg over the enrolled nodes."""
 
     def __init__(
         self,
@@ -112,12 +112,12 @@ class FedAvgTrainer:
         deadline_s: float,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take what carries training.
+        """Take the grid and the nodes.
 
         Args:
             grid: The grid.
             addresses: Flower node id of each node.
-            deadline_s: Of a round.
+            deadline_s: Seconds for a round.
             before: Called before training starts, to free the nodes for its messages.
         """
         self.grid = grid
@@ -129,11 +129,11 @@ class FedAvgTrainer:
         self, start: Tensor, plan: TrainingPlan, on_round: OnRound, on_local: OnLocal | None = None
     ) -> Tensor:
         """See Trainer."""
-        working = {n: a for n, a in self.addresses.items() if plan.has_work(n)}
-        if not working:
-            raise ForgetSetError(f"forget: {plan.without} is everybody; someone must stay")
+        active = {n: a for n, a in self.addresses.items() if plan.has_work(n)}
+        if not active:
+            raise ForgetSetError(f"forget: {plan.without} is every node; at least one must stay")
         self._before()
-        strategy = PinnedFedAvg(working, plan, on_local)
+        strategy = PinnedFedAvg(active, plan, on_local)
         latest, counted = start, 0
 
         def after_round(server_round: int, arrays: ArrayRecord) -> None:
@@ -157,7 +157,7 @@ class FedAvgTrainer:
 
 
 def reply_to_train(message: Message, node: TaskNode) -> Message:
-    """Answer ``train`` on a node: its part of a round, from the weights that came."""
+    """Answer ``train`` on a node with its part of a round, from the weights in the message."""
     config = message.content.config_records["config"]
     plan = LocalPlan(
         epochs=int(config_number(config, "epochs")),
@@ -191,5 +191,5 @@ def reply_to_train(message: Message, node: TaskNode) -> Message:
 
 
 def _rule(config: ConfigRecord) -> LocalRule:
-    """Read the rule that the server asks for; an unknown one raises a KeyError."""
+    """Read the rule that the server requests; an unknown one raises a KeyError."""
     return RULES[str(config["rule"])](**json.loads(str(config["rule-settings"])))

@@ -25,7 +25,7 @@ class LowRankAdapter(nn.Module):
 
         Args:
             base: Frozen from now on.
-            rank: Of the map; at most the smaller side of the layer.
+            rank: Rank of the map; at most the smaller side of the layer.
 
         Raises:
             TaskError: The rank does not fit the layer.
@@ -55,7 +55,7 @@ def add_adapters(module: nn.Module, rank: int) -> nn.Module:
 
     Args:
         module: Changed in place: every parameter is frozen, every ``nn.Linear`` wrapped.
-        rank: Of each adapter.
+        rank: Rank of each adapter.
 
     Returns:
         The network; the wrapped layer where it is a linear layer itself.

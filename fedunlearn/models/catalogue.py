@@ -79,7 +79,7 @@ def make_model(name: str, inputs: Tensor, classes: int) -> nn.Module:
     """Make a network for some inputs.
 
     Args:
-        name: As for ``find_factory``.
+        name: Name of the network, as for ``find_factory``.
         inputs: Some examples (n, ...): images or features, or token ids as int64.
         classes: How many.
 

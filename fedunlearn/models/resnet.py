@@ -18,9 +18,9 @@ class ResidualBlock(nn.Module):
         """Build it.
 
         Args:
-            channels: Of the inputs.
-            width: Of the outputs.
-            stride: Of the first convolution and of the shortcut.
+            channels: Channels of the inputs.
+            width: Channels of the outputs.
+            stride: Stride of the first convolution and of the shortcut.
         """
         super().__init__()
         self.first = _convolution(channels, width, stride)

@@ -41,8 +41,8 @@ def read_examples(task: Task, node: int) -> Examples:
         What is read batch by batch; two tensors are taken as such.
 
     Raises:
-        TaskError: They are neither, or differ in number.
-        FedunlearnError: Of the Task's code, as it is.
+        TaskError: The data have another form, or inputs and targets differ in number.
+        FedunlearnError: The Task's code raised it.
         OwnCodeError: The Task's code fails.
     """
     try:
@@ -91,10 +91,10 @@ def require_same_reads(task: Task, node: int, examples: Examples) -> None:
     Args:
         task: The Task.
         node: The node's number.
-        examples: As they were read before.
+        examples: The examples that were read before.
 
     Raises:
-        NotDeterministicError: They differ.
+        NotDeterministicError: The examples differ from those that were read before.
     """
     with generators_restored():
         reads, seed = 2, 1
@@ -133,7 +133,7 @@ def require_usable(
 
     Args:
         task: The Task.
-        model: As it was built; its weights are put back.
+        model: Model as it was built; its weights are restored.
         examples: More than none.
         tried: Forms of examples with which nodes of this process have tried the same Task: of
             these, only what depends on the examples is looked at. The form is added.
@@ -142,7 +142,8 @@ def require_usable(
 
     Raises:
         TaskError: Something cannot be computed, or would be wrong; with cause, layer and remedy.
-        NotDeterministicError: Something draws or mixes the examples of a batch; likewise.
+        NotDeterministicError: Something draws random numbers or mixes the examples of a batch;
+            the message names it.
     """
     with generators_restored():
         try:
@@ -173,7 +174,7 @@ def require_usable(
 def _require_one_function(
     task: Task, model: nn.Module, batch: Batch, sent: Collection[str]
 ) -> None:
-    """Refuse a model that holds, where nobody sees it, what another with its weights does not."""
+    """Refuse a model with hidden state that another model with the same weights does not have."""
     own = flatten(model)
     state = model.state_dict()
     carried = ModelState({name: state[name] for name in sent if name in state})

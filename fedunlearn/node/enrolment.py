@@ -46,7 +46,7 @@ def require_same_network(
             not compared here; see ``state_to_transfer``.
 
     Returns:
-        The network, without what is sent; None where nobody says.
+        Digest of the network without what is sent; None where it is not known.
 
     Raises:
         ModelDiffersError: Naming the nodes and the first part that differs.

@@ -86,7 +86,7 @@ class TaskNode:
 
         Raises:
             EmptyNodeError: There are none.
-            TaskError: They cannot be used, or are not those that the node has committed to: the
+            TaskError: The examples cannot be used, or differ from the committed ones: the
                 list of removed ones would name others.
         """
         examples = read_examples(self.task, self.number)
@@ -296,7 +296,7 @@ class TaskNode:
         """Return what a forget set selects by: one entry an example, the label where it counts.
 
         Raises:
-            ForgetSetError: It names a class and the examples have no labels.
+            ForgetSetError: The forget set names a class and the examples have no labels.
         """
         if isinstance(self.examples, TensorExamples):
             return self.examples.targets

@@ -32,7 +32,7 @@ def label_key(batch: Mapping[str, Tree], label: str | None) -> str | None:
     """Return the key of the targets of a batch; None where no key is named like one.
 
     Args:
-        batch: As collate makes it.
+        batch: Batch as collate makes it.
         label: The key that the user names.
 
     Raises:
@@ -74,8 +74,8 @@ def labels_by(batch: Tree, key: str | None) -> Callable[[Tree], Tree]:
     """Return what finds the targets in a batch like the given one; None where it has none.
 
     Args:
-        batch: As collate makes it.
-        key: Of the targets, where it is a dictionary.
+        batch: Batch as collate makes it.
+        key: Key of the targets, where the batch is a dictionary.
     """
     if key is not None:
         return lambda batch: batch[key]
@@ -88,9 +88,9 @@ def way_of(model: nn.Module, batch: Tree, key: str | None, forward: OwnForward |
     """Find out which part of a batch a model takes, and how.
 
     Args:
-        model: Whose ``forward`` is looked at.
-        batch: As collate makes it.
-        key: Of the targets, where the batch is a dictionary.
+        model: Model whose ``forward`` is inspected.
+        batch: Batch as collate makes it.
+        key: Key of the targets, where the batch is a dictionary.
         forward: How the user says that it is called; None where the signature says it.
 
     Returns:

@@ -42,7 +42,7 @@ class OwnData:
     Attributes:
         train: What it trains on.
         held_out: What it evaluates on; None where there is nothing.
-        batch_size: Of its loader; None where it has none.
+        batch_size: Batch size of the loader; None where there is no loader.
     """
 
     train: Examples
@@ -62,7 +62,7 @@ def own_data(found: object) -> OwnData:
         The examples. Order and shuffling of a loader do not count: the index in its dataset does.
 
     Raises:
-        TaskError: It is something else, or a loader whose examples have no fixed places.
+        TaskError: The data are of another type, or a loader whose examples have no fixed order.
         NotDeterministicError: Items differ between two reads under one seed.
     """
     if isinstance(found, Mapping):

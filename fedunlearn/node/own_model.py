@@ -75,10 +75,10 @@ def form_of_own(
     """Find out how a model and a loss take batches.
 
     Args:
-        model: In eval mode; on whose device the batch is.
-        loss: Of outputs and targets, or of outputs and the batch; None for the loss that the model
+        model: Model in eval mode, on the device of the batch.
+        loss: Loss of outputs and targets, or of outputs and batch; None for the loss that the model
             returns itself.
-        batch: Of a few examples, as collate makes it.
+        batch: Batch of a few examples, as collate makes it.
         label: The key of the targets, of batches that are dictionaries.
         forward: Maps model and batch to outputs, where the signature does not say how.
 
@@ -105,7 +105,7 @@ def adapted(model: nn.Module, form: OwnForm) -> nn.Module:
     names of layers and weights stay what they are.
 
     Args:
-        model: Of the user; changed.
+        model: The user's model, which is changed.
         form: How it is called.
 
     Returns:

@@ -41,7 +41,7 @@ class OwnTask:
 
         Args:
             model: Builds the model.
-            loss: Of outputs and targets, or of outputs and the batch: the mean over the examples.
+            loss: Loss of outputs and targets, or of outputs and batch: mean over the examples.
                 None for the loss that the model returns itself.
             data: Returns one node's data in a form that ``own_data`` takes.
             label: The key of the targets, of batches that are dictionaries.

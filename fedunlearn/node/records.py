@@ -1,6 +1,6 @@
 """What a node keeps of its own data, beside them: commitments to its records, and tombstones.
 
-``secret.key`` salts the commitments, so that nobody can guess a record from its own;
+``secret.key`` salts the commitments, so that no record can be guessed from its commitment;
 ``commitments.bin`` holds them, for the owner to name records by; ``tombstones.json`` says what was
 removed. All three stay on the node: the server learns the root and the number of records.
 """
@@ -31,7 +31,7 @@ class NodeRecords:
         """Use a folder, which is made where it is missing.
 
         Raises:
-            TaskError: It cannot be made.
+            TaskError: The folder cannot be made.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -16,7 +16,7 @@ Write = Callable[[bytes], None]
 
 
 class RunTombstones(Tombstones):
-    """A list of removed examples that somebody else stores, as text."""
+    """A list of removed examples, as text that is stored elsewhere."""
 
     def __init__(self, read: Read, write: Write) -> None:
         """Take what stores the list.
@@ -50,7 +50,7 @@ class RunTombstones(Tombstones):
 
 
 class RunRecords:
-    """Tombstones without commitments: nobody outside of the run can name a record.
+    """Tombstones without commitments, since records cannot be named from outside of the run.
 
     Attributes:
         tombstones: The list.

@@ -54,7 +54,7 @@ class Tombstones:
             Whether it had.
 
         Raises:
-            TaskError: It is no list of tombstones.
+            TaskError: The file is not a list of tombstones.
         """
         try:
             status = os.stat(self._path)
@@ -94,7 +94,7 @@ class Tombstones:
         """Refuse to take part for a node that has left.
 
         Raises:
-            NodeLeftError: It has.
+            NodeLeftError: The node has left.
         """
         if self._left:
             raise NodeLeftError("has left the federation; its data take part in nothing any more")
@@ -120,7 +120,7 @@ class Tombstones:
 
         Args:
             deletion: Its id.
-            places: In the node's data.
+            places: Places in the node's data.
         """
         new = tuple(sorted(set(places)))
         with self._locked():

@@ -70,7 +70,7 @@ def cut(tensor: Tensor, streams: int = 1) -> Iterator[bytes]:
 
     Args:
         tensor: What is sent.
-        streams: To how many at once; chunks are smaller where there are many.
+        streams: Number of streams that send at once; chunks are smaller where there are many.
 
     Yields:
         Frames, each made when it is asked for and with one copy of its bytes.
@@ -86,7 +86,7 @@ def chunk_of(frame: bytes) -> memoryview | None:
     """Return the bytes that a frame carries, without a copy; None where it is no chunk.
 
     Raises:
-        ValueError: It is a chunk that does not parse.
+        ValueError: The frame is a chunk that does not parse.
     """
     if frame[:1] != _CHUNK_TAG:
         return None
@@ -116,7 +116,7 @@ class Assembly:
     """Tensors that were announced, filled by the chunks that follow."""
 
     def __init__(self, headers: list[pb.TensorHeader]) -> None:
-        """Allocate them; whoever calls has made sure that they are not too large."""
+        """Allocate the tensors; the caller has made sure that they are not too large."""
         self._headers = headers
         self._tensors = [
             _room(wire_bytes(header)).view(_DTYPES_BACK[header.payload]).view(tuple(header.shape))
@@ -134,7 +134,7 @@ class Assembly:
         """Copy the next bytes to where they belong.
 
         Raises:
-            ValueError: They are none, or more than the tensor has room for.
+            ValueError: The chunk has no bytes, or more than the tensor has room for.
         """
         if not self._rooms or not 0 < len(chunk) <= len(self._rooms[0]) - self._filled:
             raise ValueError("more bytes than were announced")

@@ -133,7 +133,7 @@ class ForgetSet(ABC):
             label: That all of the group have; None where the group is all that the node holds.
 
         Returns:
-            Whether all or none of the group leaves; None where the group does not tell.
+            Whether all or none of the group leaves; None where the group does not decide it.
         """
 
     @abstractmethod
@@ -181,7 +181,7 @@ class OfNodes(ForgetSet):
     """All that some nodes hold.
 
     Attributes:
-        nodes: Who leaves.
+        nodes: The nodes that leave.
     """
 
     kind = "node"
@@ -218,7 +218,7 @@ class OfDraw(ForgetSet):
 
     Attributes:
         fraction: The share, rounded to whole examples on each node.
-        seed: Of the draw.
+        seed: Seed of the draw.
         on: The nodes it is about; empty for all.
     """
 
@@ -321,7 +321,7 @@ class OfRecords(ForgetSet):
     """Examples that are named one by one.
 
     Attributes:
-        records: By node, ascending, the places of examples in its data, ascending.
+        records: Places of the examples in the data of each node; nodes and places ascend.
     """
 
     kind = "records"

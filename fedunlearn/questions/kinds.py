@@ -51,7 +51,7 @@ class Ask(ABC):
     """What is asked of each node.
 
     Attributes:
-        field: Of the kind in session.proto.
+        field: Field of the kind in session.proto.
         may_overflow: Whether NaN and infinity are answers, which the server judges.
         may_round: Whether answers are long vectors, which may cross in half precision.
     """
@@ -80,7 +80,7 @@ class Ask(ABC):
 
         Args:
             vectors: How many the question carries.
-            share: Of the examples that answer.
+            share: Share of the examples that answer.
         """
 
     def write(self, message: pb.Question) -> None:
@@ -95,7 +95,7 @@ class Ask(ABC):
             The kind.
 
         Raises:
-            ValueError: It asks for something unknown.
+            ValueError: The message asks for something unknown.
         """
         del message
         return cls()
@@ -192,8 +192,8 @@ class Statistics(Ask):
     holds: the sum of batch size times mean, then of batch size times unbiased variance.
 
     Attributes:
-        batch_size: Of the batches; the last one of a node may have one example more.
-        seed: Of the order of the examples.
+        batch_size: Size of the batches; the last one of a node may have one example more.
+        seed: Seed of the order of the examples.
     """
 
     batch_size: int
@@ -205,7 +205,7 @@ class Statistics(Ask):
         """Refuse batches that have no variance.
 
         Raises:
-            InputError: They have fewer than two examples.
+            InputError: Batches have fewer than two examples.
         """
         if self.batch_size < 2:
             raise InputError(
@@ -241,7 +241,7 @@ class Signs:
 
     Attributes:
         columns: How many sums.
-        seed: Of the signs.
+        seed: Seed of the signs.
     """
 
     columns: int
@@ -315,8 +315,8 @@ class Summaries(Ask):
     The vectors (q, d) are its orthonormal basis. See subspace_summary.py.
 
     Attributes:
-        curvature: Of the sum of losses.
-        by_label: As for GroupGradients.
+        curvature: Kind of curvature of the sum of losses.
+        by_label: Whether groups are labels, as for GroupGradients.
     """
 
     curvature: Curvature

@@ -24,8 +24,9 @@ class Sample:
     """Ask each node to answer for some of its examples, as an estimate of the sum over all.
 
     Attributes:
-        share: Of the examples of each part, in (0, 1]; at least one is taken.
-        seed: Of the draw. Products of one basis belong to one operator only if all have the same.
+        share: Share of the examples of each part, in (0, 1]; at least one is taken.
+        seed: Seed of the draw; products of one basis belong to one operator only with the same
+            seed.
     """
 
     share: float
@@ -132,15 +133,15 @@ class Answer:
     """What one node says to one question.
 
     Attributes:
-        node: Who answers.
+        node: Number of the node that answers.
         job: Echo of the question.
         round: Echo of the question.
-        model_digest: Of the point that the node received.
-        vectors_digest: Of the vectors that the node received.
+        model_digest: Digest of the point that the node received.
+        vectors_digest: Digest of the vectors that the node received.
         counts: The node's number of examples in each part.
-        values: For each part that was asked for and is not empty: sums over its examples, or, from
+        values: Sums over the examples of each part that was asked for and is not empty, or, from
             a sample of them, an unbiased estimate of these.
-        labels: For each part whose groups were asked for by label: the labels of the rows,
+        labels: Labels of the rows of each part whose groups were asked for by label,
             ascending; empty where the targets are no labels, so that there is one row.
     """
 

@@ -24,7 +24,8 @@ class Summary:
     Attributes:
         examples: How many.
         square: |g|^2, summed over the groups that were added up.
-        outside: The part of it that lies outside of the subspace, |g|^2 - |Q'g|^2, summed likewise.
+        outside: The part of it that lies outside of the subspace, |g|^2 - |Q'g|^2, summed over the
+            groups that were added up.
         gradient: Q'g, shape (q,).
         curvature: Q'HQ, shape (q, q), symmetric.
     """

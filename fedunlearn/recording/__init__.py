@@ -1,1 +1,1 @@
-"""What is recorded as the last act of training, so that removals need no round afterwards."""
+"""Recordings made at the end of training, so that later removals need no round."""

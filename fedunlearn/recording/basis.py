@@ -1,4 +1,4 @@
-"""The directions that a recording keeps: Q' (q, d), in memory or in a file."""
+"""The directions of a recording: Q' (q, d), in memory or in a file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing_extensions import override
 
 from fedunlearn.questions.subspace_summary import FloatArray
 
-# Of the rows that are mapped from a file, or widened to be handed out, at the same time.
+# Bytes of the rows that are mapped from a file, or widened for a caller, at the same time.
 AT_ONCE_BYTES = 200 * 2**20
-# Entries of a row that are widened for a sum, while they are near the processor.
+# Entries of a row that are widened for a sum while they are in the processor's cache.
 WIDENED = 2**16
 
 
 class Basis(ABC):
-    """Orthonormal rows (q, d), handed out a few at a time.
+    """Orthonormal rows (q, d), returned a few at a time.
 
     Attributes:
-        size: q.
-        dimension: d.
-        precision: In which they are kept.
+        size: The number q of rows.
+        dimension: The length d of a row.
+        precision: The dtype in which the rows are stored.
     """
 
     size: int
@@ -32,10 +32,10 @@ class Basis(ABC):
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return some of the rows, as they are kept."""
+        """Return some of the rows, in the stored precision."""
 
     def pieces(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield which rows, and the rows (m, d), as float32 or wider."""
+        """Yield slices and their rows (m, d), as float32 or wider."""
         widened = torch.promote_types(self.precision, torch.float32)
         for which in self._some_at_a_time(self.precision.itemsize + widened.itemsize):
             yield which, self.rows(which.start, which.stop).to(widened)
@@ -53,7 +53,7 @@ class Basis(ABC):
             along = torch.from_numpy(coordinates[which]).to(weights.dtype)
             for part, columns in zip(moved.split(WIDENED), rows.split(WIDENED, dim=1), strict=True):
                 part.addmv_(columns.to(weights.dtype).T, along)
-            del rows, columns  # before the next come
+            del rows, columns  # frees them before the next ones are read
         return moved
 
     def whole(self) -> Tensor:

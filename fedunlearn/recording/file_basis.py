@@ -1,4 +1,4 @@
-"""A basis in a file: only the rows in use are mapped, so that it may be larger than memory."""
+"""A basis in a file, of which only the rows in use are mapped, so that it may exceed memory."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _PRECISIONS = {name: precision for precision, name in _NAMES.items()}
 class FileBasis(Basis):
     """A basis in a file of its own, which never changes.
 
-    The map is let go of with the rows that were taken from it: one that stayed open would let the
+    The map is closed with the rows that were taken from it. A map that stayed open would let the
     resident memory grow to the size of the file.
 
     Attributes:
-        path: Where it is.
-        sha256: Of the file, in hex, as whoever refers to it says; not compared here.
+        path: Path of the file.
+        sha256: The sha256 of the file, hexadecimal, as the caller states it; it is not checked
+            here.
     """
 
     def __init__(self, path: Path, sha256: str) -> None:
-        """Read its size; no row yet.
+        """Read the size of the basis, without its rows.
 
         Raises:
-            RecordingError: It is missing, or holds something else.
+            RecordingError: The file is missing, or is not a recording's basis.
         """
         self.path = path
         self.sha256 = sha256
@@ -61,14 +62,14 @@ class FileBasis(Basis):
         except OSError as error:
             raise RecordingError(unreadable(self.path, error)) from error
         except SafetensorError as error:
-            raise RecordingError(unusable(self.path, "no longer what it was")) from error
+            raise RecordingError(unusable(self.path, "changed since it was opened")) from error
         return rows
 
 
 def basis_file(basis: Basis) -> Iterator[bytes | memoryview]:
     """Yield the content of a basis's file, a row at a time, in the format of safetensors.
 
-    By hand, because the library writes only what lies in memory whole.
+    The format is written here, because the library writes only tensors that are in memory.
     """
     length = basis.size * basis.dimension * basis.precision.itemsize
     tensor = {
@@ -84,10 +85,10 @@ def basis_file(basis: Basis) -> Iterator[bytes | memoryview]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hex.
+    """Return the sha256 of a file, hexadecimal.
 
     Raises:
-        RecordingError: It cannot be read.
+        RecordingError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -97,12 +98,12 @@ def file_sha256(path: Path) -> str:
 
 
 def unusable(path: Path, what: str) -> str:
-    """Say what is wrong with one of a recording's files."""
+    """Return the message for a file of a recording that cannot be used."""
     return f"{path}: {what}; restore the recording's folder from a copy, or record anew"
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """Say that one of them is missing or cannot be read."""
+    """Return the message for a file of a recording that is missing or cannot be read."""
     missing = isinstance(error, FileNotFoundError)
     reason = "no such file" if missing else (error.strerror or "cannot be read").lower()
     return f"{path}: {reason}; give the folder in which a recording was saved"

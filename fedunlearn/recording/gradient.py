@@ -1,4 +1,4 @@
-"""The gradient over all examples, recorded while all nodes are there."""
+"""The gradient over all examples, recorded while all nodes are connected."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fedunlearn.questions.forget import ForgetSet
 
 @dataclass(frozen=True)
 class RecordedGradient:
-    """A sum over the federation, divided: no single node's gradient is kept.
+    """A mean gradient over the federation; no single node's gradient is stored.
 
     Attributes:
-        examples: n.
-        gradient: grad F, shape (d,).
+        examples: The number n of examples.
+        gradient: The gradient grad F, shape (d,).
     """
 
     examples: int
@@ -26,16 +26,16 @@ class RecordedGradient:
 
 @dataclass(frozen=True)
 class GradientAt:
-    """Asks for grad F on the way from w0 to w^: one round.
+    """A request to record grad F at a point between w0 and w^: one round.
 
     Attributes:
-        share: Of the way, in [0, 1]; 1 is w^.
+        share: The share of the way from w0 to w^, in [0, 1]; 1 is w^.
     """
 
     share: float
 
     def record(self, trained: TrainedModel, federation: Federation) -> RecordedGradient:
-        """Ask all nodes."""
+        """Compute the gradient over all nodes."""
         everything = federation.objective(
             ForgetSet.of_nodes(), weight_decay=trained.settings.weight_decay
         )
@@ -44,5 +44,5 @@ class GradientAt:
         return RecordedGradient(everything.retained, gradient)
 
     def __str__(self) -> str:
-        """Name it in a message."""
+        """Return the name for messages."""
         return f"gradient at linearise-at = {self.share:g}"

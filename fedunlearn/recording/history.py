@@ -1,6 +1,6 @@
-"""What training went through: the weights and every node's update, every few rounds.
+"""The history of training: the weights and every node's update, every few rounds.
 
-The server keeps rounds / every * (nodes + 1) * d floats. It sees each single update, which secure
+The server stores rounds / every * (nodes + 1) * d floats. It sees each single update, which secure
 aggregation would hide.
 """
 
@@ -20,12 +20,12 @@ from fedunlearn.federation.training import LocalResult
 
 @dataclass(frozen=True, eq=False)
 class PastRound:
-    """One round of training.
+    """One stored round of training.
 
     Attributes:
-        number: Counted from 1.
-        before: Weights (d,) that the nodes started from.
-        updates: What each node added to them, (d,).
+        number: Number of the round, counted from 1.
+        before: Weights (d,) from which the nodes started.
+        updates: The update (d,) of each node.
     """
 
     number: int
@@ -35,10 +35,10 @@ class PastRound:
 
 @dataclass(frozen=True)
 class RoundHistory:
-    """Keeps every so many rounds of training, the first among them.
+    """A request to store every n-th round of training, beginning with the first.
 
     Attributes:
-        every: 1 for all.
+        every: The interval in rounds; 1 for all rounds.
     """
 
     every: int
@@ -48,16 +48,16 @@ class RoundHistory:
         return _HistoryObserver(self.every)
 
     def record(self, trained: TrainedModel, federation: Federation) -> NoReturn:
-        """Refuse, since the history of training cannot be recorded at its end.
+        """Raise an error, since the history of training cannot be recorded at its end.
 
         Raises:
-            NotRecordedError: Always.
+            NotRecordedError: In every case.
         """
         del trained, federation
-        raise NotRecordedError(f"the {self} is kept while training runs: give it to Federation.fit")
+        raise NotRecordedError(f"the {self} is recorded during training: give it to Federation.fit")
 
     def __str__(self) -> str:
-        """Name it in a message."""
+        """Return the name for messages."""
         return f"history of every {self.every} rounds"
 
 

@@ -1,15 +1,16 @@
-"""Records a subspace and what it sees of everybody, as the last act of training.
+"""The recorder of a subspace and of the groups' summaries in it, at the end of training.
 
 1. Range: the leading directions of the groups' gradient sums at u, or of random signed sums.
-2. Block Krylov: these, multiplied by the federation's curvature at u, once or more.
+2. Block Krylov: these directions, multiplied by the federation's curvature at u, once or more.
 3. Every group's summary in that Krylov space.
-4. Compression, by the server alone: of the Krylov space the q directions are kept in which the
-   removals that may come would move the model most. Each group's own removal, each node's and
-   each label's is solved; their leading left singular vectors are the directions. Where only sums
-   are seen, the removals are those of the signed sums, with nothing taken off the curvature.
+4. Compression, by the server alone: q directions of the Krylov space are retained, those in which
+   possible removals would move the model most. The removal of each group, each node and each label
+   is solved; the leading left singular vectors of the steps are the directions. Where only sums are
+   seen, the removals are those of the signed sums, and nothing is subtracted from the curvature.
 
 Rounds: 3 where the range is half of the Krylov space, 2 + depth at most. Source of the range:
-Halko, Martinsson, Tropp 2011; the rest is ours. What was tried beside it: simulations/README.md.
+Halko, Martinsson, Tropp 2011; the rest is this project's own. For alternatives that were tried, see
+simulations/README.md.
 """
 
 from __future__ import annotations
@@ -48,26 +49,26 @@ OVERSAMPLING = 8
 
 @dataclass(frozen=True)
 class SubspaceRecorder:
-    """Asks for a recording.
+    """A request for a recording.
 
     Attributes:
-        settings: What is recorded and what is kept.
+        settings: Settings of the recording.
     """
 
     settings: RecordingSettings
 
     def __str__(self) -> str:
-        """Name it in a message."""
+        """Return the name for messages."""
         return "summaries with these settings"
 
     def record(self, trained: TrainedModel, federation: Federation) -> Recording:
-        """Ask all nodes.
+        """Run the rounds of the recording over all nodes.
 
         Returns:
-            What is kept.
+            The recording.
 
         Raises:
-            TaskError: No example has a gradient where it is to be recorded.
+            TaskError: No example has a gradient at the point of the recording.
         """
         settings = self.settings
         decay = trained.settings.weight_decay
@@ -94,31 +95,31 @@ class SubspaceRecorder:
             settings.absolute,
         )
         moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, krylov)
-        kept = _leading(moves, settings.directions, len(krylov))
+        chosen = _leading(moves, settings.directions, len(krylov))
         precision = getattr(torch, settings.precision)
-        rows = torch.from_numpy(kept.T).to(krylov.dtype) @ krylov
+        rows = torch.from_numpy(chosen.T).to(krylov.dtype) @ krylov
         if precision is torch.bfloat16:
             rows = rows.to(precision)
         return Recording(
             basis=MemoryBasis(rows),
             share=settings.linearise_at,
-            point=kept.T @ trial.point,
+            point=chosen.T @ trial.point,
             weight_decay=decay,
             horizon=horizon,
             absolute=settings.absolute,
             by_label=settings.groups == "classes",
             examples=total.examples,
-            stays=total.within(kept),
-            groups={g: s.within(kept) for g, s in groups.items()}
+            stays=total.within(chosen),
+            groups={g: s.within(chosen) for g, s in groups.items()}
             if settings.policy == "stored"
             else {},
-            left=np.zeros(kept.shape[1]),
-            coordinates=np.zeros(kept.shape[1]),
+            left=np.zeros(chosen.shape[1]),
+            coordinates=np.zeros(chosen.shape[1]),
             model=digest(trained.weights),
         )
 
     def _range(self, everything: FederatedObjective, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the range (r, d), and the signed sums it was found from, if so."""
+        """Return the range (r, d), and the signed sums from which it was found, if any."""
         settings = self.settings
         by_label = settings.groups == "classes"
         if settings.sums_only:
@@ -156,7 +157,7 @@ class SubspaceRecorder:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """Removals in the Krylov space, to see where they would lead."""
+    """Trial removals in the Krylov space, which show in which directions they move the model."""
 
     total: Summary
     point: FloatArray
@@ -178,7 +179,7 @@ class _Trial:
             for one in leaving
             if one.examples < self.total.examples
         ]
-        # A single group cannot leave whole: no move, so that the first directions are as good.
+        # A single group cannot leave completely. There is no move then, and any directions will do.
         return np.stack(moves, axis=1) if moves else np.zeros((len(self.point), 0))
 
     def moves_of_sums(self, sums: Tensor, krylov: Tensor) -> FloatArray:
@@ -203,12 +204,12 @@ class _Trial:
 def _in_turn(
     answers: Iterator[tuple[int, tuple[int, ...], T]], nodes: Sequence[int]
 ) -> Iterator[tuple[int, tuple[int, ...], T]]:
-    """Yield answers in the order of the nodes, so that the result is the same for any arrival.
+    """Yield answers in the order of the nodes, so that the result does not depend on arrival.
 
-    Those that come before their turn wait.
+    Answers that arrive before their turn are held.
 
     Yields:
-        Every answer.
+        All answers.
     """
     early: dict[int, tuple[int, tuple[int, ...], T]] = {}
     turns = iter(nodes)
@@ -218,11 +219,11 @@ def _in_turn(
         while turn in early:
             yield early.pop(turn)
             turn = next(turns, None)
-    yield from (early[node] for node in sorted(early))  # behind one that had nothing to say
+    yield from (early[node] for node in sorted(early))  # after a node that did not answer
 
 
 def _leading(moves: FloatArray, columns: int, size: int) -> FloatArray:
-    """Return the leading directions (size, q) of moves (size, m); all where they are few."""
+    """Return the leading directions (size, q) of moves (size, m); all if there are few."""
     if size <= columns:
         return np.eye(size)
     left, _, _ = np.linalg.svd(moves, full_matrices=True)

@@ -1,4 +1,4 @@
-"""A recording: what the server keeps of the end of training, and of the removals since."""
+"""A recording: the data that the server stores about the end of training and later removals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fedunlearn.recording.reduced import ReducedProblem
 
 
 class Group(NamedTuple):
-    """Examples whose summary is kept by itself.
+    """Examples that have a summary of their own.
 
     Attributes:
-        node: Whose they are.
-        label: Their label; None where all of the node's are one group.
+        node: Number of the node that holds them.
+        label: Their label; None where all examples of the node are one group.
     """
 
     node: int
@@ -29,24 +29,25 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Directions, sums and summaries of one model version. Immutable; a removal makes a new one.
+    """Directions, sums and summaries of one model version; immutable, replaced by each removal.
 
     Attributes:
-        basis: Q' (q, d).
-        share: Of the way from w0 to w^ where it was recorded: u.
-        point: Q'u, shape (q,).
-        weight_decay: lambda.
-        horizon: T, the sum of training's step sizes.
-        absolute: Whether Ritz values are used by their absolute values.
+        basis: The basis Q' (q, d).
+        share: The share of the way from w0 to w^ at which it was recorded, which gives u.
+        point: The point Q'u, shape (q,).
+        weight_decay: The weight decay lambda.
+        horizon: The sum T of training's step sizes.
+        absolute: Whether Ritz values are replaced by their absolute values.
         by_label: Whether groups are labels.
-        examples: n, when training ended.
-        stays: Sums over all that has not left.
-        groups: The summary of each group that has not left; empty where only sums are kept.
-        left: Q'g_f of all that left, shape (q,). It is what the weights before and after tell
-            anyhow; of the curvature of what left nothing is kept.
-        coordinates: y: the weights are w^ + Q y.
-        gone: What has been removed, in this order.
-        model: Digest of the weights it belongs to.
+        examples: The number n of examples when training ended.
+        stays: Sums over all examples that have not been removed.
+        groups: The summary of each group that has not been removed; empty where only sums are
+            stored.
+        left: The sum Q'g_f over all removed examples, shape (q,). The weights before and after a
+            removal reveal it in any case; nothing is stored of the curvature of removed examples.
+        coordinates: The coordinates y; the weights are w^ + Q y.
+        gone: The forget sets of all removals so far, in order.
+        model: Digest of the weights to which the recording belongs.
     """
 
     basis: Basis
@@ -65,15 +66,15 @@ class Recording:
     gone: tuple[ForgetSet, ...] = field(default=())
 
     def place(self, weights: Tensor, initial: Tensor) -> Tensor:
-        """Return u, shape (d,), from the weights (d,) as they are now and w0 (d,)."""
+        """Return u, shape (d,), from the current weights (d,) and w0 (d,)."""
         trained = self.basis.moved(weights, -self.coordinates)
         return trained if self.share == 1.0 else initial + self.share * (trained - initial)
 
     def stored(self, forget: ForgetSet) -> dict[Group, Summary] | None:
-        """Return the summaries of what leaves, where they are at hand; None where nodes must tell.
+        """Return the stored summaries of a forget set; None where nodes must compute them.
 
         Raises:
-            ForgetSetError: None of the groups belongs to it.
+            ForgetSetError: No recorded group belongs to the forget set.
         """
         takes = {group: forget.takes_group(group.node, group.label) for group in self.groups}
         if not takes or None in takes.values():
@@ -89,16 +90,16 @@ class Recording:
         return found
 
     def without(self, leaving: Mapping[Group, Summary], forget: ForgetSet) -> Recording:
-        """Return what is kept once some examples have left; their summaries are not.
+        """Return the recording without some examples and their summaries.
 
-        Its coordinates and its model are still those of before: whoever takes the step sets them.
+        Its coordinates and its model are not changed: the caller sets them when it takes the step.
 
         Args:
-            leaving: Their summaries, by the groups they belong to.
-            forget: The rule that names them.
+            leaving: Summaries of the removed examples, by group.
+            forget: The forget set.
 
         Raises:
-            ForgetSetError: Nothing would stay, or more would leave than there is.
+            ForgetSetError: Nothing would stay, or more would be removed than exists.
         """
         total = sum(leaving.values(), Summary.nothing(self.basis.size))
         stays = self.stays - total
@@ -119,7 +120,7 @@ class Recording:
         )
 
     def problem(self) -> ReducedProblem:
-        """Return the cubic model of all that left so far."""
+        """Return the cubic model of all removals so far."""
         return ReducedProblem.of(
             self.stays,
             self.left,

@@ -1,4 +1,4 @@
-"""What is recorded, and what of it is kept."""
+"""The settings of a recording."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ class RecordingSettings(Settings):
     """Settings of a recording.
 
     Attributes:
-        linearise_at: Where gradients and curvature are taken: the share of the way from the
-            initial to the trained weights.
+        linearise_at: The point where gradients and curvature are taken: the share of the way from
+            the initial to the trained weights.
         curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
             of its Ritz values.
-        groups: ``classes``: the examples of one label on one node are the smallest part whose
-            removal the subspace is made for; ``nodes``: all of a node's.
-        range: Leading directions of the groups' gradient sums.
+        groups: The smallest sets of examples for whose removal the subspace is made: ``classes``
+            for the examples of one label on one node, ``nodes`` for all examples of a node.
+        range: Number of leading directions of the groups' gradient sums.
         krylov_directions: Dimensions of the Krylov space, which holds the range and its multiples
             by the curvature.
         depth: The largest number of multiplications by the curvature; each takes a round.
-        directions: q, the number of directions of the Krylov space that are recorded: those in
-            which removals move the model most.
-        product_share: The share of every group's examples that answers products.
-        policy: What the server keeps. ``stored``: each group's summary, so that who has vanished
-            can still be removed; ``on-departure``: only their sums, and who leaves sends a summary
-            along with the request.
-        sums_only: Nodes answer with random signed sums of gradients, and summaries are added up as
-            they come: with secure aggregation the server sees nothing else. Needs
+        directions: The number q of directions of the Krylov space that are recorded: those in which
+            removals move the model most.
+        product_share: The share of every group's examples from which products are computed.
+        policy: ``stored``: the server stores each group's summary, so that a node that has
+            disappeared can still be removed; ``on-departure``: the server stores only their sums,
+            and a node that leaves sends a summary with the request.
+        sums_only: Whether nodes answer with random signed sums of gradients, and summaries are
+            added up on arrival: with secure aggregation the server sees nothing else. Needs
             ``on-departure``.
-        precision: Of the kept directions; ``float32`` keeps that of the model's weights.
+        precision: Precision of the stored directions; ``float32`` stores that of the model's
+            weights.
     """
 
     linearise_at: Share = 0.85
@@ -51,7 +52,7 @@ class RecordingSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
-    def _sums_are_kept(self) -> RecordingSettings:
+    def _sums_are_enough(self) -> RecordingSettings:
         if self.sums_only and self.policy == "stored":
             raise ValueError("sums-only: sees no single summary; it needs policy = 'on-departure'")
         return self
@@ -67,7 +68,7 @@ class RecordingSettings(Settings):
 
     @property
     def kind(self) -> Curvature:
-        """The products that nodes are asked for."""
+        """The kind of products that nodes compute."""
         return Curvature.GGN if self.curvature == "ggn" else Curvature.HESSIAN
 
     @property

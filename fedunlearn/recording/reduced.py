@@ -1,20 +1,20 @@
-"""A removal as algebra in q dimensions: the cubic step of what leaves, from sums alone.
+"""A removal as algebra in q dimensions: the cubic step of a forget set, from sums alone.
 
-With Q (d, q) the recorded directions, u the point they were recorded at, g_f and H_f the sums of
-what has left so far, H_r that of what stays, n_f and n_r their examples: the influence objective of
-F_r around u (unlearning/influence.py) restricted to u + Q y is
+With Q (d, q) the recorded directions, u the point where they were recorded, g_f and H_f the sums
+over all examples removed so far, H_r the sum over the retain set, and n_f and n_r the numbers of
+examples, the influence objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
 
     m(y) = <g, y> + 1/2 <y, H y> + (M/6) |y|^3,
     g = -(Q'g_f + lambda n_f Q'u) / n_r,    H = Q'H_r Q / n_r + lambda I.
 
-It knows nothing of the order in which they left, so that a sequence of removals is the same as all
-of them at once.
+The model does not depend on the order of removals, so a sequence of removals is the same as all of
+them at once.
 
-The weight. Training for a finite time holds the weights near their start as a term (mu/2)|w - w0|^2
-with mu = 1/T would, T being the sum of the step sizes (Ali, Kolter, Tibshirani 2019): directions
-whose curvature is far below 1/T were not learned, and what left cannot have moved them far. So M is
-the weight whose damping (M/2)|y| is 1/(2T); the half is measured, as good as gradient flow's own
-(1 - exp(-hT))/h in place of 1/(h + mu).
+The weight. Training for a finite time holds the weights near their start in the same way as a term
+(mu/2)|w - w0|^2 with mu = 1/T, where T is the sum of the step sizes (Ali, Kolter, Tibshirani 2019):
+directions whose curvature is far below 1/T were not learned, and the removed examples cannot have
+moved them far. So M is the weight whose damping (M/2)|y| is 1/(2T). The factor 1/2 was measured; it
+is as good as gradient flow's own (1 - exp(-hT))/h in place of 1/(h + mu).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fedunlearn.solvers.weight import damped_weight
 
 @dataclass(frozen=True, eq=False)
 class ReducedProblem:
-    """The cubic model of a removal, but for its weight.
+    """The cubic model of a removal, without its weight.
 
     Attributes:
-        gradient: g, shape (q,).
-        curvature: H, shape (q, q).
-        absolute: As for ``spectrum``.
+        gradient: The gradient g, shape (q,).
+        curvature: The curvature H, shape (q, q).
+        absolute: Whether Ritz values are replaced by their absolute values; see ``spectrum``.
     """
 
     gradient: FloatArray
@@ -56,12 +56,12 @@ class ReducedProblem:
         """Return the model.
 
         Args:
-            stays: Sums over what stays; at least one example.
-            left: Q'g_f, the gradient sum of all that left, (q,).
-            examples: n_f.
-            point: Q'u, (q,).
-            weight_decay: lambda.
-            absolute: As for ``spectrum``.
+            stays: Sums over the retain set, which has at least one example.
+            left: The gradient sum Q'g_f of all removed examples, (q,).
+            examples: The number n_f of removed examples.
+            point: The point Q'u, (q,).
+            weight_decay: The weight decay lambda.
+            absolute: Whether Ritz values are replaced by their absolute values; see ``spectrum``.
         """
         size = len(left)
         return cls(

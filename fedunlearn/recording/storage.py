@@ -1,12 +1,12 @@
 """A recording in a folder: a large file that never changes, and a small one.
 
-``basis.safetensors`` holds Q' alone. ``sums.safetensors`` holds all else: what is a vector as
-float64 tensors, what is a number as one JSON document in the metadata. A removal replaces the small
-file at once, so that a summary that has left is nowhere afterwards, and whoever is interrupted
-leaves the old or the new.
+``basis.safetensors`` holds only Q'. ``sums.safetensors`` holds the rest: vectors as float64
+tensors, numbers as one JSON document in the metadata. A removal replaces the small file atomically,
+so that a removed summary no longer exists afterwards, and an interrupted removal leaves either the
+old file or the new one.
 
-The sums carry the sha256 of their own file, formed with zeros in its place, and name that of the
-basis. One process at a time writes to a folder.
+The file of sums contains its own sha256, computed with zeros in its place, and that of the basis.
+One process at a time may write to a folder.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Numbers(_Part):
 
 
 class _GroupNumbers(_Part):
-    """Those of a group's summary, and which group it is."""
+    """The numbers of a group's summary, with the group."""
 
     node: int
     label: int | None
@@ -69,7 +69,7 @@ class _GroupNumbers(_Part):
 
 
 class _BasisNamed(_Part):
-    """The basis that the sums belong to."""
+    """The description of the basis to which the sums belong."""
 
     sha256: str
     size: int
@@ -78,7 +78,7 @@ class _BasisNamed(_Part):
 
 
 class _Document(_Part):
-    """All of the sums that is not a vector; bytes in hex."""
+    """All values of the file of sums that are not vectors; bytes are hexadecimal."""
 
     version: Literal[1]
     share: float
@@ -95,7 +95,7 @@ class _Document(_Part):
 
 
 class _Versioned(BaseModel):
-    """What documents of all versions share."""
+    """The field that documents of all versions have."""
 
     version: int
 
@@ -103,15 +103,16 @@ class _Versioned(BaseModel):
 def save_recording(recording: Recording, folder: Path) -> None:
     """Write a recording, in place of the one that the folder may hold.
 
-    The basis is written only where it is not there already. Interrupted, it leaves the old
-    recording or the new; where the basis is another, perhaps one without sums, which does not open.
+    The basis is written only where it is not there already. An interruption leaves the old
+    recording or the new one; where the basis differs, it may leave one without sums, which cannot
+    be opened.
 
     Args:
-        recording: What to write.
-        folder: Where; made where it is missing.
+        recording: The recording.
+        folder: The folder, which is created where it is missing.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = _put_basis(recording.basis, folder)
@@ -121,18 +122,19 @@ def save_recording(recording: Recording, folder: Path) -> None:
 
 
 def open_recording(folder: Path, *, verify: bool = True) -> Recording:
-    """Read a recording; its basis stays in the file.
+    """Read a recording, whose basis stays in the file.
 
     Args:
-        folder: Where it was saved.
-        verify: Compare the basis with its sha256, which reads all of it: a second or more for each
-            1.8 GB. Otherwise only its size, shape and precision are.
+        folder: The folder in which it was saved.
+        verify: Whether to check the sha256 of the basis, which reads all of it: a second or more
+            per 1.8 GB. Otherwise only its size, shape and precision are checked.
 
     Returns:
-        The recording, equal to the last bit to the one that was saved.
+        The recording, which equals the saved one to the last bit.
 
     Raises:
-        RecordingError: A file is missing, cut short, changed, of another version or no recording's.
+        RecordingError: A file is missing, cut short, changed, of another version or of another
+            kind.
     """
     path = folder / SUMS
     document, vectors = _read(path)
@@ -141,7 +143,7 @@ def open_recording(folder: Path, *, verify: bool = True) -> Recording:
         raise RecordingError(unusable(basis.path, f"not the basis that {path.name} belongs to"))
     if verify and file_sha256(basis.path) != basis.sha256:
         raise RecordingError(
-            unusable(basis.path, "changed: it has not the sha256 that the sums name")
+            unusable(basis.path, "changed: its sha256 is not the one that the sums name")
         )
     try:
         gone = tuple(_forget_set(rule) for rule in document.gone)
@@ -182,7 +184,7 @@ def _put_basis(basis: Basis, folder: Path) -> str:
         with replacing(path) as file:
             for part in basis_file(basis):
                 file.write(part)
-            # Another basis's sums never lie beside this one.
+            # The sums of another basis must never lie beside this one.
             (folder / SUMS).unlink(missing_ok=True)
             flush_folder(folder)
     return sha256
@@ -224,10 +226,10 @@ def _content(recording: Recording, sha256: str) -> bytes:
 
 
 def _read(path: Path) -> tuple[_Document, Mapping[str, FloatArray]]:
-    """Return what the file of sums holds, every byte of it checked.
+    """Return the content of the file of sums, with every byte checked.
 
     Raises:
-        RecordingError: It is missing, cut short, changed, of another version or something else.
+        RecordingError: The file is missing, cut short, changed, of another version or another kind.
     """
     try:
         content = path.read_bytes()
@@ -248,7 +250,7 @@ def _read(path: Path) -> tuple[_Document, Mapping[str, FloatArray]]:
             "use the release that wrote it, or record anew"
         )
     if hashlib.sha256(blank).hexdigest() != claimed:
-        raise RecordingError(unusable(path, "changed: it has not the sha256 that it names"))
+        raise RecordingError(unusable(path, "changed: its sha256 is not the one that it names"))
     try:
         document = _Document.model_validate_json(text)
     except ValueError as error:
@@ -269,7 +271,7 @@ def _read(path: Path) -> tuple[_Document, Mapping[str, FloatArray]]:
 
 
 def _with_digest(content: bytes, old: str, new: str) -> bytes:
-    """Put another digest in its place; quotes inside of the document are escaped."""
+    """Replace a digest; quotes inside of the document are escaped."""
     return content.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
 
 

@@ -91,15 +91,15 @@ def explained(model: nn.Module, loss: Loss, examples: Examples) -> Iterator[None
     """Raise what goes wrong in the block with its cause, the layer and the remedy.
 
     Args:
-        model: Of the user.
-        loss: Likewise.
+        model: The user's model.
+        loss: The user's loss.
         examples: A few, with which the cause is looked for.
 
     Yields:
         Nothing.
 
     Raises:
-        FedunlearnError: As it is where it is one already, else made from what was raised.
+        FedunlearnError: The one that was raised, or one that explains another exception.
     """
     try:
         yield
@@ -119,9 +119,9 @@ def cause_of(error: Exception, model: nn.Module, loss: Loss, batch: Batch) -> Fe
 
     Args:
         error: What was raised.
-        model: Of the user.
-        loss: Likewise.
-        batch: Of a few examples, on the model's device.
+        model: The user's model.
+        loss: The user's loss.
+        batch: Batch of a few examples, on the model's device.
 
     Returns:
         What to raise instead: a TaskError where the cause is known.

@@ -70,8 +70,8 @@ class _Survey:
     """What one pass over all items finds.
 
     Attributes:
-        lengths: Of each item, shape (n,).
-        labels: Of each item, shape (n,); None where the targets are no labels.
+        lengths: Length of each item, shape (n,).
+        labels: Label of each item, shape (n,); None where the targets are not labels.
     """
 
     lengths: Tensor
@@ -178,7 +178,7 @@ class _Source:
         """Return whether an item draws from the global generators.
 
         Raises:
-            NotDeterministicError: It differs under the same seed.
+            NotDeterministicError: The batch differs under the same seed.
         """
         if self.record(self.item(place)) != record:
             raise NotDeterministicError(

@@ -51,7 +51,7 @@ def require_differentiable(model: nn.Module, loss: Loss, examples: Examples) -> 
     What was found for a model is not looked for again with examples of the same form.
 
     Args:
-        model: In the mode in which it will be differentiated; left as it was.
+        model: Model in the mode in which it will be differentiated; it is restored.
         loss: Mean over examples.
         examples: A few of them are used.
 

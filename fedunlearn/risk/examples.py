@@ -103,7 +103,7 @@ class TensorExamples(Examples):
         """Take the tensors; nothing is copied.
 
         Raises:
-            TaskError: They differ in length.
+            TaskError: Inputs and targets differ in length.
         """
         if len(inputs) != len(targets):
             raise TaskError(
@@ -170,7 +170,7 @@ def batch_for(model: nn.Module, examples: Examples, places: Tensor | None = None
     """Return a batch where the model takes it.
 
     Args:
-        model: Whose device counts.
+        model: Model whose device is used.
         examples: Read at the places.
         places: Whole numbers (m,); None for all.
     """

@@ -30,7 +30,7 @@ def require_known_layers(model: nn.Module) -> None:
     """Refuse layers that draw, mix examples, change weights, or hide what they compute.
 
     Args:
-        model: In the mode in which it will be differentiated.
+        model: Model in the mode in which it will be differentiated.
 
     Raises:
         TaskError: Naming the layer and what to use instead.

@@ -116,7 +116,7 @@ class LocalRule(ABC):
 
     Attributes:
         name: On the wire.
-        cost: Of one example and epoch, in gradients of one example.
+        cost: Cost of one example in one epoch, in gradients of one example.
     """
 
     name: ClassVar[str]
@@ -150,7 +150,7 @@ class Ascent(LocalRule):
     stops by the accuracy on a validation set, which a node need not have.
 
     Attributes:
-        radius: Of the ball, in the norm of the weights.
+        radius: Radius of the ball, in the norm of the weights.
         clip: Largest norm of a gradient.
     """
 
@@ -245,8 +245,8 @@ class FisherDescent(LocalRule):
     g_i g_i'. They start anew in every round.
 
     Attributes:
-        momentum: Of m, in [0, 1).
-        memory: Of v, in [0, 1).
+        momentum: Factor of the moving average m, in [0, 1).
+        memory: Factor of the moving average v, in [0, 1).
         damping: Added to v.
     """
 

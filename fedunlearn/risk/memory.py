@@ -39,8 +39,8 @@ class _Zeros:
     """Stands for a tensor of zeros that is not kept.
 
     Attributes:
-        form: Of the same shape, strides and dtype, without numbers.
-        device: Of the tensor.
+        form: Tensor of the same shape, strides and dtype, without data.
+        device: Device of the tensor.
     """
 
     form: Tensor
@@ -102,7 +102,7 @@ def examples_per_chunk(
         count: How many examples; needed for a tree.
 
     Raises:
-        RuntimeError: Of the model or the loss.
+        RuntimeError: The model or the loss raised it.
     """
     if isinstance(inputs, Tensor) and count is None:
         inputs = inputs[:PROBED]

@@ -31,7 +31,7 @@ class FlatNetwork:
         """Wrap a model.
 
         Args:
-            model: In the mode in which it is to be differentiated.
+            model: Model in the mode in which it is to be differentiated.
         """
         self.model = model
         self.layout = ParameterLayout.of(model)
@@ -171,7 +171,7 @@ def gradient_of_each(
         of_one: Maps the point, the inputs and the targets of one example to its loss.
         point: Shape (d,).
         inputs: Shape (n, ...), or a tree of such tensors.
-        targets: Likewise.
+        targets: Targets (n, ...) of the examples.
     """
     try:
         rows: Tensor = vmap(grad(of_one), in_dims=(None, 0, 0))(point, inputs, targets)

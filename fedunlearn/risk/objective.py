@@ -69,7 +69,7 @@ class EmpiricalRisk:
         """Check that the risk is a function of the weights alone, and wrap it.
 
         Args:
-            model: In the mode in which it is to be differentiated; its weights are not used.
+            model: Model in the mode in which it is differentiated; its weights are not used.
             loss: Mean over examples.
             examples: Read batch by batch; or inputs (n, ...) and targets (n, ...).
             chunk: Examples processed at once; bounds memory, changes nothing else. Left out, as

@@ -52,13 +52,13 @@ def require_ggn(loss: Loss, outputs: object, targets: Targets) -> None:
     Args:
         loss: Mean over examples.
         outputs: The model's, for a few examples (n, ...).
-        targets: Of these examples.
+        targets: Targets of these examples.
 
     Raises:
         NoCurvatureError: The outputs are not one tensor; or the loss, as a function of them, has
-            no curvature anywhere that was tried, or negative curvature, or torch cannot tell.
-        RuntimeError: Of the loss itself, at the outputs.
-        ValueError: Likewise.
+            no curvature anywhere that was tried, or negative curvature, or torch cannot decide it.
+        RuntimeError: The loss itself raised it, at the outputs.
+        ValueError: The loss itself raised it, at the outputs.
     """
     if not isinstance(outputs, Tensor):
         raise NoCurvatureError(

@@ -61,7 +61,7 @@ def keep_product(
         The product of the chunk.
 
     Raises:
-        RuntimeError: Of the network or the loss.
+        RuntimeError: The network or the loss raised it.
     """
     point = weights.detach().requires_grad_()
     ggn = curvature is Curvature.GGN

@@ -37,7 +37,7 @@ class _Source:
     """A random generator.
 
     Attributes:
-        name: For messages.
+        name: Name of the generator, for messages.
         read: Returns its state.
         write: Sets its state.
     """
@@ -88,7 +88,7 @@ def require_no_draws(
     """Refuse a model that draws random numbers, or changes what it computes with.
 
     Args:
-        model: In the mode in which it will be differentiated; left as it was.
+        model: Model in the mode in which it will be differentiated; it is restored.
         loss: Searched for generators, as the model is.
         evaluate: Makes one forward pass and returns the outputs and the loss.
 

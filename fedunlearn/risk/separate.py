@@ -26,7 +26,7 @@ def require_separate_examples(model: nn.Module, loss: Loss, examples: Examples) 
     """Refuse a model or a loss in which examples have to do with each other.
 
     Args:
-        model: In the mode in which it will be differentiated.
+        model: Model in the mode in which it will be differentiated.
         loss: Must be the mean over examples.
         examples: Some of them are used.
 
@@ -109,7 +109,7 @@ def _require_own_slopes(loss: Loss, outputs: Tensor, targets: Targets) -> None:
     they are not correlated, that over the pairs which belong together.
 
     Raises:
-        TaskError: It does; the message names shapes that stretch each other.
+        TaskError: The loss broadcasts; the message names the shapes.
     """
     count = 0 if outputs.ndim == 0 else len(outputs)
     if count < 2 or not has_rows(targets, count):

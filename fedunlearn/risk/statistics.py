@@ -25,10 +25,10 @@ def batches(indices: Tensor, size: int, entropy: Sequence[int]) -> list[Tensor]:
     """Cut examples into batches, in an order drawn from a seed.
 
     Args:
-        indices: Of the examples (n,).
-        size: Of a batch. An example that is left over alone is joined to the last batch, since a
+        indices: Places (n,) of the examples.
+        size: Size of a batch. A single example that is left over joins the last batch, since a
             batch of one has no variance.
-        entropy: Of the order.
+        entropy: Entropy from which the order is drawn.
 
     Returns:
         Their indices.
@@ -54,11 +54,11 @@ def statistics(
     buffers are as before when this returns; its weights are the given ones.
 
     Args:
-        model: In the mode in which it is differentiated.
+        model: Model in the mode in which it is differentiated.
         weights: The point (d,).
         state: Holds running statistics of the layers, by their names in ``state_dict``.
-        inputs: Of each batch: how many examples it counts for, and its inputs.
-        seed: Of dropout, which is active as in training.
+        inputs: Number of examples and inputs of each batch.
+        seed: Seed of dropout, which is active as in training.
 
     Returns:
         For each layer, in the order of their names: sum of n_b times mean, then of n_b times

@@ -77,8 +77,8 @@ def spectrum(
     """Return Ritz values (k,), ascending, the gradient (k,) along them, and their vectors (k, k).
 
     Args:
-        projection: Of the operator to a subspace, (k, k), symmetric.
-        gradient: Likewise, (k,).
+        projection: Projection of the operator to a subspace, (k, k), symmetric.
+        gradient: Projection of the gradient, (k,).
         absolute: Replace the Ritz values by their absolute values (saddle-free Newton, Dauphin et
             al. 2014), so that directions of negative curvature are left by a bounded step.
     """
@@ -98,7 +98,7 @@ def solve_projected(
         projection: H on a subspace, (k, k), symmetric.
         gradient: g there, (k,).
         weight: M >= 0.
-        absolute: As for ``spectrum``.
+        absolute: Whether Ritz values are replaced by their absolute values.
 
     Returns:
         The minimiser; its residual is that in the subspace, 0.
@@ -131,7 +131,7 @@ def solve_reduced(
         basis: The subspace and the operator's projection to it.
         weight: M >= 0.
         rtol: Relative residual from which the step counts as converged.
-        absolute: As for ``spectrum``.
+        absolute: Whether Ritz values are replaced by their absolute values.
 
     Returns:
         The minimiser over the subspace. Its status is BUDGET_SPENT where the subspace was too

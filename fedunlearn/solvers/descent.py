@@ -5,7 +5,7 @@ algorithms 2 and 3, as CuReNUS uses it (Bui et al., arXiv 2406.14507); that it r
 minimiser: Carmon, Duchi 2019. Three departures from the source:
 
 - *No step size.* Theirs, 1/(20 L), needs the norm of H. Here every step is the exact global
-  minimiser of the cubic model along its line: Hs is kept by linearity, so one product Hd tells
+  minimiser of the cubic model along its line: Hs is kept by linearity, so one product Hd gives
   the whole line. No L is needed and no step increases m.
 - *Perturbation where it is needed.* Theirs adds a random vector to g from the start, to leave the
   hard case. Here the random vector starts a search for a direction z with z'(H + sigma I)z < 0
@@ -197,7 +197,7 @@ class DescentCubicSolver(CubicSolver):
     are float64. Only symmetry of the operator is assumed.
 
     CONVERGED is a statement about the residual; that H + sigma I is positive semidefinite is
-    known only as well as a search of some ten products from a random vector can tell.
+    known only as well as a search of some ten products from a random vector finds it.
     """
 
     def __init__(self, *, conjugate: bool = True, seed: int = 0) -> None:
@@ -205,7 +205,7 @@ class DescentCubicSolver(CubicSolver):
 
         Args:
             conjugate: Use conjugate directions; otherwise the source's plain gradients.
-            seed: Of the random vector from which negative curvature is searched.
+            seed: Seed of the random vector from which negative curvature is searched.
         """
         self.conjugate = conjugate
         self.seed = seed

@@ -88,8 +88,8 @@ def lanczos(operator: LinearOperator, gradient: Tensor, max_products: int) -> It
     """Grow a basis from the gradient, one product at a time.
 
     A breakdown (an invariant subspace, a zero gradient) ends the basis of a positive semidefinite
-    operator, which has nothing more to tell about the gradient. Any other operator may hide
-    negative curvature in the rest: there the basis goes on from a random vector.
+    operator, since the rest of the space does not meet the gradient. Any other operator may have
+    negative curvature in the rest, so its basis continues from a random vector.
 
     Args:
         operator: The symmetric operator H on R^d.
@@ -176,7 +176,7 @@ def finite_norm(vector: Tensor, what: str) -> float:
     """Return the norm of a vector (d,).
 
     Raises:
-        NonFiniteError: It holds NaN or infinity; the message says ``what`` does.
+        NonFiniteError: The tensor holds NaN or infinity; the message names ``what``.
     """
     length = norm(vector)
     if not length < float("inf"):

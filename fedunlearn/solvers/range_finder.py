@@ -17,7 +17,7 @@ from fedunlearn.solvers.linear_operator import LinearOperator
 from fedunlearn.vectors import gram, not_finite
 
 # What is shorter than this share of the longest is rounding of it: some units of rounding a column,
-# and what inner products in float64 can tell.
+# and what inner products in float64 resolve.
 ROUNDINGS = 32.0
 RESOLVED = 1e-7
 

@@ -45,7 +45,7 @@ def minimise_cubic(eigenvalues: FloatArray, gradient: FloatArray, weight: float)
 
     Solves the secular equation ||s(sigma)|| = 2 sigma / M for its one root at or right of the
     leftmost pole, in the distance to that pole: so a root that lies closer to the pole than
-    rounding could tell (the nearly hard case) is found to full relative precision.
+    rounding resolves (the nearly hard case) is found to full relative precision.
 
     Args:
         eigenvalues: (k,), ascending.

@@ -1,4 +1,4 @@
-"""What a solve tells of itself, apart from the step: small, and ready to be written down."""
+"""The report of a solve: its status and figures, small and JSON-able, without the step."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def two_pass_lanczos(
     Args:
         operator: The symmetric operator H on R^d.
         gradient: g of shape (d,); kept, not copied.
-        max_products: Of the first pass; at most d are spent.
+        max_products: Largest number of products of the first pass; at most d are spent.
 
     Yields:
         The basis after each product; none for a zero gradient.

@@ -1,11 +1,11 @@
-"""The cubic weight M, chosen by how well the model foretells the objective.
+"""The cubic weight M, chosen by how well the model predicts the objective.
 
 The Krylov basis does not depend on M, so a whole grid of candidates costs no product; only the
-objective's values at them are asked for, several at once. M has units, so the grid runs over the
+objective is evaluated at them, several in one round. M has units, so the grid runs over the
 damping it leads to, relative to the largest Ritz value: sigma = rho theta_max beyond the pole,
 s = -(H + sigma I)^-1 g, M = 2 sigma / ||s||.
 
-The gain ratio divides what the objective did by what the quadratic part of the model foretold
+The gain ratio divides the change of the objective by what the quadratic part of the model predicted
 (Birgin, Gardenghi, Martinez, Santos, Toint 2017): unlike the ratio to the cubic model, which tends
 to 3/2, it tends to 1 as M grows. A step is acceptable while that ratio stays near 1:
 
@@ -47,8 +47,8 @@ class Candidate:
 
     Attributes:
         step: The step it leads to, in the basis.
-        change: What the objective did.
-        resolution: Up to which changes cannot be told from the rounding of the objective.
+        change: Change of the objective.
+        resolution: Size up to which a change of the objective may be rounding.
     """
 
     step: ReducedStep
@@ -75,15 +75,15 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold of it; a change that is not finite is left out."""
-        told: dict[str, Any] = {
+        described: dict[str, Any] = {
             "weight": self.step.weight,
             "damping": self.step.damping,
             "predicted": self.step.predicted,
             "acceptable": self.acceptable,
         }
         if math.isfinite(self.change):
-            told |= {"change": self.change, "gain": self.gain}
-        return told
+            described |= {"change": self.change, "gain": self.gain}
+        return described
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class WeightChoice:
     """The weight that was chosen and those it was chosen from.
 
     Attributes:
-        chosen: As the module says; where not even the largest weight is acceptable, the candidate
+        chosen: The chosen candidate; where not even the largest weight is acceptable, the candidate
             whose gain is nearest to 1.
         candidates: All, by descending weight.
         rounds: How many evaluations were asked for.
@@ -117,10 +117,10 @@ def choose_weight(
     Args:
         basis: The subspace; its gradient is not zero.
         evaluate: Maps steps (m, d) to the objective's change for each, (m,).
-        rtol: As for ``solve_reduced``.
-        absolute: As for ``solve_reduced``.
+        rtol: Relative tolerance, as for ``solve_reduced``.
+        absolute: Whether Ritz values are replaced by their absolute values.
         at_once: How many steps may be held, and evaluated, at the same time.
-        resolution: Tells, after an evaluation, up to which changes are but rounding.
+        resolution: Returns, after an evaluation, the size up to which changes are rounding.
         least_damping: No smaller one is tried; in units of curvature, beyond a pole if there is
             one.
 
@@ -190,7 +190,7 @@ def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = F
     Args:
         basis: The subspace; its gradient is not zero.
         relative: rho > 0, beyond the pole where there is negative curvature.
-        absolute: As for ``solve_in_basis``.
+        absolute: Whether Ritz values are replaced by their absolute values.
     """
     ritz, gradient, _ = reduced_gradient(basis, absolute=absolute)
     return damped_weight(ritz, gradient, relative * (float(np.abs(ritz).max()) or 1.0))

@@ -1,7 +1,7 @@
 """Conformance suites for extensions: methods, data sets, data and transports of other packages.
 
-A suite is a class that pytest collects once it is subclassed in a test module, and whose laws an
-extension then inherits. It asserts plainly and does not need pytest itself.
+A suite is a class that pytest collects once it is subclassed in a test module. The subclass
+inherits its laws. The suites use plain assertions and do not need pytest itself.
 
 Example::
 

@@ -1,4 +1,4 @@
-"""What examples, and a data function that gives them, hold to."""
+"""The laws of examples, and of a data function that returns them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedunlearn.risk.task import Task
 
 
 class ExamplesConformance:
-    """The laws of ``Examples``: a place names the same record whenever and however it is read.
+    """The laws of ``Examples``: a place identifies the same record, however it is read.
 
     Example::
 
@@ -22,15 +22,15 @@ class ExamplesConformance:
     """
 
     def examples(self) -> Examples | tuple[Tensor, Tensor]:
-        """Return some examples, at least three; the same at every call.
+        """Return some examples, at least three, and the same at every call.
 
         Raises:
-            NotImplementedError: A subclass must give them.
+            NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("examples() of an ExamplesConformance returns the examples")
 
     def test_reads_are_the_same(self) -> None:
-        """Reading twice, in one object or two, gives the same."""
+        """Reading twice, in one object or two, gives the same examples."""
         first, second = self._made(), self._made()
         places = torch.arange(len(first))
         assert len(first) == len(second), f"{len(first)} examples, then {len(second)}"
@@ -40,7 +40,7 @@ class ExamplesConformance:
         assert list(first.record_bytes()) == list(second.record_bytes()), "records differ"
 
     def test_batches_follow_their_places(self) -> None:
-        """The order of places is that of rows, and a place that comes twice is a row twice."""
+        """Rows follow the order of places, and a place that occurs twice gives a row twice."""
         made = self._made()
         places = self._some(len(made))
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(1))
@@ -54,7 +54,7 @@ class ExamplesConformance:
         )
 
     def test_some_of_the_examples_are_examples(self) -> None:
-        """``at`` selects rows, labels and records alike, and of what it gave again."""
+        """``at`` selects the same rows, labels and records, also when it is applied repeatedly."""
         made = self._made()
         places = self._some(len(made))
         some = made.at(places)
@@ -70,15 +70,15 @@ class ExamplesConformance:
             assert torch.equal(some.labels, made.labels[places]), "other labels"
 
     def test_labels_are_one_whole_number_an_example(self) -> None:
-        """Or there are none."""
+        """Labels are one whole number per example, or there are none."""
         made = self._made()
         if made.labels is None:
             return
         assert made.labels.shape == (len(made),), f"labels have shape {tuple(made.labels.shape)}"
-        assert not made.labels.is_floating_point(), "labels are no whole numbers"
+        assert not made.labels.is_floating_point(), "labels are not whole numbers"
 
     def test_chunks_cut_the_examples(self) -> None:
-        """Each example is in one chunk, and no chunk is larger than asked for."""
+        """Each example is in exactly one chunk, and no chunk is larger than requested."""
         made = self._made()
         for size in (1, 2, len(made), len(made) + 5):
             chunks = made.chunks(size)
@@ -88,14 +88,14 @@ class ExamplesConformance:
             )
 
     def test_every_example_has_a_record(self) -> None:
-        """Its bytes are what a node commits to."""
+        """Every example has bytes, to which a node commits."""
         made = self._made()
         records = list(made.record_bytes())
         assert len(records) == len(made), f"{len(made)} examples, {len(records)} records"
         assert all(isinstance(record, bytes) and record for record in records)
 
     def test_what_is_held_or_longest_is_of_the_examples(self) -> None:
-        """``held`` gives the same, ``longest`` places of them; all are finite."""
+        """``held`` gives the same examples, ``longest`` gives places of them; all are finite."""
         made = self._made()
         everything = torch.arange(len(made))
         assert same_values(made.held().batch(everything), made.batch(everything))
@@ -131,7 +131,7 @@ class DataConformance(ExamplesConformance):
                 return MyTask()
 
     Attributes:
-        node: Whose data are tried.
+        node: Number of the node whose data are tested.
     """
 
     node: int = 0
@@ -140,7 +140,7 @@ class DataConformance(ExamplesConformance):
         """Return the task.
 
         Raises:
-            NotImplementedError: A subclass must give it.
+            NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("task() of a DataConformance returns the task")
 

@@ -23,7 +23,7 @@ class DatasetConformance:
         """Return the settings of a scenario that names the data set.
 
         Raises:
-            NotImplementedError: A subclass must give them.
+            NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("settings() of a DatasetConformance returns a DataSettings")
 
@@ -32,7 +32,7 @@ class DatasetConformance:
         assert isinstance(read(self.settings()), ScenarioData)
 
     def test_reads_are_the_same(self) -> None:
-        """Reading twice with the same settings gives the same examples, whatever was drawn."""
+        """Reading twice with the same settings gives the same examples, under any random state."""
         first = read(self.settings())
         torch.manual_seed(1234)
         second = read(self.settings())

@@ -17,8 +17,8 @@ class Points:
     """Three classes of points in the plane, spread unevenly over nodes; a network with 33 weights.
 
     Attributes:
-        loss: Cross-entropy.
-        dtype: Of inputs and weights.
+        loss: The cross-entropy loss.
+        dtype: Dtype of inputs and weights.
     """
 
     loss: Loss = nn.CrossEntropyLoss()
@@ -27,7 +27,7 @@ class Points:
         """Take the dtype.
 
         Args:
-            dtype: Of inputs and weights.
+            dtype: Dtype of inputs and weights.
         """
         self.dtype = dtype
 
@@ -46,14 +46,14 @@ class Points:
 
 
 def in_process(task: Task, nodes: int) -> Federation:
-    """Open a federation whose nodes live in this process.
+    """Open a federation whose nodes are in this process.
 
     Args:
-        task: What every node computes on.
-        nodes: How many.
+        task: The task on which every node computes.
+        nodes: Number of nodes.
 
     Returns:
-        The federation, enrolled; to be closed, or used as a context.
+        The enrolled federation, to be closed, or used as a context.
     """
     model = build_model(task.model)
     return open_inline(

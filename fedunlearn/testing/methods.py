@@ -1,4 +1,4 @@
-"""What every unlearning method holds to."""
+"""The laws of unlearning methods."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ class MethodConformance:
                 return FineTune(rounds=2)
 
     Attributes:
-        removes: What the method can remove, of ``node``, ``records`` and ``class``; the rest it
-            must refuse with an InputError.
+        removes: The kinds of forget sets that the method can remove, of ``node``, ``records`` and
+            ``class``; it must reject the others with an InputError.
     """
 
     removes: tuple[str, ...] = ("node", "records", "class")
 
     def method(self) -> UnlearningMethod[Any]:
-        """Return the method, ready to run; a new one at every call.
+        """Return the method, ready to run, as a new object at every call.
 
         Raises:
-            NotImplementedError: A subclass must say which.
+            NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("method() of a MethodConformance returns the method")
 
     def test_removes_a_node(self) -> None:
-        """A node leaves."""
+        """The method removes a node."""
         self._removes("node")
 
     def test_removes_records(self) -> None:
-        """Records of two nodes leave."""
+        """The method removes records of two nodes."""
         self._removes("records")
 
     def test_removes_a_class(self) -> None:
-        """A class leaves, of all nodes."""
+        """The method removes a class from all nodes."""
         self._removes("class")
 
     def test_the_same_answers_give_the_same_weights(self) -> None:
-        """Two runs agree to the last bit."""
+        """Two runs give the same weights to the last bit."""
         forget = FORGET_SETS[self.removes[0]]
         first, second = (self._run(forget)[0].weights for _ in range(2))
         assert torch.equal(first, second), (
@@ -71,24 +71,24 @@ class MethodConformance:
         )
 
     def test_counts_its_rounds(self) -> None:
-        """What watches sees rounds that ascend, and at the end all rounds and the result."""
+        """The numbers of rounds given to on_round ascend, and the last call has the result."""
         unlearned, rounds, watched = self._run(FORGET_SETS[self.removes[0]])
-        assert watched, f"{self.method().name} never calls watch; call it with the result"
+        assert watched, f"{self.method().name} never calls on_round; call it with the result"
         numbers = [number for number, _ in watched]
         assert numbers == sorted(numbers), f"rounds do not ascend: {numbers}"
         assert numbers[-1] == rounds, (
-            f"watch is last called after {numbers[-1]} rounds, {rounds} were spent"
+            f"on_round is last called after {numbers[-1]} rounds, {rounds} were spent"
         )
         assert torch.equal(watched[-1][1], unlearned.weights), (
-            "the weights that watch is last called with are not the result"
+            "the weights that on_round is last called with are not the result"
         )
 
     def test_refuses_to_remove_everybody(self) -> None:
-        """Somebody must stay."""
+        """The method rejects a forget set of all nodes."""
         self._refuses(ForgetSet.of_nodes(*range(NODES)), "all nodes")
 
     def test_settings_are_given_by_keyword(self) -> None:
-        """The defaults are settings, and an unknown one is refused in one line."""
+        """The defaults are settings, and an unknown setting is rejected in one line."""
         method = self.method()
         assert isinstance(method.settings, method.settings_type)
         again = type(method)(**dict(method.settings))
@@ -113,7 +113,7 @@ class MethodConformance:
         assert weights.shape == before[0].shape, f"weights have shape {tuple(weights.shape)}"
         assert weights.dtype == before[0].dtype, f"weights are {weights.dtype}"
         assert bool(torch.isfinite(weights).all()), "weights with NaN or infinity"
-        assert unlearned.status, "the status says nothing"
+        assert unlearned.status, "the status is empty"
         assert isinstance(unlearned.claim, Claim), f"the claim is {unlearned.claim!r}"
         json.dumps(dict(unlearned.details))
 

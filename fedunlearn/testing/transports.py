@@ -1,4 +1,4 @@
-"""What every transport holds to."""
+"""The laws of transports."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class TransportConformance:
                 yield InlineTransport(nodes, meters)
 
     Attributes:
-        waits: Whether the transport gives up a node that has not answered within the deadline; one
-            that calls its nodes itself cannot.
+        waits: Whether the transport gives up a node that has not answered within the deadline. A
+            transport that calls its nodes itself cannot do so.
     """
 
     waits: bool = True
@@ -54,16 +54,16 @@ class TransportConformance:
         """Open the transport, and close it at the end of the context.
 
         Args:
-            nodes: Answer questions, by their numbers.
-            meters: To be told of rounds and bytes.
+            nodes: The nodes, by number, which answer questions.
+            meters: Meters that count rounds and bytes.
 
         Raises:
-            NotImplementedError: A subclass must open it.
+            NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("opened() of a TransportConformance opens the transport")
 
     def test_answers_name_their_question(self) -> None:
-        """Each node that is asked answers once, for this job, round, model and basis."""
+        """Each node that must answer does so once, for this job, round, model and basis."""
         task = Points()
         question = _question(initial_weights(task.model, seed=0), round=7)
         with self.opened(_nodes(task), meters := MeterStack()) as transport:
@@ -76,8 +76,8 @@ class TransportConformance:
             assert answer.vectors_digest == question.vectors_digest, "another basis"
         assert meter.rounds == 1, f"one round was counted as {meter.rounds}"
         least = 2 * question.point.nbytes
-        assert meter.bytes_down >= least, f"{meter.bytes_down} bytes down, at least {least} went"
-        assert meter.bytes_up >= least, f"{meter.bytes_up} bytes up, at least {least} came"
+        assert meter.bytes_down >= least, f"{meter.bytes_down} bytes down, at least {least} sent"
+        assert meter.bytes_up >= least, f"{meter.bytes_up} bytes up, at least {least} received"
 
     def test_sums_are_those_of_plain_torch(self) -> None:
         """Gradients, products and losses equal those over the pooled examples."""
@@ -97,18 +97,18 @@ class TransportConformance:
             torch.testing.assert_close(losses, wanted)
 
     def test_a_failure_names_its_node_and_nothing_of_its_data(self) -> None:
-        """What a node's own code raises stays there."""
+        """The text of an exception of a node's own code stays on the node."""
         message = self._failure(KeyError(SECRET), NodeFailedError)
         assert "node 2" in message, f"the node is not named: {message}"
-        assert SECRET not in message, f"what the node's code raised has left it: {message}"
+        assert SECRET not in message, f"text of the node's exception has left it: {message}"
 
     def test_a_failure_for_which_the_input_is_to_blame_keeps_its_class(self) -> None:
-        """Our own exceptions cross as what they are, their text with them."""
+        """An exception of this package that blames the input is raised with its class and text."""
         message = self._failure(EmptyNodeError("data: no examples"), EmptyNodeError)
         assert "node 2" in message and "no examples" in message, message
 
     def test_an_answer_that_does_not_come_is_missed(self) -> None:
-        """After the deadline, naming the node."""
+        """An answer that is absent after the deadline is an error that names the node."""
         if not self.waits:
             return
         task, over = Points(), threading.Event()
@@ -182,7 +182,7 @@ def _objective(
 
 
 class _MeanLoss:
-    """The mean loss over the pooled examples of a part, straight from the model."""
+    """The mean loss over the pooled examples of a part, computed directly from the model."""
 
     def __init__(self, task: Points, nodes: Iterable[int], part: Part) -> None:
         pairs = []

@@ -1,1 +1,1 @@
-"""Unlearning methods, one a file, and their registry."""
+"""Unlearning methods, one per file, and their registry."""

@@ -1,4 +1,4 @@
-"""What methods share that end in ordinary federated training without what leaves."""
+"""The base of methods that end in ordinary federated training without the forget set."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DEFAULT_ROUNDS = 10
 
 
 class ContinuedTrainingSettings(Settings):
-    """Settings of every method that goes on training.
+    """Settings of every method that continues training.
 
     Attributes:
-        rounds: How many; left out, as many as the client compute of the scenario's first method
-            allows, rounded up (10 where it runs alone).
-        learning_rate: A constant one; left out, that of training's schedule.
+        rounds: Number of rounds. If it is left out, as many as the client compute of the scenario's
+            first method allows, rounded up (10 where the method runs alone).
+        learning_rate: A constant step size. If it is left out, the schedule of training applies.
     """
 
     rounds: Annotated[int, Field(gt=0)] | None = None
@@ -39,13 +39,13 @@ class ContinuedTrainingSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class StartingPoint:
-    """Where training goes on from.
+    """The point from which training is continued.
 
     Attributes:
-        weights: Shape (d,).
-        first_round: Of training's schedule.
-        rounds: Spent until here.
-        details: For the results.
+        weights: Weights at that point, shape (d,).
+        first_round: Round of training's schedule at which training resumes.
+        rounds: Number of rounds spent before that point.
+        details: Values that are added to the details of the result.
     """
 
     weights: Tensor
@@ -64,15 +64,15 @@ class ContinuedTraining(UnlearningMethod[S]):
     def starting_point(
         self, trained: TrainedModel, federation: Federation, forget: ForgetSet
     ) -> StartingPoint:
-        """Do what comes before training on, and say where it starts."""
+        """Do what precedes the continued training, and return the point where it starts."""
 
     @property
     def rule(self) -> LocalRule:
-        """What nodes do with their examples."""
+        """The rule by which nodes train on their examples."""
         return ORDINARY
 
     def spent_before(self, local_epochs: int) -> float:
-        """Return the client compute that ``begin`` takes, in gradient equivalents, about."""
+        """Return the client compute of ``starting_point``, about, in gradient equivalents."""
         del local_epochs
         return 0.0
 

@@ -1,21 +1,21 @@
 """Cubic-regularized Newton unlearning, exact over a Krylov subspace.
 
 Source: Bui, Lu, Sim, Ng, Low, "On Newton's Method to Unlearn Neural Networks", arXiv 2406.14507,
-section 4; the step of Nesterov and Polyak 2006. Ours differs in three ways:
+section 4; the step of Nesterov and Polyak 2006. This implementation differs in three ways:
 
-- The paper's gradient is grad F_r(w^): all that training left unconverged enters the step. Ours is
-  -(n_f/n_r) grad F_f(u) + completion (n/n_r) grad F(w^): what leaves, and the share of what
-  training left undone that a retrained model would not lack (undone.py). ``gradient = "retained"``
-  is the paper's.
-- Gradient and curvature are taken at u, a little back towards the initial weights, where the
-  examples that leave are not yet fitted and so tell more; the step is applied at w^.
-- The weight M is found by gain ratio instead of given, and no step is damped less than the time
-  that training took allows (undone.py).
+- The paper's gradient is grad F_r(w^), so that everything that training left unconverged enters the
+  step. Here it is -(n_f/n_r) grad F_f(u) + completion (n/n_r) grad F(w^): the gradient of the
+  forget set, and the share of the unfinished training that a retrained model would have too
+  (unfinished_training.py). ``gradient = "retained"`` selects the paper's.
+- Gradient and curvature are taken at u, a little back towards the initial weights, where the forget
+  set is not yet fitted and its gradient is therefore larger; the step is applied at w^.
+- The weight M is chosen by gain ratio instead of given, and no step has less damping than the
+  duration of training allows (unfinished_training.py).
 
-Defaults by measurement, over partitions of digits that no result is reported on (README, "Where
+The defaults were measured on partitions of digits on which no result is reported (README, "Where
 the defaults come from").
 
-Rounds: 2 for the gradients, one a product, 1 or 2 to choose the weight.
+Rounds: 2 for the gradients, one per product, 1 or 2 for the choice of the weight.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CubicNewtonSettings(SubspaceSettings):
 
 
 class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
-    """One cubic-regularized Newton step, or several, on the influence objective."""
+    """One or several cubic-regularized Newton steps on the influence objective."""
 
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings

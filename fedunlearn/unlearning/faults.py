@@ -1,8 +1,8 @@
-"""What becomes of a removal where a node fails: it ends, or begins anew without that node.
+"""The rule for a removal in which a node fails: it ends, or restarts without that node.
 
-What is left of a round is never averaged. A basis belongs to one operator, so that a node which is
-dropped is dropped from all of it: the job begins again with a smaller cohort, and the result says
-so.
+The answers of an incomplete round are never averaged. A basis belongs to one operator, so a node
+that is dropped is dropped from the whole basis: the removal restarts with a smaller cohort, and the
+result states this.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ def unlearn(
     *,
     on_round: OnRound | None = None,
 ) -> Unlearned:
-    """Let a method remove a forget set, by the federation's rule for nodes that fail.
+    """Remove a forget set by a method, under the federation's rule for nodes that fail.
 
     Args:
-        method: How.
-        trained: The model before.
-        federation: All nodes; its ``on_fault`` is the rule.
-        forget: What leaves. Who leaves is never dropped, for only it knows what leaves.
-        on_round: See UnlearningMethod; hears of the attempts that failed too.
+        method: The unlearning method.
+        trained: The model before the removal.
+        federation: All nodes. Its ``on_fault`` is the rule.
+        forget: The forget set. A node that it names is never dropped, because only that node has
+            the data.
+        on_round: See UnlearningMethod. It is also called for the rounds of attempts that failed.
 
     Returns:
-        The model after; its status and ``details["dropped"]`` name who was dropped and why.
+        The model after the removal; its status and ``details["dropped"]`` name each node that was
+        dropped and the reason.
 
     Raises:
-        FederationError: A node failed that cannot be dropped, or the last that stays.
+        FederationError: A node failed that cannot be dropped, or no other node of the retain set is
+            left.
     """
     dropped: dict[int, str] = {}
     while True:
@@ -60,14 +63,14 @@ def unlearn(
             dropped |= dict.fromkeys(error.nodes, str(error))
             federation = federation.without(error.nodes)
             continue
-        return _said(unlearned, dropped) if dropped else unlearned
+        return _with_dropped(unlearned, dropped) if dropped else unlearned
 
 
-def _said(unlearned: Unlearned, dropped: Mapping[int, str]) -> Unlearned:
-    who = ", ".join(str(node) for node in sorted(dropped))
+def _with_dropped(unlearned: Unlearned, dropped: Mapping[int, str]) -> Unlearned:
+    names = ", ".join(str(node) for node in sorted(dropped))
     details = {"dropped": {str(node): reason for node, reason in sorted(dropped.items())}}
     return replace(
         unlearned,
-        status=f"{unlearned.status}; without node {who}, which failed",
+        status=f"{unlearned.status}; without node {names}, which failed",
         details=dict(unlearned.details) | details,
     )

@@ -1,14 +1,16 @@
-"""FedEraser: training replayed from its history, each node's old update turned to a new direction.
+"""FedEraser: training is replayed from its history with calibrated updates.
 
 Source: Liu, Ma, Yang, Wang, Liu, "FedEraser: Enabling Efficient Client-Level Data Removal from
-Federated Learning Models", IWQoS 2021, algorithm 1. Of every ``every``-th round of training the
-server kept each node's update U. From the initial weights on, those who stay train a little from
-the weights as rebuilt so far, which gives U'; the round then adds the average of ||U|| U' / ||U'||:
-the old length, in the new direction. It needs the history of all updates ((rounds / every) (nodes
-+ 1) d floats, and the server sees each) and those who stay; whoever leaves is asked nothing.
+Federated Learning Models", IWQoS 2021, algorithm 1. During training the server stores the update U
+of each node in every ``every``-th round. The replay starts from the initial weights. In each round
+the nodes that stay train briefly from the weights rebuilt so far, which gives U'; the round then
+adds the average of ||U|| U' / ||U'||: the length of the old update in the direction of the new one.
+The method needs the history of all updates ((rounds / every) (nodes + 1) d floats, and the server
+sees each) and the nodes that stay. The nodes that leave need not take part.
 
-Ours calibrates the first round too, which the paper takes as it was, and serves samples and classes
-with the same formula, although the old lengths then still hold what leaves.
+This implementation calibrates the first round too, which the paper copies unchanged. It serves
+samples and classes with the same formula, although the old lengths then still contain the forget
+set.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ class FedEraserSettings(Settings):
     """Settings of fed-eraser.
 
     Attributes:
-        every: Of how many rounds of training one is kept.
-        calibration_epochs: Of each node in each round that is replayed.
-        rounds: How many of those that were kept are replayed, evenly spread; left out, as many as
-            the client compute of the scenario's first method allows (all where it runs alone).
+        every: Interval, in rounds of training, at which updates are stored.
+        calibration_epochs: Local epochs of each node in each replayed round.
+        rounds: Number of stored rounds that are replayed, evenly spread. If it is left out, as many
+            as the client compute of the scenario's first method allows (all where the method runs
+            alone).
     """
 
     every: Annotated[int, Field(gt=0)] = 2
@@ -45,7 +48,7 @@ class FedEraserSettings(Settings):
 
 
 class FedEraser(UnlearningMethod[FedEraserSettings]):
-    """Old lengths, new directions."""
+    """A replay of training by updates of the old lengths in new directions."""
 
     name: ClassVar[str] = "fed-eraser"
     settings_type: ClassVar[type[Settings]] = FedEraserSettings
@@ -65,8 +68,8 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
         on_round: OnRound | None = None,
     ) -> Unlearned:
         (wanted,) = self.to_record()
-        kept: tuple[PastRound, ...] = trained.recording(wanted, "use a method without a history")
-        replayed = _spread(kept, self.settings.rounds or len(kept))
+        stored: tuple[PastRound, ...] = trained.recording(wanted, "use a method without a history")
+        replayed = _spread(stored, self.settings.rounds or len(stored))
         weights = trained.start
         with federation.progress.piece(f"{self.name}: rounds", len(replayed)):
             for count, past in enumerate(replayed, start=1):
@@ -90,7 +93,7 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
                 weights = weights + step
                 if on_round is not None:
                     on_round(count, weights)
-        details = {"rounds": len(replayed), "kept_rounds": len(kept)}
+        details = {"rounds": len(replayed), "kept_rounds": len(stored)}
         return Unlearned(weights, "done", Claim.EMPIRICAL, details)
 
     @override
@@ -102,8 +105,8 @@ class FedEraser(UnlearningMethod[FedEraserSettings]):
         return type(self)(self.settings.model_copy(update={"rounds": rounds}))
 
 
-def _spread(kept: tuple[PastRound, ...], count: int) -> list[PastRound]:
-    """Choose so many of the rounds, from the first on, evenly."""
-    if count >= len(kept):
-        return list(kept)
-    return [kept[number * len(kept) // count] for number in range(count)]
+def _spread(stored: tuple[PastRound, ...], count: int) -> list[PastRound]:
+    """Select ``count`` of the stored rounds, evenly spread, starting with the first."""
+    if count >= len(stored):
+        return list(stored)
+    return [stored[number * len(stored) // count] for number in range(count)]

@@ -1,4 +1,4 @@
-"""FedOSD: steepest descent for whoever leaves, orthogonal to what everyone else would do.
+"""FedOSD: steepest descent for the forget set, orthogonal to the updates of the nodes that stay.
 
 Source: Pan, Wang, Li, Zheng, Wang, Zhou, "Federated Unlearning with Gradient Descent and Conflict
 Mitigation", AAAI 2025, algorithm 1:
@@ -7,13 +7,13 @@ Mitigation", AAAI 2025, algorithm 1:
    (local_rules.UnlearningCrossEntropy). The server moves by the part of their update that is
    orthogonal to the updates of all nodes that stay, scaled to the length of the whole update
    (equation 9), so that it conflicts with none of them.
-2. Recovery: ordinary training, from each update of which the part that leads back to the trained
-   weights is taken away (equation 12).
+2. Recovery: ordinary training, where the component of each update that leads back to the trained
+   weights is removed (equation 12).
 
-It needs the nodes that leave in every round of the first part, and each single update of the nodes
-that stay, which secure aggregation would hide. Ours counts a node's training of
-``unlearning-epochs`` as its gradient, as the paper does, and serves samples and classes by letting
-everyone who holds some of them take both roles.
+The method needs the nodes that leave in every round of the first part, and each single update of
+the nodes that stay, which secure aggregation would hide. As in the paper, a node's training of
+``unlearning-epochs`` epochs counts as its gradient. For samples and classes, every node that holds
+some of them takes both roles.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class FedOsdSettings(ContinuedTrainingSettings):
     """Settings of fed-osd.
 
     Attributes:
-        rounds: Of recovery; see ContinuedTrainingSettings.
-        unlearning_rounds: Of the first part; each takes two broadcasts.
-        unlearning_rate: Step size on what leaves.
-        unlearning_epochs: Of everyone, in each of these rounds.
+        rounds: Number of recovery rounds; see ContinuedTrainingSettings.
+        unlearning_rounds: Number of rounds of the first part; each takes two broadcasts.
+        unlearning_rate: Step size on the forget set.
+        unlearning_epochs: Local epochs of every node in each round of the first part.
     """
 
     unlearning_rounds: Annotated[int, Field(gt=0)] = 3
@@ -54,7 +54,7 @@ class FedOsdSettings(ContinuedTrainingSettings):
 
 
 class FedOsd(UnlearningMethod[FedOsdSettings]):
-    """Orthogonal steepest descent, then training that does not go back."""
+    """Orthogonal steepest descent, then training that does not return to the old weights."""
 
     name: ClassVar[str] = "fed-osd"
     settings_type: ClassVar[type[Settings]] = FedOsdSettings
@@ -143,13 +143,17 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
 
 
 def orthogonal(update: Tensor, others: Tensor) -> Tensor:
-    """Return the part of an update (d,) that is orthogonal to others (k, d), at its full length.
+    """Return the component of an update that is orthogonal to others, at the update's full length.
 
-    Zero where it lies in their span, up to the rounding of their dtype.
+    The result is zero where the update lies in their span, up to the rounding of their dtype.
+
+    Args:
+        update: The update, shape (d,).
+        others: The updates of the other nodes, shape (k, d).
     """
     basis = torch.linalg.svd(others.double(), full_matrices=False)
-    kept = basis.S > basis.S[0] * max(others.shape) * torch.finfo(others.dtype).eps
-    rows = basis.Vh[kept]
+    independent = basis.S > basis.S[0] * max(others.shape) * torch.finfo(others.dtype).eps
+    rows = basis.Vh[independent]
     rest = update.double() - rows.T @ (rows @ update.double())
     length, whole = norm(rest), norm(update)
     if length <= whole * math.sqrt(torch.finfo(others.dtype).eps):
@@ -159,7 +163,7 @@ def orthogonal(update: Tensor, others: Tensor) -> Tensor:
 
 
 def not_along(update: Tensor, direction: Tensor) -> Tensor:
-    """Return an update (d,) without what of it leads along a direction (d,)."""
+    """Return an update (d,) without its component along a direction (d,), if that is positive."""
     along = dot(update, direction)
     square = dot(direction, direction)
     return update - (along / square) * direction if along > 0.0 and square else update

@@ -1,7 +1,7 @@
-"""Fine-tuning: federated training simply goes on without what leaves.
+"""Fine-tuning: federated training continues without the forget set.
 
-The oldest baseline (e.g. Golatkar, Achille, Soatto 2020, "Fine-tuning"): it forgets only as far as
-later training overwrites.
+This is the oldest baseline (e.g. Golatkar, Achille, Soatto 2020, "Fine-tuning"). It forgets only as
+far as later training overwrites the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FineTuneSettings(ContinuedTrainingSettings):
 
 
 class FineTune(ContinuedTraining[FineTuneSettings]):
-    """Training on the retain set, from where training ended."""
+    """Training on the retain set, from the trained weights."""
 
     name: ClassVar[str] = "fine-tune"
     settings_type: ClassVar[type[Settings]] = FineTuneSettings

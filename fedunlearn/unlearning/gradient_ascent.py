@@ -1,19 +1,19 @@
-"""Projected gradient ascent on what leaves, then training on without it.
+"""Projected gradient ascent on the forget set, then continued training without it.
 
 Source: Halimi, Kadhe, Rawat, Baracaldo, "Federated Unlearning: How to Efficiently Erase a Client in
-FL?", 2022, algorithm 1: the client that leaves maximises its loss inside of a ball around a
-reference, the average of the other clients' models; then a few rounds of ordinary training. It
-needs the help of whoever leaves, once, and those who stay.
+FL?", 2022, algorithm 1: the client that leaves maximises its loss inside a ball around a reference,
+the average of the other clients' models; a few rounds of ordinary training follow. The method needs
+the nodes that leave, once, and the nodes that stay.
 
-Ours departs where the paper supposes that a whole client leaves and that everybody kept its last
-local model:
+The paper supposes that a whole client leaves and that every client has stored its last local model.
+This implementation differs:
 
-- The reference is one round of training on the retain set from the trained model, the same average
-  one round later: it exists for samples and classes too, and nothing must have been kept. Everyone
-  who holds some of what leaves climbs on its own share, and the results are averaged.
-- The radius is a share of the distance between the reference and the initial weights, which stand
-  for the paper's average over ten random models.
-- Climbing stops at the loss of a uniform guess instead of at an accuracy on a validation set.
+- The reference is one round of training on the retain set from the trained model, which is the same
+  average one round later. It exists for samples and classes too and needs no stored models. Every
+  node that holds some of the forget set ascends on its own share, and the results are averaged.
+- The radius is a share of the distance between the reference and the initial weights, which replace
+  the paper's average over ten random models.
+- The ascent stops at the loss of a uniform guess instead of at an accuracy on a validation set.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class GradientAscentSettings(ContinuedTrainingSettings):
     """Settings of gradient-ascent.
 
     Attributes:
-        ascent_epochs: Passes over what leaves, at most.
-        ascent_rate: Step size of these.
-        radius: Of the ball, as a share of the distance from the reference to the initial weights.
+        ascent_epochs: Largest number of passes over the forget set.
+        ascent_rate: Step size of the ascent.
+        radius: Radius of the ball, as a share of the distance from the reference to the initial
+            weights.
         clip: Largest norm of a gradient.
     """
 
@@ -55,7 +56,7 @@ class GradientAscentSettings(ContinuedTrainingSettings):
 
 
 class GradientAscent(ContinuedTraining[GradientAscentSettings]):
-    """Whoever leaves climbs, whoever stays trains on."""
+    """Gradient ascent on the forget set, then training on the retain set."""
 
     name: ClassVar[str] = "gradient-ascent"
     settings_type: ClassVar[type[Settings]] = GradientAscentSettings

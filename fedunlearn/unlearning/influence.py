@@ -1,22 +1,23 @@
 """The influence objective of a removal, from three sources of its gradient.
 
-With F the objective over all n examples, F_r and F_f that over the n_r that stay and the n_f that
-leave, u = w0 + a (w^ - w0) and c the completion (undone.py):
+Let F be the objective over all n examples, F_r over the n_r examples of the retain set, and F_f
+over the n_f examples of the forget set. With u = w0 + a (w^ - w0) and the completion c
+(unfinished_training.py):
 
     G(w) = F_r(w) - <b, w>,    grad G(u) = -(n_f/n_r) grad F_f(u) + c (n/n_r) grad F(w^).
 
-=============  =========================================================  =====================
-source         gradient of the step                                       who must answer
-=============  =========================================================  =====================
-``departing``  grad G(u), as above                                        all, those who leave once
-``recorded``   grad F_r(u) - (n/n_r) [grad F(u) - c grad F(w^)]: the       those who stay
+=============  =========================================================  ==========================
+source         gradient of the step                                       nodes that must answer
+=============  =========================================================  ==========================
+``departing``  grad G(u), as above                                        all; those that leave once
+``recorded``   grad F_r(u) - (n/n_r) [grad F(u) - c grad F(w^)]: the       those that stay
                same, from sums that were recorded when training ended
-``retained``   grad F_r(w^), the paper's (arXiv 2406.14507, section 4):   those who stay
+``retained``   grad F_r(w^), the paper's (arXiv 2406.14507, section 4):   those that stay
                b = 0, so that G is F_r; a and c do not enter it
-=============  =========================================================  =====================
+=============  =========================================================  ==========================
 
-All agree where w^ is exactly stationary and u = w^; a federated average never is. With c = 1 and
-u = w^ the first two are the third.
+All three agree where w^ is exactly stationary and u = w^; a federated average never is. With c = 1
+and u = w^ the first two equal the third.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ from fedunlearn.vectors import dot
 Source = Literal["departing", "recorded", "retained"]
 Completion = Annotated[float, Field(ge=0, le=1, strict=False)] | Literal["auto"]
 
-# Of a sum of losses, relative: a few units of rounding a chunk.
+# The rounding error of a sum of losses, relative: a few units of rounding per chunk.
 ROUNDINGS = 8.0
 
 
 @dataclass(eq=False)
 class Influence:
-    """G around a point, over a pinned cohort.
+    """The influence objective G around a point, over a pinned cohort.
 
     Attributes:
-        objective: F_r.
-        origin: Where G and its gradient are set up, shape (d,): u, for ``retained`` w^.
-        curved_at: Where curvature is taken, shape (d,): u.
-        linear: b, shape (d,); None where it is zero.
-        undone: What training left undone; None where nobody knows grad F(w^).
-        known: grad G at the origin, shape (d,), until it is taken.
-        resolution: Up to which the changes that were last asked for are but rounding: nodes sum
-            losses in the model's precision.
+        objective: The objective F_r.
+        origin: Point where G and its gradient are set up, shape (d,): u, or w^ for ``retained``.
+        curved_at: Point where curvature is taken, shape (d,): the point u.
+        linear: The vector b, shape (d,); None where it is zero.
+        undone: The unfinished training; None where grad F(w^) is not known.
+        known: The gradient of G at the origin, shape (d,), until it is used.
+        resolution: Size below which the changes that were computed last are only rounding, since
+            nodes sum losses in the model's precision.
     """
 
     objective: FederatedObjective
@@ -68,9 +69,9 @@ class Influence:
     resolution: float = 0.0
 
     def slope(self, moved: Tensor | None) -> Tensor:
-        """Return grad G at origin + moved (d,): one round, none for the first at the origin.
+        """Return grad G at origin + moved (d,): one round, or none the first time at the origin.
 
-        Nothing here keeps it: its memory is the caller's.
+        The objective holds no reference to the result, so that the caller can free its memory.
         """
         if moved is None and self.known is not None:
             slope, self.known = self.known, None
@@ -79,14 +80,14 @@ class Influence:
         return slope if self.linear is None else slope.sub_(self.linear)
 
     def changes(self, moved: Tensor | None, steps: Tensor) -> Tensor:
-        """Ask for G(origin + moved + step) - G(origin + moved): one round.
+        """Return G(origin + moved + step) - G(origin + moved): one round.
 
         Args:
-            moved: (d,); None for no move.
-            steps: (m, d).
+            moved: The move (d,) from the origin; None for no move.
+            steps: The steps (m, d).
 
         Returns:
-            (m,), float64.
+            The changes (m,), float64.
         """
         values = self.objective.losses(_sum(self.origin, moved), steps)
         self.resolution = rounding_of_losses(values, steps.dtype)
@@ -97,7 +98,7 @@ class Influence:
 
 
 def rounding_of_losses(values: Tensor, dtype: torch.dtype) -> float:
-    """Return up to which the changes of losses (m,) that nodes summed in a dtype are rounding."""
+    """Return the size below which changes of losses (m,), summed in a dtype, are only rounding."""
     return ROUNDINGS * torch.finfo(dtype).eps * abs(float(values[0]))
 
 
@@ -121,24 +122,26 @@ def open_influence(
     completion: Completion,
     linearise_at: float,
 ) -> Influence:
-    """Ask for the gradients that the objective needs: one round, or two for ``departing``.
+    """Request the gradients that the objective needs: one round, or two for ``departing``.
 
-    Where the model has running statistics, ``departing`` has them estimated at u in a round more.
+    Where the model has running statistics, ``departing`` takes one more round to estimate them at
+    u.
 
     Args:
-        trained: The model, with what was recorded.
-        federation: The nodes; for ``recorded`` and ``retained`` those that leave need not be there.
-        forget: What leaves.
-        source: Of the gradient.
-        completion: c, or ``auto`` for the one that the gradients' examples give.
-        linearise_at: a.
+        trained: The model, with the recordings that were made when training ended.
+        federation: The nodes. For ``recorded`` and ``retained``, the nodes that leave need not
+            answer.
+        forget: The forget set.
+        source: The source of the gradient.
+        completion: The share c, or ``auto`` for the one that follows from the numbers of examples.
+        linearise_at: The share a of the way from w0 to w^.
 
     Returns:
         The objective, with its gradient at the origin.
 
     Raises:
-        NotRecordedError: The recorded gradient was asked for and is not there.
-        ForgetSetError: Nothing would be forgotten, or nothing would stay.
+        NotRecordedError: The source is ``recorded`` and no gradient was recorded.
+        ForgetSetError: No example would be forgotten, or none would stay.
     """
     decay = trained.settings.weight_decay
     point = trained.interpolated(linearise_at)
@@ -147,25 +150,25 @@ def open_influence(
         objective = federation.objective(
             forget, weight_decay=decay, without=forget.leavers - forget.nodes
         )
-        told_at_end = objective.gradients(trained.weights)
-        told = told_at_end
+        at_end = objective.gradients(trained.weights)
+        at_point = at_end
         if linearise_at != 1.0:
             objective.renew_statistics(point)
-            told = objective.gradients(point)
-        slope = told.departing
-        examples = told.retained + told.forgotten
-        whole = told_at_end.whole
+            at_point = objective.gradients(point)
+        slope = at_point.departing
+        examples = at_point.retained + at_point.forgotten
+        whole = at_end.whole
         undone = measure_undone(
             trained,
             slope,
             whole,
-            None if linearise_at == 1.0 else told.whole,
-            share=told.forgotten / examples,
+            None if linearise_at == 1.0 else at_point.whole,
+            share=at_point.forgotten / examples,
             linearise_at=linearise_at,
             completion=given,
         )
-        slope.add_(whole, alpha=undone.completion * examples / told.retained)
-        linear = told.retain - slope
+        slope.add_(whole, alpha=undone.completion * examples / at_point.retained)
+        linear = at_point.retain - slope
         return Influence(objective, point, point, linear, undone, slope)
 
     objective = federation.objective(forget, weight_decay=decay, without=forget.leavers)
@@ -175,38 +178,38 @@ def open_influence(
         return Influence(objective, trained.weights, point, None, None, slope)
 
     remedy = "use gradient = 'departing'"
-    at_end: RecordedGradient = trained.recording(GradientAt(1.0), remedy)
-    at_point: RecordedGradient = trained.recording(GradientAt(linearise_at), remedy)
+    recorded_at_end: RecordedGradient = trained.recording(GradientAt(1.0), remedy)
+    recorded: RecordedGradient = trained.recording(GradientAt(linearise_at), remedy)
     slope = objective.gradient(point)
-    require_forgotten(objective, forget, at_end.examples)
-    ratio = at_end.examples / objective.retained
-    slope.add_(at_point.gradient, alpha=-ratio)
+    require_forgotten(objective, forget, recorded_at_end.examples)
+    ratio = recorded_at_end.examples / objective.retained
+    slope.add_(recorded.gradient, alpha=-ratio)
     undone = measure_undone(
         trained,
         slope,
-        at_end.gradient,
-        None if linearise_at == 1.0 else at_point.gradient,
-        share=1.0 - objective.retained / at_end.examples,
+        recorded_at_end.gradient,
+        None if linearise_at == 1.0 else recorded.gradient,
+        share=1.0 - objective.retained / recorded_at_end.examples,
         linearise_at=linearise_at,
         completion=given,
     )
-    slope.add_(at_end.gradient, alpha=undone.completion * ratio)
-    linear = at_point.gradient - undone.completion * at_end.gradient
+    slope.add_(recorded_at_end.gradient, alpha=undone.completion * ratio)
+    linear = recorded.gradient - undone.completion * recorded_at_end.gradient
     return Influence(objective, point, point, linear.mul_(ratio), undone, slope)
 
 
 def require_forgotten(
     objective: FederatedObjective, forget: ForgetSet, examples: int | None
 ) -> None:
-    """Check that something leaves, as far as those who stay can tell.
+    """Check that the forget set is not empty, as far as the answers of the nodes show.
 
     Args:
-        objective: After its first answers.
-        forget: What leaves.
-        examples: n, where it is known.
+        objective: The objective, after its first answers.
+        forget: The forget set.
+        examples: The number n of all examples, where it is known.
 
     Raises:
-        ForgetSetError: Nobody has any of it.
+        ForgetSetError: No node has any example of the forget set.
     """
     known = objective.forgotten if examples is None else examples - objective.retained
     if (not forget.of_whole_nodes or examples is not None) and known <= 0:

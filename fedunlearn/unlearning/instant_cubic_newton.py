@@ -1,24 +1,26 @@
 """Removal without a round: the cubic step from summaries that were recorded when training ended.
 
 The step is that of cubic-newton (Bui, Lu, Sim, Ng, Low, arXiv 2406.14507, section 4; Nesterov and
-Polyak 2006), in a subspace that was recorded once for whatever may leave: see recording/recorder.py
-for the subspace, recording/reduced.py for the model and the rule that gives its weight. The
-construction is ours. Later requests combine with all earlier ones: the step is always that of all
-that left so far, from the weights before the first.
+Polyak 2006), in a subspace that was recorded once for every possible removal: see
+recording/recorder.py for the subspace, recording/reduced.py for the model and for the rule that
+gives its weight. The construction is this project's own. A later request is combined with all
+earlier ones: the step is always that of all examples removed so far, from the weights before the
+first removal.
 
-What leaves, and who is asked:
+The nodes that must answer, by forget set and policy:
 
 ============================  ===============================  ===================================
-what                          ``policy = "stored"``            ``policy = "on-departure"``
+forget set                    ``policy = "stored"``            ``policy = "on-departure"``
 ============================  ===============================  ===================================
-nodes                         nobody                           the nodes that leave
-a class, anywhere             nobody, where groups are         all nodes, or those it is about
+nodes                         none                             the nodes that leave
+a class, on any node          none, where groups are           all nodes, or those it is about
                               classes; else as on the right
 records                       the nodes that hold them         the nodes that hold them
 ============================  ===============================  ===================================
 
-Who is asked answers once, with a summary of q (q + 3) / 2 + 2 numbers. ``check`` adds one round to
-all who stay: the step is damped more until the influence objective does what its model foretold.
+A node that must answer does so once, with a summary of q (q + 3) / 2 + 2 numbers. ``check`` adds
+one round with all nodes that stay: the damping is increased until the influence objective changes
+as its model predicted.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from fedunlearn.unlearning.influence import rounding_of_losses
 from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.unlearning.validity import Validity
 
-# Times the damping, tried where the step is checked.
+# Multiples of the damping that are tried where the step is checked.
 MORE_DAMPING = (4.0, 16.0, 64.0)
 
 
@@ -58,8 +60,9 @@ class InstantCubicNewtonSettings(RecordingSettings):
     """Settings of instant-cubic-newton.
 
     Attributes:
-        weight: The cubic weight M, or ``auto``: that of the natural damping (recording/reduced.py).
-        check: Ask those who stay, once, whether the objective did what the step foretold.
+        weight: The cubic weight M, or ``auto`` for the natural damping (recording/reduced.py).
+        check: Whether to request, once, from the nodes that stay whether the objective changed as
+            predicted.
     """
 
     weight: NotNegative | Literal["auto"] = "auto"
@@ -148,7 +151,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         forget: ForgetSet,
         recording: Recording,
     ) -> dict[Group, Summary]:
-        """Ask those who hold some of it for its summaries: one round."""
+        """Request summaries of the forget set from the nodes that hold some of it: one round."""
         now = forget.following(recording.gone)
         objective = federation.objective(
             now,
@@ -180,7 +183,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
         after: Recording,
         step: ReducedStep,
     ) -> tuple[Candidate, ...]:
-        """Ask those who stay for the objective at the step and at more damped ones: one round."""
+        """Evaluate the retain objective at the step and at more damped ones: one round."""
         problem = after.problem()
         least = max(step.damping, natural_damping(after.horizon))
         steps = [step, *(problem.damped(least * more) for more in MORE_DAMPING)]
@@ -202,11 +205,11 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
 
 
 def _details(step: ReducedStep, rounds: int, tried: tuple[Candidate, ...]) -> dict[str, Any]:
-    """Describe the step."""
-    told = step.as_dict()
-    for unknown in ("residual", "products"):  # the subspace does not know what lies outside of it
-        del told[unknown]
-    return told | {
+    """Return the details of the step."""
+    details = step.as_dict()
+    for unknown in ("residual", "products"):  # not known: they lie outside of the subspace
+        del details[unknown]
+    return details | {
         "rounds": rounds,
         "step_norm": float(np.linalg.norm(step.coordinates)),
         "candidates": [candidate.as_dict() for candidate in tried],

@@ -1,4 +1,4 @@
-"""What every unlearning method is and gives."""
+"""The interface of unlearning methods, and their result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 class Claim(enum.StrEnum):
-    """What may be said of a model after a removal."""
+    """The claim that a method can make about the model after a removal."""
 
     EXACT_RETRAIN = "EXACT_RETRAIN"
     EMPIRICAL = "EMPIRICAL"
@@ -37,11 +37,11 @@ class Unlearned:
     """A model after a removal.
 
     Attributes:
-        weights: w+, shape (d,).
-        status: How it went, with the remedy where there is one.
-        claim: What may be said of it.
-        details: What the method knows of its own work, as JSON-able values.
-        trained: What the next removal starts from, where the method keeps more than weights.
+        weights: The weights w+ after the removal, shape (d,).
+        status: The outcome in one line, with the remedy where there is one.
+        claim: The claim that the method makes about the model.
+        details: Further values that the method reports; JSON can hold them.
+        trained: The model from which the next removal starts, where it is more than the weights.
     """
 
     weights: Tensor
@@ -52,10 +52,10 @@ class Unlearned:
 
 
 class UnlearningMethod(ABC, Generic[S]):
-    """Removes a forget set from a trained model, with the federation's help.
+    """A method that removes a forget set from a trained model, with the federation's help.
 
-    A subclass names itself and its settings, and is registered as an entry point of the group
-    ``fedunlearn.methods``.
+    A subclass defines ``name`` and ``settings_type`` and is registered as an entry point of the
+    group ``fedunlearn.methods``.
     """
 
     name: ClassVar[str]
@@ -86,14 +86,14 @@ class UnlearningMethod(ABC, Generic[S]):
             vars_of.__signature__ = inspect.Signature([one, *each])
 
     def __init__(self, settings: S | None = None, **each: object) -> None:
-        """Take settings: an object of ``settings_type``, or each by its name.
+        """Take settings: an object of ``settings_type``, or single settings as keyword arguments.
 
         Args:
-            settings: All of them; without any, the defaults.
-            each: Settings by their names, as in ``Rewind(rounds=3)``.
+            settings: An object with all settings. If it is left out, the defaults apply.
+            each: Single settings as keyword arguments, as in ``Rewind(rounds=3)``.
 
         Raises:
-            InputError: A setting that the method does not take, or a value that it cannot have.
+            InputError: The method does not have such a setting, or the value is not allowed.
         """
         if settings is not None and (each or not isinstance(settings, self.settings_type)):
             given = type(settings).__name__
@@ -111,7 +111,7 @@ class UnlearningMethod(ABC, Generic[S]):
         self.settings: S = settings
 
     def to_record(self) -> tuple[Recordable, ...]:
-        """Return what must have been recorded when training ended (``Federation.record``)."""
+        """Return the recordings that must be made when training ends (``Federation.record``)."""
         return ()
 
     @abstractmethod
@@ -126,17 +126,17 @@ class UnlearningMethod(ABC, Generic[S]):
         """Remove a forget set.
 
         Args:
-            trained: The model before.
-            federation: All nodes, those that leave included.
-            forget: What leaves.
-            on_round: Told, in order, how many rounds are spent and what weights one would have had
-                then; last of the result.
+            trained: The model before the removal.
+            federation: All nodes, including those that leave.
+            forget: The forget set.
+            on_round: Called in order with the number of rounds spent and the weights that the
+                removal would have given after them; the last call is for the result.
 
         Returns:
-            The model after, and how it came about.
+            The model after the removal, with its status and details.
         """
 
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> UnlearningMethod[S]:
-        """Return this method sized to spend about so much client compute; itself if it cannot."""
+        """Return this method, sized to about this client compute; itself if it has no size."""
         del gradient_equivalents, local_epochs
         return self

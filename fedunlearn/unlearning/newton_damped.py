@@ -1,12 +1,12 @@
-"""Damped Newton unlearning: a constant is added to the curvature by hand.
+"""Damped Newton unlearning: a constant, chosen by the user, is added to the curvature.
 
 Source: the baseline of arXiv 2406.14507, section 5 (there "damped Newton"), as in most removals
-by influence functions (Koh, Liang 2017; Golatkar, Achille, Soatto 2020). Here in the same Krylov
-space as cubic-newton, in which (T + damping I) y = -Q'g is solved exactly. Where the curvature has
-eigenvalues below -damping the equation has a solution that is no minimum; the method does not
-notice, and neither do we: it is a baseline.
+by influence functions (Koh, Liang 2017; Golatkar, Achille, Soatto 2020). Here it uses the same
+Krylov space as cubic-newton, in which (T + damping I) y = -Q'g is solved exactly. Where the
+curvature has eigenvalues below -damping, the solution of this equation is not a minimum. As a
+baseline, the method does not check for this.
 
-Defaults: the paper's gradient, Hessian and point.
+Defaults: the gradient, the Hessian and the point of the paper.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class NewtonDampedSettings(PlainNewtonSettings):
     """Settings of newton-damped.
 
     Attributes:
-        damping: Added to every eigenvalue, in units of curvature.
+        damping: Constant that is added to every eigenvalue, in units of curvature.
     """
 
     damping: Annotated[float, Field(gt=0, strict=False)] = 1e-3
 
 
 class NewtonDamped(PlainNewton[NewtonDampedSettings]):
-    """A Newton step with a damping that is given."""
+    """A Newton step with a given damping."""
 
     name: ClassVar[str] = "newton-damped"
     settings_type: ClassVar[type[Settings]] = NewtonDampedSettings

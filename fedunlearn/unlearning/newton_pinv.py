@@ -1,11 +1,11 @@
-"""Newton unlearning by the pseudo-inverse: what destroys networks.
+"""Newton unlearning by the pseudo-inverse, which destroys networks.
 
 Source: the baseline of arXiv 2406.14507, section 3 and figure 1 (there "PINV-Newton"): H is nearly
 singular at a trained network, so its smallest eigenvalues, inverted, make the step as long as they
-are small, and the model forgets everything. Here in the same Krylov space as cubic-newton, where T
-is inverted but for eigenvalues below ``cutoff`` times the largest.
+are small, and the model forgets everything. Here it uses the same Krylov space as cubic-newton,
+where T is inverted except for eigenvalues below ``cutoff`` times the largest.
 
-Defaults: the paper's gradient, Hessian and point.
+Defaults: the gradient, the Hessian and the point of the paper.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ class NewtonPinv(PlainNewton[NewtonPinvSettings]):
     @override
     def inverse(self, ritz: FloatArray) -> FloatArray:
         sizes = np.abs(ritz)
-        kept = sizes > self.settings.cutoff * sizes.max()
-        return np.where(kept, 1.0 / np.where(kept, ritz, 1.0), 0.0)
+        large = sizes > self.settings.cutoff * sizes.max()
+        return np.where(large, 1.0 / np.where(large, ritz, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Newton steps without a cubic term, in a Krylov space: what the baselines share."""
+"""The base of Newton steps without a cubic term, in a Krylov space."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class PlainNewton(SubspaceMethod[P]):
 
     @abstractmethod
     def inverse(self, ritz: FloatArray) -> FloatArray:
-        """Return what eigenvalues (k,) are to be multiplied by instead of divided: (k,)."""
+        """Return the factors (k,) that replace a division by the eigenvalues (k,)."""
 
     @property
     def damping(self) -> float:
-        """What the inverse adds to the eigenvalues."""
+        """The constant that the inverse adds to the eigenvalues."""
         return 0.0
 
     @override

@@ -1,13 +1,14 @@
-"""Rapid retraining: training anew with steps scaled by the diagonal Fisher information.
+"""Rapid retraining: training from the start, with steps scaled by the diagonal Fisher information.
 
 Source: Liu, Xu, Yuan, Wang, Li, "The Right to be Forgotten in Federated Learning: An Efficient
-Realization with Rapid Retraining", INFOCOM 2022, section IV: from the initial weights, on what
-stays, local steps are Newton's with the curvature replaced by the diagonal of the empirical Fisher
-information, both averaged over time as momentum. It needs the initial weights and those who stay.
+Realization with Rapid Retraining", INFOCOM 2022, section IV: from the initial weights, on the
+retain set, local steps are Newton's with the curvature replaced by the diagonal of the empirical
+Fisher information, both averaged over time as momentum. The method needs the initial weights and
+the nodes that stay.
 
-Ours starts the averages anew in every round, as nodes keep nothing between rounds, adds a damping
-to the diagonal, without which parameters that a batch does not touch take infinite steps, and lets
-the step size decay with training's schedule unless a constant one is given.
+This implementation restarts the averages in every round, since nodes store nothing between rounds.
+It adds a damping to the diagonal, without which parameters that a batch does not touch take
+infinite steps. The step size decays with the schedule of training unless a constant one is given.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class RapidRetrainingSettings(ContinuedTrainingSettings):
     """Settings of rapid-retraining.
 
     Attributes:
-        learning_rate: Of the scaled steps.
-        momentum: Of the gradient's average.
-        memory: Of the diagonal's average.
-        damping: Added to the diagonal.
+        learning_rate: Step size of the scaled steps.
+        momentum: Decay of the gradient's average.
+        memory: Decay of the diagonal's average.
+        damping: Constant that is added to the diagonal.
     """
 
     learning_rate: Positive | None = 0.02
@@ -49,7 +50,7 @@ class RapidRetrainingSettings(ContinuedTrainingSettings):
 
 
 class RapidRetraining(ContinuedTraining[RapidRetrainingSettings]):
-    """Training anew, preconditioned."""
+    """Training from the start with preconditioned local steps."""
 
     name: ClassVar[str] = "rapid-retraining"
     settings_type: ClassVar[type[Settings]] = RapidRetrainingSettings

@@ -1,4 +1,4 @@
-"""Recovery: ordinary training on what stays, after a removal."""
+"""Recovery: ordinary training on the retain set, after a removal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def recover(
     name: str,
     path: list[tuple[int, Tensor]] | None = None,
 ) -> Tensor:
-    """Train for a few more rounds without what left.
+    """Train for a few more rounds without the forget set.
 
     Args:
         federation: The nodes.
-        trained: The model before the removal, whose settings training goes by.
-        forget: What left.
-        weights: After the method, shape (d,).
-        rounds: How many.
-        name: Of the method, for the progress bar.
-        path: Rounds spent and weights then; grows by those of recovery.
+        trained: The model before the removal, whose training settings apply.
+        forget: The forget set.
+        weights: Weights after the method, shape (d,).
+        rounds: Number of recovery rounds.
+        name: Name of the method, for the progress bar.
+        path: Pairs of rounds spent and weights after them; recovery appends its own.
 
     Returns:
-        The weights after, shape (d,); the same where no rounds are asked for.
+        The weights after recovery, shape (d,); the same weights where ``rounds`` is 0.
     """
     if not rounds:
         return weights

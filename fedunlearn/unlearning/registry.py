@@ -1,4 +1,4 @@
-"""Methods by name, from this and other packages, through entry points."""
+"""Lookup of methods by name, from this and other packages, through entry points."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
     """Make a method from its table in a scenario.
 
     Args:
-        name: As registered; or any other, where the table's key ``method`` holds that, so that
-            one method can run with several settings.
-        settings: Keys as in the scenario.
+        name: The registered name of the method; or any other name, where the table's key ``method``
+            holds the registered one, so that one method can run with several settings.
+        settings: The settings, with keys as in the scenario.
 
     Returns:
         The method, ready to run.
 
     Raises:
-        ScenarioError: No such method, or a setting it does not take.
+        ScenarioError: There is no such method, or it does not take one of the settings.
     """
     settings = dict(settings)
     registered = settings.pop("method", name)
@@ -58,7 +58,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod[Any]
 
 
 def _loaded(point: EntryPoint) -> type[UnlearningMethod[Any]]:
-    """Import a method, which may be another package's, and check what is called of it."""
+    """Import a method, which may be of another package, and check its interface."""
     where = f"unlearning: method {point.name!r} ({point.value})"
     try:
         method = point.load()
@@ -68,7 +68,7 @@ def _loaded(point: EntryPoint) -> type[UnlearningMethod[Any]]:
             "or ask its maintainers for a version that fits this fedunlearn"
         ) from error
     if not (isinstance(method, type) and issubclass(method, UnlearningMethod)):
-        raise ScenarioError(f"{where} is no subclass of fedunlearn.UnlearningMethod")
+        raise ScenarioError(f"{where} is not a subclass of fedunlearn.UnlearningMethod")
     missing = [
         name
         for name in inspect.signature(UnlearningMethod.unlearn).parameters

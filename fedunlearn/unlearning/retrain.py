@@ -1,7 +1,7 @@
-"""Retraining: training anew, from the same initial weights, without what leaves.
+"""Retraining: training from the same initial weights, without the forget set.
 
-The only method whose result owes nothing to what left. It needs the initial weights and those who
-stay, and costs what training did.
+This is the only method whose result does not depend on the forget set. It needs the initial weights
+and the nodes that stay, and costs as much as training did.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
 
 class RetrainSettings(Settings):
-    """Retraining is training: it has no settings of its own."""
+    """Settings of retrain: none, since it trains with the settings of training."""
 
 
 class Retrain(UnlearningMethod[RetrainSettings]):
-    """Training anew on the retain set."""
+    """Training from the start on the retain set."""
 
     name: ClassVar[str] = "retrain"
     settings_type: ClassVar[type[Settings]] = RetrainSettings

@@ -1,12 +1,13 @@
-"""Rewinding: part of the way back towards the initial weights, then training without what leaves.
+"""Rewinding: part of the way back to the initial weights, then training without the forget set.
 
-A simple baseline. What the weights learned of those who leave fades with the rest, and training on
-the retain set brings only the rest back. It needs the initial weights and those who stay; whoever
-leaves is asked nothing.
+This is a simple baseline. What the weights learned from the forget set fades with the rest, and
+training on the retain set restores only the rest. It needs the initial weights and the nodes that
+stay; the nodes that leave need not take part.
 
-Training's schedule starts anew: on digits (data seeds 3 to 6, the largest of ten nodes leaves, half
-of the way, 10 rounds) that left a mean forget JS of .029; taken up half-way .043, gone on with from
-its end .062; fine-tune .121. Where what leaves had hardly moved the model, it does harm.
+The schedule of training starts again. On digits (data seeds 3 to 6, the largest of ten nodes
+leaves, half of the way, 10 rounds) this gave a mean forget JS of .029; with the schedule resumed
+half-way .043, with the schedule continued from its end .062; fine-tune .121. Where the forget set
+had hardly moved the model, rewinding harms it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class RewindSettings(ContinuedTrainingSettings):
     """Settings of rewind.
 
     Attributes:
-        share: The part of the way from the initial to the trained weights that is kept.
+        share: The part of the way from the initial to the trained weights that is retained.
     """
 
     share: Share = 0.5
 
 
 class Rewind(ContinuedTraining[RewindSettings]):
-    """Training on the retain set, from part of the way that training went."""
+    """Training on the retain set, from a point on the way from initial to trained weights."""
 
     name: ClassVar[str] = "rewind"
     settings_type: ClassVar[type[Settings]] = RewindSettings

@@ -1,16 +1,16 @@
-"""SCRUB, made federated: a student that leaves its teacher where the data leave, and only there.
+"""SCRUB, federated: a student moves away from its teacher on the forget set, and only there.
 
 Source: Kurmanji, Triantafillou, Hayes, Triantafillou, "Towards Unbounded Machine Unlearning",
 NeurIPS 2023, algorithm 1 and equation 3. The teacher is the trained model. A max-step drives the
-student's predictions on the forget set away from the teacher's (KL); a min-step keeps them near it
-on the retain set and fits the labels there. The paper alternates epochs of both, then ends with
-min-steps alone. Here an epoch is a round: those who hold some of what leaves take the max-steps,
-those who stay the min-steps, and each round's results are averaged. It needs the help of whoever
-leaves in every max-step, and those who stay.
+student's predictions on the forget set away from the teacher's (KL); a min-step holds them near the
+teacher's on the retain set and fits the labels there. The paper alternates epochs of both, then
+ends with min-steps alone. Here an epoch is a round: the nodes that hold some of the forget set take
+the max-steps, the nodes that stay take the min-steps, and each round's results are averaged. The
+method needs the nodes that leave in every max-step, and the nodes that stay.
 
-Where student and teacher are the same no direction leads away, so the first max-step is idle.
-Ours leaves out the paper's SCRUB+R, which rewinds to the checkpoint whose forget error fits a
-validation set.
+Where student and teacher are equal, the gradient of the divergence is zero, so the first max-step
+changes nothing. This implementation leaves out the paper's SCRUB+R, which rewinds to the checkpoint
+whose forget error fits a validation set.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class ScrubSettings(ContinuedTrainingSettings):
     """Settings of scrub.
 
     Attributes:
-        max_rounds: How many rounds begin with a max-step.
-        max_rate: Step size of the max-steps; left out, that of the min-steps.
-        divergence: alpha: weight of the divergence on what stays.
-        loss: gamma: weight of the loss there.
+        max_rounds: Number of rounds that begin with a max-step.
+        max_rate: Step size of the max-steps. If it is left out, that of the min-steps.
+        divergence: The weight alpha of the divergence on the retain set.
+        loss: The weight gamma of the loss on the retain set.
     """
 
     max_rounds: Annotated[int, Field(ge=0)] = 3
@@ -49,7 +49,7 @@ class ScrubSettings(ContinuedTrainingSettings):
 
 
 class Scrub(UnlearningMethod[ScrubSettings]):
-    """Max-steps on what leaves, min-steps on what stays."""
+    """Max-steps on the forget set, min-steps on the retain set."""
 
     name: ClassVar[str] = "scrub"
     settings_type: ClassVar[type[Settings]] = ScrubSettings
@@ -94,7 +94,7 @@ class Scrub(UnlearningMethod[ScrubSettings]):
         return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": spent})
 
     def _away(self, plan: TrainingPlan) -> TrainingPlan:
-        """Return the max-step that goes before a min-step: one epoch on what leaves."""
+        """Return the max-step that precedes a min-step: one epoch on the forget set."""
         return TrainingPlan(
             plan.settings,
             1,

@@ -1,22 +1,23 @@
-"""Stochastic cubic-regularized Newton unlearning (CuReNUS): subsampled, by inner gradient steps.
+"""Stochastic cubic-regularized Newton unlearning (CuReNUS): inner gradient steps on samples.
 
 Source: Bui, Lu, Sim, Ng, Low, arXiv 2406.14507, section 4.3 and algorithm 1 (there SCuReNU),
-after Tripuraneni, Stern, Jin, Regier, Jordan 2018. At the current weights w, w^ at first, a sample
-of every node's examples tells the gradient of F_r, and its Hessian's products drive gradient steps
-on the cubic model, the cubic term included; M is given. Ours differs:
+after Tripuraneni, Stern, Jin, Regier, Jordan 2018. At the current weights w, which are w^ at first,
+a sample of every node's examples gives the gradient of F_r, and the products of its Hessian drive
+gradient steps on the cubic model, including the cubic term; M is given. This implementation
+differs:
 
-- The sample is a share of every node's retained examples and the same for a whole inner solve; a
-  new one is drawn for each step.
+- The sample is a share of every node's retained examples and is the same for a whole inner solve; a
+  new sample is drawn for each step.
 - The inner steps are exact minimisers along their lines, so they have no step size
   (solvers/descent.py); ``conjugate`` directions are an option.
 
-Defaults by measurement on digits (ten nodes, Dirichlet 0.1, data seeds 6 to 9): a quarter of the
-examples gave the divergence that all gave, one step was not enough, more than three did not help,
-and the weight hardly mattered from 0.01 to 1. What limits it there is the paper's gradient, which
-follows all that training left unconverged.
+The defaults were measured on digits (ten nodes, Dirichlet 0.1, data seeds 6 to 9): a quarter of the
+examples gave the same divergence as all, one step was not enough, more than three did not help, and
+the weight hardly mattered from 0.01 to 1. The method is limited there by the paper's gradient,
+which follows everything that training left unconverged.
 
-Rounds: for each step one for the gradient and one a product. Memory: ten vectors of length d,
-whatever the number of products.
+Rounds: for each step one for the gradient and one per product. Memory: ten vectors of length d, for
+any number of products.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class StochasticCubicNewtonSettings(Settings):
 
     Attributes:
         weight: The cubic weight M.
-        steps: How many outer steps, each with a sample of its own.
-        products: Inner steps of each, one round each.
-        product_share: The share of every node's examples that answers products.
-        gradient_share: The share that answers gradients.
-        conjugate: Conjugate instead of plain gradient directions in the inner steps.
-        seed: Of the samples and of the search for negative curvature.
+        steps: Number of outer steps, each with its own sample.
+        products: Number of inner steps of each outer step, one round each.
+        product_share: The share of every node's examples from which products are computed.
+        gradient_share: The share of every node's examples from which gradients are computed.
+        conjugate: Whether the inner steps use conjugate instead of plain gradient directions.
+        seed: Seed of the samples and of the search for negative curvature.
     """
 
     weight: Positive = 1.0
@@ -65,7 +66,7 @@ class StochasticCubicNewtonSettings(Settings):
 
 
 class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
-    """Several cubic steps on the objective of what stays, from samples."""
+    """Several cubic steps on the objective of the retain set, from samples."""
 
     name: ClassVar[str] = "stochastic-cubic-newton"
     settings_type: ClassVar[type[Settings]] = StochasticCubicNewtonSettings
@@ -118,7 +119,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
 
 
 def status_of(steps: Sequence[CubicStep]) -> str:
-    """Say how it went: a last step of zero does not undo those before it."""
+    """Return the outcome in one line; a last step of zero does not undo those before it."""
     taken, last = sum(bool(step.step.any()) for step in steps), steps[-1].status
     if last is Status.STATIONARY and taken:
         return f"converged: after {taken} steps the gradient is zero"

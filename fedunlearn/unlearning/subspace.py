@@ -1,12 +1,12 @@
-"""What the Newton methods share: gradient, Krylov space, and the step that one of them chooses.
+"""The base of the Newton methods: gradient, Krylov space, and the step that a method chooses.
 
 Source: Bui, Lu, Sim, Ng, Low, "On Newton's Method to Unlearn Neural Networks", arXiv 2406.14507.
 The methods differ only in how they minimise the quadratic model in the same space, so that a
 comparison of them compares nothing else.
 
 Memory of the server, in floats of the model's dtype, at the last of k products: (k + 7) d. Besides
-the basis these are w0, w^, u, b, the answer in hand, and its float64 sum, which counts twice. With
-``basis = "two-pass"`` about 12 d, at k - 1 rounds more for each time that steps are made of the
+the basis these are w0, w^, u, b, the current answer, and its float64 sum, which counts twice. With
+``basis = "two-pass"`` it is about 12 d, at k - 1 more rounds each time that steps are made from the
 basis.
 """
 
@@ -44,9 +44,10 @@ from fedunlearn.unlearning.influence import (
 )
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
-# Relative residual from which a step counts as converged; the usual demand on inexact Newton steps.
+# Relative residual at which a step counts as converged; the usual tolerance of inexact Newton
+# steps.
 RESIDUAL = 0.1
-# Of steps that are held, and sent, at the same time.
+# Memory of the steps that are held, and sent, at the same time.
 STEPS_BYTES = 96 * 2**20
 
 
@@ -54,23 +55,25 @@ class SubspaceSettings(Settings):
     """Settings of every method that steps in a Krylov space.
 
     Attributes:
-        gradient: ``departing``: told once by what leaves; ``recorded``: from the sum that was
-            recorded when training ended, so that those who stay suffice; ``retained``: the
-            paper's, of the objective on what stays. See influence.py.
-        completion: The share of grad F(w^) that the step also follows: a number, where 0 leaves
-            out all that training left undone, or ``auto``, which follows as much of it as a
-            retrained model would (undone.py). Not used by ``retained``, which has all of it.
+        gradient: ``departing``: the nodes that hold the forget set send its gradient once;
+            ``recorded``: from the sum that was recorded when training ended, so that only the nodes
+            that stay must answer; ``retained``: the paper's, that of the objective on the retain
+            set. See influence.py.
+        completion: The share of grad F(w^) that the step also follows: a number, where 0 leaves out
+            everything that training left undone, or ``auto``, which follows as much of it as a
+            retrained model would (unfinished_training.py). Not used by ``retained``, which follows
+            all of it.
         curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
             of its Ritz values.
-        products: Size k of the Krylov basis, one round each.
-        product_share: The share of every node's examples that answers products, the same for a
-            whole basis: cheaper and noisier below 1.
+        products: Size k of the Krylov basis; each product takes one round.
+        product_share: The share of every node's examples from which products are computed, the same
+            for a whole basis. Below 1 they are cheaper and noisier.
         basis: ``stored``, or ``two-pass`` where k vectors do not fit into the server's memory.
-        linearise_at: Where curvature and, but for ``retained``, the gradient are taken: the share
-            of the way from the initial to the trained weights.
-        steps: How many steps, each with a basis of its own. More than one where the objective is
-            convex and training converged; on networks G is not bounded below, and later steps
-            lead astray.
+        linearise_at: The point where curvature and, except for ``retained``, the gradient are
+            taken: the share of the way from the initial to the trained weights.
+        steps: Number of steps, each with its own basis. Use more than one only where the objective
+            is convex and training converged; on networks G is not bounded below, and later steps
+            diverge.
     """
 
     gradient: Source = "departing"
@@ -89,7 +92,7 @@ class SubspaceSettings(Settings):
 
     @property
     def kind(self) -> Curvature:
-        """The products that nodes are asked for."""
+        """The kind of products that nodes compute."""
         return Curvature.GGN if self.curvature == "ggn" else Curvature.HESSIAN
 
 
@@ -98,11 +101,11 @@ S = TypeVar("S", bound=SubspaceSettings)
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A step in the basis, and the candidates it was chosen from.
+    """A step in the basis, and the candidates from which it was chosen.
 
     Attributes:
         step: The step.
-        tried: Candidates that were evaluated; none where nothing was asked.
+        tried: Candidates that were evaluated; empty where none was.
     """
 
     step: ReducedStep
@@ -110,41 +113,41 @@ class Chosen:
 
     @property
     def status(self) -> str:
-        """How it went, with the remedy."""
+        """The outcome in one line, with the remedy."""
         if self.tried and not any(candidate.acceptable for candidate in self.tried):
             return (
-                "no cubic weight made the model foretell the objective: do not trust the step "
+                "no cubic weight made the model predict the objective: do not trust the step "
                 "alone; add recovery rounds, raise linearise-at, or retrain"
             )
         return self.step.status.value
 
     @property
     def change(self) -> float | None:
-        """What the objective did at the step, if it was asked for."""
+        """The change of the objective at the step, if it was evaluated."""
         changes = [candidate.change for candidate in self.tried if candidate.step is self.step]
         return changes[0] if changes else None
 
 
 class SubspaceMethod(UnlearningMethod[S]):
-    """One step, or several, in the Krylov space of gradient and curvature."""
+    """One or several steps in the Krylov space of gradient and curvature."""
 
     @abstractmethod
     def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
         """Minimise the model in a basis.
 
         Args:
-            basis: Of the gradient at origin + moved; the gradient is not zero.
-            influence: Evaluates steps.
-            moved: By how much earlier steps have moved, shape (d,); None for none.
+            basis: The basis of the gradient at origin + moved; the gradient is not zero.
+            influence: The influence objective, which evaluates steps.
+            moved: The sum (d,) of the earlier steps; None where there are none.
         """
 
     @abstractmethod
     def again(self, basis: KrylovBasis, like: ReducedStep) -> ReducedStep:
-        """Return the step that a smaller basis would have given, all else equal."""
+        """Return the step of a smaller basis, with the same weight and settings."""
 
     @property
     def loss_rounds(self) -> int:
-        """Rounds that the choice of one step is expected to take."""
+        """Number of rounds that the choice of one step is expected to take."""
         return 0
 
     @override
@@ -210,7 +213,7 @@ class SubspaceMethod(UnlearningMethod[S]):
         return at_start - 1 + settings.steps * (1 + settings.products + self.loss_rounds)
 
     def _basis(self, influence: Influence, moved: Tensor | None, number: int) -> KrylovBasis | None:
-        """Spend the products of one step; None where the gradient is zero."""
+        """Compute the basis of one step with its products; None where the gradient is zero."""
         settings = self.settings
         sample = Sample.of(settings.product_share, seed=number)
         point = influence.curved_at if moved is None else influence.curved_at + moved
@@ -220,7 +223,7 @@ class SubspaceMethod(UnlearningMethod[S]):
         if not slope.any():
             return None
         bases = grow(curvature, slope, settings.products)
-        del slope  # Lanczos lets go of it once it has its first vector
+        del slope  # Lanczos frees it as soon as it has its first vector
         (last,) = deque(bases, maxlen=1)
         return last
 
@@ -231,7 +234,7 @@ def steps_at_once(vector: Tensor) -> int:
 
 
 def _status(chosen: Chosen | None, influence: Influence, moved: Tensor | None) -> str:
-    """Say how it went: what was done, and what to do about what was found."""
+    """Return the outcome in one line: what was done, and the remedy for what was found."""
     if chosen is None:
         return Status.STATIONARY.value
     status = chosen.status
@@ -248,19 +251,19 @@ def _status(chosen: Chosen | None, influence: Influence, moved: Tensor | None) -
 def _details(
     chosen: Chosen | None, influence: Influence, slope_norm: float, products: int
 ) -> dict[str, Any]:
-    """Describe the last step."""
-    told: dict[str, Any] = {"rounds": influence.objective.rounds}
+    """Return the details of the last step."""
+    details: dict[str, Any] = {"rounds": influence.objective.rounds}
     if influence.undone is not None:
-        told |= influence.undone.as_dict()
+        details |= influence.undone.as_dict()
     if chosen is None:
-        return told
+        return details
     candidates: Sequence[Candidate] = chosen.tried
-    told |= chosen.step.as_dict() | {
+    details |= chosen.step.as_dict() | {
         "products": products,
         "step_norm": float((chosen.step.coordinates**2).sum() ** 0.5),
         "gradient_norm": slope_norm,
         "candidates": [candidate.as_dict() for candidate in candidates],
     }
     if chosen.change is not None and math.isfinite(chosen.change):
-        told["actual"] = chosen.change
-    return told
+        details["actual"] = chosen.change
+    return details

@@ -1,4 +1,4 @@
-"""What training left undone, and how much of it a removal makes up for.
+"""The part of training that is unfinished, and how much of it a removal completes.
 
 A model that is retrained without the forget set stops as early as the trained one did. Along a
 direction of curvature h and after a time T of gradient flow both lack a share e^(-hT) of their way,
@@ -6,20 +6,20 @@ and the difference between them is
 
     (1 - e^(-hT)) / h  times  grad F - grad F_r = (n_f/n_r) (grad F_f - grad F),
 
-all gradients at w^. So the gradient of the step is -(n_f/n_r) grad F_f, and with it the share n_f/n
-of (n/n_r) grad F(w^): the rest of what training left undone is missing in the retrained model too,
-and following it would train instead of unlearn. The step is taken a little short of that
-(``COMPLETED``), because the gradient of what leaves is taken at u, where it is longer. Where
+all gradients at w^. So the gradient of the step is -(n_f/n_r) grad F_f, plus the share n_f/n of
+(n/n_r) grad F(w^): the rest of the unfinished training is missing in the retrained model too, and a
+step that followed it would train instead of unlearn. The step follows a little less than that share
+(``COMPLETED``), because the gradient of the forget set is taken at u, where it is longer. Where
 training converged grad F(w^) is small, and the share hardly matters.
 
-The first factor is about T where hT is small: a step needs at least the damping 1/T in directions
-that training had not finished, and one that is damped less follows the noise in what is left of
-grad F_f - grad F. The gradients tell 1/T without the rates of training, which other optimisers do
-not have: with the way d = w^ - w0, -<grad F(w^), d> / <d, d> is h / (e^(hT) - 1), 1/T where
+The first factor is about T where hT is small. A step therefore needs at least the damping 1/T in
+directions that training had not finished; with less damping it follows the noise in the remainder
+of grad F_f - grad F. The gradients give 1/T without the rates of training, which other optimisers
+do not have: with d = w^ - w0, -<grad F(w^), d> / <d, d> is h / (e^(hT) - 1), that is 1/T where
 training had hardly begun and 0 where it converged. Half of it is the least damping that is tried,
 as in a recording (``natural_damping``).
 
-Measured on digits, and checked on FashionMNIST, from 3 rounds of training to 60.
+This was measured on digits, and checked on FashionMNIST, from 3 rounds of training to 60.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.vectors import dot, norm
 
-# Of the share n_f/n of what training left undone, the part that the step follows.
+# The part of the share n_f/n of the unfinished training that the step follows.
 COMPLETED = 0.75
 
 REMEDY = "train further before the removal, add recovery rounds, or retrain"
@@ -40,15 +40,15 @@ REMEDY = "train further before the removal, add recovery rounds, or retrain"
 
 @dataclass(frozen=True)
 class Undone:
-    """What training left undone, held against what leaves.
+    """The unfinished training, compared with the forget set.
 
     Attributes:
-        gradient_norm: ||grad F(w^)||.
-        over_leaving: (n/n_r) ||grad F(w^)|| over (n_f/n_r) ||grad F_f(u)||: more than 1 where what
-            training left undone outweighs what leaves.
-        ahead: How much further training would go, as a multiple of the way from w0 to w^: the
+        gradient_norm: The norm ||grad F(w^)||.
+        over_leaving: The ratio of (n/n_r) ||grad F(w^)|| to (n_f/n_r) ||grad F_f(u)||: more than 1
+            where the unfinished training outweighs the forget set.
+        ahead: How much further training would move, as a multiple of the way from w0 to w^: the
             Newton step of F along that way. None where grad F is known at one point only.
-        completion: c, the share of (n/n_r) grad F(w^) that the step follows.
+        completion: The share c of (n/n_r) grad F(w^) that the step follows.
         least_damping: The damping below which directions that training had not finished are noise,
             in units of curvature.
     """
@@ -61,35 +61,35 @@ class Undone:
 
     @property
     def outweighs(self) -> bool:
-        """Whether what training left undone outweighs what leaves."""
+        """Whether the unfinished training outweighs the forget set."""
         return self.over_leaving > 1.0
 
     @property
     def converged(self) -> bool:
-        """Whether training came more than half of its way, as far as the gradients show."""
+        """Whether training covered more than half of its way, as far as the gradients show."""
         return self.ahead is None or self.ahead <= 1.0
 
     @property
     def remark(self) -> str | None:
-        """What a user must know of it, with the remedy; None where there is nothing to say."""
+        """The warning for the user, with the remedy; None where there is none."""
         if not self.converged:
             what = "training had not converged"
             if self.outweighs:
-                what += ", and what it left undone outweighs what leaves"
+                what += ", and what it left undone outweighs the forget set"
             return f"{what}: {REMEDY}"
         if self.outweighs:
-            return f"what training left undone outweighs what leaves: {REMEDY}"
+            return f"what training left undone outweighs the forget set: {REMEDY}"
         return None
 
     def as_dict(self) -> Mapping[str, float]:
-        """Return all of it as values that JSON can hold; what is not known is left out."""
-        told = {
+        """Return all values in a form that JSON can hold, without those that are not known."""
+        values = {
             "gradient_norm_at_trained": self.gradient_norm,
             "undone_over_leaving": self.over_leaving,
             "completion": self.completion,
             "least_damping": self.least_damping,
         }
-        return told if self.ahead is None else told | {"training_ahead": self.ahead}
+        return values if self.ahead is None else values | {"training_ahead": self.ahead}
 
 
 def completion_of(share: float) -> float:
@@ -107,19 +107,19 @@ def measure_undone(
     linearise_at: float,
     completion: float | None,
 ) -> Undone:
-    """Hold what training left undone against what leaves; costs no round.
+    """Compare the unfinished training with the forget set, without a round.
 
     Args:
         trained: The model.
-        leaving: -(n_f/n_r) grad F_f(u), shape (d,).
-        whole: grad F(w^), shape (d,).
-        whole_at_point: grad F(u), shape (d,); None where u is w^.
-        share: n_f/n.
-        linearise_at: a, the share of the way from w0 to w^ at which u lies.
-        completion: c, where the user gave it.
+        leaving: The vector -(n_f/n_r) grad F_f(u), shape (d,).
+        whole: The gradient grad F(w^), shape (d,).
+        whole_at_point: The gradient grad F(u), shape (d,); None where u is w^.
+        share: The share n_f/n of the forget set in the examples.
+        linearise_at: The share a of the way from w0 to w^ at which u lies.
+        completion: The share c, where the user gave it.
 
     Returns:
-        What was measured, with the completion that was given or that follows from it.
+        The measures, with the completion that was given or that follows from them.
     """
     ahead, least_damping = _along_the_way(trained, whole, whole_at_point, linearise_at)
     undone, leaves = norm(whole) / (1.0 - share), norm(leaving)
@@ -135,9 +135,9 @@ def measure_undone(
 def _along_the_way(
     trained: TrainedModel, whole: Tensor, whole_at_point: Tensor | None, linearise_at: float
 ) -> tuple[float | None, float]:
-    """Return how much further training would go, and the least damping, from the way from w0."""
+    """Return how much further training would move, and the least damping."""
     start, end = trained.initial, trained.weights
-    if start is None:  # nobody kept it: the way is not known
+    if start is None:  # the initial weights were not stored, so the way is not known
         return None, 0.0
     # <v, d> as a difference, so that no further vector of length d is held.
     pull = dot(whole, start) - dot(whole, end)
@@ -153,8 +153,8 @@ def _ahead(pull: float, curvature: float) -> float:
     """Return the Newton step of F along the way of training, as a share of that way.
 
     Args:
-        pull: -<grad F(w^), d>.
-        curvature: <d, H d>; where it is not positive the way has no end in sight.
+        pull: The slope -<grad F(w^), d> along the way.
+        curvature: The curvature <d, H d>; where it is not positive the way has no end.
     """
     if pull <= 0.0:
         return 0.0

@@ -1,20 +1,21 @@
-"""Whether a step from summaries can be trusted, from what is at hand without a round.
+"""Whether a step from summaries can be trusted, judged from data available without a round.
 
-**Leverage**: the largest share of the curvature, in any recorded direction, that leaves,
+**Leverage** is the largest share of the curvature, in any recorded direction, that is removed,
 
     rho = max over v of <v, H_f v> / <v, (H + n (lambda + damping) I) v>,
 
-H over all that was there when training ended. Near 1, what stays says nothing about some direction
-in which the model is to move, and one linearisation extrapolates. Together with the share of the
-data that leaves it is what foretells the divergence: over 227 removals on digits (nodes, node sets
-of up to 80 %, classes, classes of a node, samples; three partitions, data seeds 5 to 9) the
-thresholds below find 93 % of those that end more than two floors from the retrained model, and
-trust 87 % of the others; see the README for seeds that took no part in the choice. Rank correlation
-with the divergence in floors: leverage .84, predicted decrease .73, share of the data .49.
+where H is the curvature over all examples present when training ended. Near 1, the retain set says
+nothing about some direction in which the model is to move, and a single linearisation extrapolates.
+Together with the share of the data that is removed, leverage predicts the divergence: over 227
+removals on digits (nodes, node sets of up to 80 %, classes, classes of a node, samples; three
+partitions, data seeds 5 to 9) the thresholds below find 93 % of those that end more than two floors
+from the retrained model, and trust 87 % of the others; see the README for seeds that were not used
+for the choice. Rank correlation with the divergence in floors: leverage .84, predicted decrease
+.73, share of the data .49.
 
-The share of the leaver's gradient inside of the subspace is reported and not judged: directions are
-chosen by where removals move the model, and a tenth of the gradient's square sufficed for those,
-while .98 of it did not where they were chosen for other removals.
+The share of the forget set's gradient that lies inside of the subspace is reported but not judged:
+directions are chosen by where removals move the model, and a tenth of the gradient's square
+sufficed for those, while .98 of it did not where they were chosen for other removals.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ LARGEST_LEVERAGE = 0.67
 
 @dataclass(frozen=True)
 class Validity:
-    """What is known of a step's trustworthiness.
+    """Measures of how far a step can be trusted.
 
     Attributes:
-        share: Of the data, all that left so far.
-        leverage: rho, of what leaves now; in [0, 1] for curvature that is positive semidefinite.
-        inside: Share of its gradients' squares inside of the recorded subspace, in [0, 1].
-        predicted: m(y), the change that the cubic model predicts.
-        damping: (M/2)|y|.
+        share: Share of the data that has been removed so far, this removal included.
+        leverage: The leverage rho of this removal; in [0, 1] for positive semidefinite curvature.
+        inside: Share of the squared gradients of the forget set inside of the recorded subspace, in
+            [0, 1].
+        predicted: The change m(y) that the cubic model predicts.
+        damping: The damping (M/2)|y|.
         gain: Gain ratio of the step, where it was checked.
-        acceptable: Whether that is near 1; None where it was not checked.
+        acceptable: Whether the gain ratio is near 1; None where it was not checked.
         reduced: Whether the recorded step failed its check, so that a more damped one was taken.
     """
 
@@ -63,12 +65,12 @@ class Validity:
     def of(
         cls, leaves: Summary, after: Recording, step: ReducedStep, tried: Sequence[Candidate] = ()
     ) -> Validity:
-        """Return what is known of a step.
+        """Return the measures of a step.
 
         Args:
-            leaves: What is removed now.
+            leaves: Summary of this forget set.
             after: The recording without it.
-            step: The step of all that left so far.
+            step: The step of everything that was removed so far.
             tried: Candidates that were checked, if any were.
         """
         checked = next((c for c in tried if c.step is step), None)
@@ -76,7 +78,7 @@ class Validity:
         return cls(
             share=1.0 - after.stays.examples / after.examples,
             leverage=_leverage(leaves.curvature, after.stays.curvature, floor),
-            # What records left of a stored group's sums of squares is an estimate only.
+            # Removed records make the sums of squares of a stored group an estimate only.
             inside=min(1.0, max(0.0, 1.0 - leaves.outside / leaves.square))
             if leaves.square > 0.0
             else 1.0,
@@ -89,12 +91,12 @@ class Validity:
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against the step."""
+        """Whether no check raises an objection to the step."""
         return not self.complaints
 
     @property
     def complaints(self) -> list[str]:
-        """What speaks against the step, each with its remedy."""
+        """The objections to the step, each with its remedy."""
         found = []
         if self.share > LARGEST_SHARE:
             found.append(
@@ -108,7 +110,7 @@ class Validity:
             )
         if self.acceptable is False:
             found.append(
-                f"the objective changed by {self.gain:.2g} of what was foretold: use rounds "
+                f"the objective changed by {self.gain:.2g} of what was predicted: use rounds "
                 "(cubic-newton)"
             )
         elif self.reduced:
@@ -120,14 +122,14 @@ class Validity:
 
     @property
     def verdict(self) -> str:
-        """Say in one line whether the step can be trusted, and if not, why and what to do."""
+        """The verdict in one line: whether to trust the step, and if not, why and the remedy."""
         if self.trusted:
             return "converged: no check speaks against the step"
         return "do not trust the step alone: " + "; ".join(self.complaints)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as values that JSON can hold; what is not known is left out."""
-        told: dict[str, Any] = {
+        """Return all values in a form that JSON can hold, without those that are not known."""
+        values: dict[str, Any] = {
             "trusted": self.trusted,
             "share": self.share,
             "leverage": self.leverage,
@@ -136,14 +138,14 @@ class Validity:
             "damping": self.damping,
         }
         if self.gain is not None and np.isfinite(self.gain):
-            told["gain"] = self.gain
-        return told
+            values["gain"] = self.gain
+        return values
 
 
 def _leverage(leaves: FloatArray, stays: FloatArray, floor: float) -> float:
     """Return the largest eigenvalue of (leaves + stays + floor I)^-1 leaves.
 
-    1 where the whole is not positive definite: negative curvature tells of no bound.
+    The result is 1 where the sum is not positive definite, since negative curvature gives no bound.
     """
     whole = leaves + stays + floor * np.eye(len(leaves))
     smallest = float(np.linalg.eigvalsh(whole)[0])

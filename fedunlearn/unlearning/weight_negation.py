@@ -1,12 +1,13 @@
-"""Unlearning by weight negation (NoT): the first layer changes its sign, then training goes on.
+"""Unlearning by weight negation (NoT): the first layer changes its sign, then training continues.
 
 Source: Khalil, Feng, Qi, Nakov, "NoT: Federated Unlearning via Weight Negation", CVPR 2025,
-algorithm 1. Negating a layer breaks what the layers above it were fitted to, as far as one can in
-the weights while every norm stays; training on the retain set brings back what that can teach. It
-needs those who stay, no history, and nothing of whoever leaves.
+algorithm 1. Negating a layer breaks the fit of the layers above it, as far as this is possible
+while every norm stays the same; training on the retain set restores what that set can teach. The
+method needs the nodes that stay, no history, and nothing from the nodes that leave.
 
-Ours negates the weights and biases of the layer that comes first in the model, the paper's choice
-for convolutional networks, and trains with federated averaging's own schedule, which starts anew.
+This implementation negates the weights and biases of the first layer of the model, the paper's
+choice for convolutional networks. It trains with the schedule of federated averaging, which starts
+again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class WeightNegationSettings(ContinuedTrainingSettings):
 
 
 class WeightNegation(ContinuedTraining[WeightNegationSettings]):
-    """The first layer's sign is changed before training goes on."""
+    """Training on the retain set after the first layer's sign is changed."""
 
     name: ClassVar[str] = "not"
     settings_type: ClassVar[type[Settings]] = WeightNegationSettings

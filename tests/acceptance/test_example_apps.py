@@ -113,9 +113,9 @@ def test_an_app_that_forgets_prints_what_became_of_it(flower: Flower, name: str)
     printed = flower.run(EXAMPLES / name / "forgetting", FEW[name])
     assert REMOVED[name] in printed
     assert "by rewind: done" in printed
-    assert "what stays: loss" in printed
+    assert "retain set: loss" in printed
 
 
 def test_a_plain_app_runs(flower: Flower) -> None:
     printed = flower.run(EXAMPLES / "images" / "plain", PLAIN)
-    assert "Aggregated MetricRecord" in printed and "what stays" not in printed
+    assert "Aggregated MetricRecord" in printed and "retain set" not in printed

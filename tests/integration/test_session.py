@@ -225,7 +225,7 @@ FAULTS: dict[str, tuple[Callable[[Peer, int, Answer], object], str]] = {
     ),
     "another node": (
         lambda who, number, answer: who.say(number + 5, answer),
-        "node 1 answered what it was not asked",
+        "node 1 answered a question that was not sent",
     ),
     "wrong shape": (
         lambda who, number, answer: who.say(number, values_of(answer, lambda v: v[:-1])),
@@ -237,7 +237,7 @@ FAULTS: dict[str, tuple[Callable[[Peer, int, Answer], object], str]] = {
     ),
     "bytes without header": (
         lambda who, number, answer: who.send(pb.AttendRequest(chunk=b"x")),
-        "node 1 sent bytes that belong to nothing",
+        "node 1 sent bytes that belong to no message",
     ),
     "header within an answer": (
         lambda who, number, answer: [who.send(header(number, answer, "retain")) for _ in "12"],
@@ -249,7 +249,7 @@ FAULTS: dict[str, tuple[Callable[[Peer, int, Answer], object], str]] = {
     ),
     "no frame": (
         lambda who, number, answer: who.send(pb.AttendRequest()),
-        "node 1 sent bytes that belong to nothing",
+        "node 1 sent bytes that belong to no message",
     ),
 }
 

@@ -29,6 +29,7 @@ from tests.model_subjects import COUNT, Subject, function
 from tests.unsound_models import UNSOUND, Refused
 
 pytestmark = [
+    pytest.mark.slow,
     # torch's own words on its older forms, which the catalogue has on purpose
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -26,6 +26,8 @@ from fedunlearn.risk.task import Examples, Loss
 from tests.federations import TinyTask
 from tests.unsound_models import Keeper
 
+pytestmark = pytest.mark.slow
+
 NODES = 3
 
 

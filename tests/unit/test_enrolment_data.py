@@ -51,6 +51,8 @@ from tests.unit.test_enrolment_checks import (
     seeded,
 )
 
+pytestmark = pytest.mark.slow
+
 DATA: dict[str, tuple[Callable[[Examples], Any], type[FedunlearnError], str]] = {
     "NumPy": (
         lambda e: (e[0].numpy(), e[1]),

@@ -22,6 +22,8 @@ from fedunlearn.rpc.v1 import session_pb2 as pb
 from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.sections import ForgetSettings
 
+pytestmark = pytest.mark.slow
+
 numbers = st.sets(st.integers(0, 20), max_size=6)
 rules = st.one_of(
     numbers.filter(bool).map(lambda nodes: ForgetSet.of_nodes(*nodes)),

@@ -29,6 +29,8 @@ from fedunlearn.risk.task import Examples
 from tests.federations import TinyTask
 from tests.laws import laws
 
+pytestmark = pytest.mark.slow
+
 TASK = TinyTask()
 START = initial_weights(TASK.model, seed=1)
 OTHER = initial_weights(TASK.model, seed=2)

@@ -22,7 +22,10 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 # PEFT on the newest transformers.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.slow,
+]
 
 COUNT, WORDS = 14, 30
 

@@ -22,6 +22,8 @@ from fedunlearn.risk.objective import EmpiricalRisk
 from fedunlearn.risk.probe import require_ggn
 from fedunlearn.risk.task import Examples, Loss
 
+pytestmark = pytest.mark.slow
+
 MSE: Loss = nn.functional.mse_loss
 
 

@@ -383,5 +383,5 @@ def test_a_basis_that_goes_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="no such file"):
         opened.basis.rows(0, 1)
     (tmp_path / BASIS).write_bytes(b"")
-    with pytest.raises(RecordingError, match="no longer what it was"):
+    with pytest.raises(RecordingError, match="changed since it was opened"):
         opened.basis.rows(0, 1)

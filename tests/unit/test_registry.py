@@ -106,7 +106,7 @@ def no_method() -> None: ...
     [
         ("no_such_package:Method", "cannot be imported: ModuleNotFoundError: No module named"),
         (f"{__name__}:Missing", "cannot be imported: AttributeError"),
-        (f"{__name__}:no_method", "is no subclass of fedunlearn.UnlearningMethod"),
+        (f"{__name__}:no_method", "is not a subclass of fedunlearn.UnlearningMethod"),
         (f"{__name__}:WithoutOnRound", "its unlearn() has no parameter on_round"),
     ],
 )

@@ -17,6 +17,8 @@ from fedunlearn.solvers.linear_operator import DenseOperator
 from fedunlearn.solvers.solution import Status
 from tests.cases import OPERATORS, SOLVERS, CountingOperator, CubicCase, SolverCase
 
+pytestmark = pytest.mark.slow
+
 AT_REST = [kind for kind in OPERATORS if kind.startswith("zero gradient")]
 
 each_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

@@ -21,6 +21,8 @@ from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.unlearning.registry import make_method, method_names
 from tests.comparisons import document, results_of
 
+pytestmark = pytest.mark.slow
+
 COST = Cost(rounds=3, bytes_up=10, bytes_down=20, gradient_equivalents=1.5, seconds=0.1)
 BASE = ("data.alpha=1", "data.nodes=4")
 

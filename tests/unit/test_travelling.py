@@ -213,7 +213,7 @@ def test_tensors_of_every_dtype_come_back_as_they_were() -> None:
         assert torch.equal(other.get_buffer(name), tensor), name
     with pytest.raises(InputError, match="'n' holds whole numbers above 2"):
         ModelState({"n": torch.tensor(2**53 + 1)})
-    with pytest.raises(InputError, match="'n' is no plain tensor"):
+    with pytest.raises(InputError, match="'n' is not a plain tensor"):
         ModelState({"n": torch.tensor(1j)})
 
 

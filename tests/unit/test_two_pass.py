@@ -24,6 +24,8 @@ from tests.cases import OPERATORS, CountingOperator
 from tests.federations import TinyTask
 from tests.removals import federation_of, trained_on
 
+pytestmark = pytest.mark.slow
+
 KINDS = [
     name
     for name, kind in OPERATORS.items()

@@ -76,8 +76,8 @@ def test_where_training_converged_nothing_is_said_and_nothing_damped() -> None:
 @pytest.mark.parametrize(
     ("times", "scale", "says"),
     [
-        (0.1, 1.0, "training had not converged, and what it left undone outweighs what leaves: "),
-        (3.0, 1.0, "what training left undone outweighs what leaves: "),
+        (0.1, 1.0, "training had not converged, and what it left undone outweighs the forget set"),
+        (3.0, 1.0, "what training left undone outweighs the forget set: "),
     ],
 )
 def test_what_is_wrong_is_said_with_its_remedy(times: float, scale: float, says: str) -> None:

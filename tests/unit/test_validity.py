@@ -112,7 +112,7 @@ def test_a_step_that_failed_its_check_is_not_trusted() -> None:
     bad = Candidate(step, 0.1 * step.quadratic)
     validity = Validity.of(leaves, recording, step, (bad,))
     assert not validity.trusted
-    assert "0.1 of what was foretold: use rounds" in validity.verdict
+    assert "0.1 of what was predicted: use rounds" in validity.verdict
     assert validity.as_dict()["gain"] == pytest.approx(0.1)
     good = Candidate(step, step.quadratic)
     assert Validity.of(leaves, recording, step, (good,)).trusted

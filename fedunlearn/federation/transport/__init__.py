@@ -1,1 +1,1 @@
-"""Ways to carry a round: calls, Flower messages."""
+"""Transports of a round: calls in the process, gRPC streams."""

@@ -1,4 +1,4 @@
-"""What carries questions to nodes and answers back."""
+"""The interface of transports, which carry questions to nodes and return their answers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from fedunlearn.questions.question import Answer, Question
 
 
 class Transport(Protocol):
-    """One broadcast is one round."""
+    """A transport, for which one broadcast is one round."""
 
     def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
-        """Ask nodes and yield their answers as they come.
+        """Send a question to nodes and yield their answers in order of arrival.
 
         Args:
-            question: What to ask.
-            nodes: Whom to ask.
-            deadline_s: Seconds until answers that have not come count as missing.
+            question: The question.
+            nodes: The nodes that must answer.
+            deadline_s: Seconds after which absent answers count as missing.
 
         Yields:
-            One answer a node, in no particular order; fewer where the deadline has passed.
+            One answer per node, in no particular order; fewer where the deadline has passed.
 
         Raises:
-            NodeFailedError: A node answered with an error; an InputError where that is what it
-                met.
+            NodeFailedError: A node answered with an error. An InputError is raised instead where
+                the node reported one.
         """
         ...
 
@@ -35,20 +35,21 @@ class Transport(Protocol):
 def node_failure(
     node: int, kind: str, message: str, who: str | None = None
 ) -> errors.FedunlearnError:
-    """Make the server's exception from what a node reported.
+    """Return the server's exception for a failure that a node reported.
 
     Args:
-        node: Who failed.
+        node: Number of the node that failed.
         kind: Class name of the node's exception.
-        message: What the node said; nothing of its data.
-        who: What the node is called, where it has no number yet.
+        message: The node's message, which contains nothing of its data.
+        who: Name of the node, where it has no number yet.
 
     Returns:
-        The same class where it is one of ours that blames the input, else NodeFailedError.
+        The same class where it is one of this package's that reports a fault of the input, else
+        NodeFailedError.
     """
     known = getattr(errors, kind, errors.NodeFailedError)
-    said = f"{who or f'node {node}'}: {message}"
+    text = f"{who or f'node {node}'}: {message}"
     if issubclass(known, errors.InputError | errors.NonFiniteError):
-        error: errors.FedunlearnError = known(said)
+        error: errors.FedunlearnError = known(text)
         return error
-    return errors.NodeFailedError(said, nodes=() if node < 0 else (node,))
+    return errors.NodeFailedError(text, nodes=() if node < 0 else (node,))

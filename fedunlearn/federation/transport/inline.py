@@ -1,4 +1,4 @@
-"""Nodes in the same process, asked by a call: for tests and for use without Flower."""
+"""A transport to nodes in the same process, for tests and for use without Flower."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedunlearn.questions.wire import encode_answer, encode_question
 
 
 class InlineTransport:
-    """Calls each node in turn; counts the bytes that messages would take."""
+    """A transport that calls each node in turn and counts the bytes that messages would take."""
 
     def __init__(self, nodes: Mapping[int, Node], meters: MeterStack | None = None) -> None:
-        """Take the nodes by their numbers."""
+        """Take the nodes by number."""
         self.nodes = nodes
         self.meters = meters or MeterStack()
 
@@ -29,7 +29,7 @@ class InlineTransport:
         sent = _question_bytes(question) if nodes else 0
         for number in nodes:
             self.meters.count_bytes(down=sent)
-            yield self._answer(question, number)  # not held while the next node is asked
+            yield self._answer(question, number)  # not held while the next node computes
 
     def _answer(self, question: Question, number: int) -> Answer:
         try:

@@ -1,6 +1,6 @@
-"""How many bytes a round takes: those of tensors and of values beside them, as messages carry them.
+"""The bytes of a round: those of its tensors and of the values besides them, in messages.
 
-Nodes in this process are sent nothing, and are counted as if they were.
+Nodes in this process are sent no bytes, but these are counted all the same.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from functools import cache
 import numpy as np
 from torch import Tensor
 
-NUMBER = 8  # bytes, of an integer or a float
+NUMBER = 8  # bytes of an integer or a float
 
 Value = int | float | str | bytes
 Values = Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bytes]
 
 
 def values_bytes(values: Mapping[str, Value | Values]) -> int:
-    """Return what named values take, names included.
+    """Return the bytes of named values, including their names.
 
     Args:
         values: Numbers, texts and bytes, or lists of them, by name.
@@ -32,10 +32,10 @@ def values_bytes(values: Mapping[str, Value | Values]) -> int:
 
 
 def tensors_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return what named tensors take in numpy's format, names included.
+    """Return the bytes of named tensors in numpy's format, including their names.
 
     Args:
-        tensors: By name.
+        tensors: The tensors by name.
     """
     return sum(
         len(name) + _npy_header(tensor.dtype.itemsize, tuple(tensor.shape)) + tensor.nbytes

@@ -1,6 +1,6 @@
-"""Rounds over one gRPC stream a node, for nodes in other processes and on other machines.
+"""Rounds over one gRPC stream per node, for nodes in other processes and on other machines.
 
-What a round costs is what its bytes cost: no polling, no process start, no second copy.
+The cost of a round is that of its bytes: no polling, no process start, no second copy.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fedunlearn.federation.transport.session_round import Arrived, Faulted, Join
 from fedunlearn.federation.transport.session_server import SessionServer
 from fedunlearn.questions.question import Answer, Question
 
-# How often a wait looks whether the run was asked to stop.
+# Interval at which a wait checks whether the run was asked to stop.
 LOOK_S = 0.2
 
 
 class SessionTransport:
-    """Asks the nodes that have joined a session."""
+    """A transport to the nodes that have joined a session."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class SessionTransport:
         """Take a session's server.
 
         Args:
-            server: Nodes have joined it, or are about to.
-            meters: Told of rounds and bytes.
+            server: The server of the session, which nodes have joined or are about to join.
+            meters: Meters that count rounds and bytes.
             payload: bfloat16 to halve the bytes of questions; None for the tensors' own dtype.
-            again: Asks a node whose stream ended to open another; the round waits for it, within
-                its deadline. None: the round fails.
-            stop: Set from outside to end every wait.
+            again: Invites a node whose stream ended to open another, for which the round waits
+                within its deadline. With None, the round fails.
+            stop: Event that ends every wait.
         """
         self.server = server
         self.meters = meters
@@ -55,25 +55,25 @@ class SessionTransport:
     def ask(
         self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
     ) -> Iterator[Answer]:
-        """See Transport; a NodeLostError where a node's stream ended and nobody waits for it."""
+        """See Transport; raises NodeLostError where a lost node is not invited again."""
         self.meters.count_round()
-        asked = Round(
+        current = Round(
             next(self._numbers),
             question,
             streams=len(nodes),
             payload=self._payload,
             deadline_s=deadline_s,
         )
-        self.server.on_join = lambda node: asked.events.put(Joined(node))
+        self.server.on_join = lambda node: current.events.put(Joined(node))
         waiting, lost = set(nodes), set[int]()
         try:
             for node in nodes:
-                self._send(asked, node)
-            while waiting and (left := asked.ends - time.monotonic()) > 0:
+                self._send(current, node)
+            while waiting and (left := current.ends - time.monotonic()) > 0:
                 if self._stop.is_set():
                     raise StoppedError("stopped while waiting for nodes")
                 try:
-                    event = asked.events.get(timeout=min(left, LOOK_S))
+                    event = current.events.get(timeout=min(left, LOOK_S))
                 except Empty:
                     continue
                 match event:
@@ -81,8 +81,8 @@ class SessionTransport:
                         self.meters.count_bytes(up=nbytes)
                         waiting.discard(answer.node)
                         yield answer
-                        del answer, event  # before there is room for the next one
-                        asked.done_with_one()
+                        del answer, event  # frees them before there is room for the next answer
+                        current.done_with_one()
                     case Faulted(error=error):
                         raise error
                     case Lost(node, reason) if node in waiting:
@@ -90,13 +90,13 @@ class SessionTransport:
                         self._lost(question, node, reason)
                     case Joined(node) if node in waiting & lost:
                         lost.discard(node)
-                        self._send(asked, node)
+                        self._send(current, node)
         finally:
             self.server.on_join = lambda node: None
-            asked.close()
+            current.close()
 
-    def _send(self, asked: Round, node: int) -> None:
-        self.meters.count_bytes(down=self.server.link(node).ask(asked))
+    def _send(self, current: Round, node: int) -> None:
+        self.meters.count_bytes(down=self.server.link(node).ask(current))
 
     def _lost(self, question: Question, node: int, reason: str) -> None:
         if self._again is None:

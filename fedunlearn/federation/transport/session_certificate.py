@@ -1,7 +1,7 @@
-"""A certificate for one session: made when it opens, known to those who were sent it, then gone.
+"""A certificate for one session, made when it opens and sent only to its nodes.
 
-Nodes trust the endpoint because Flower, over its own authenticated channel, told them of this one
-certificate; no certificate authority could vouch for another.
+Nodes trust the endpoint because Flower, over its own authenticated channel, sent them this one
+certificate; no certificate authority could sign another.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class SessionCertificate:
     """A self-signed certificate and its key.
 
     Attributes:
-        certificate: PEM; what nodes are sent.
-        key: PEM; stays in the memory of the server.
+        certificate: The certificate as PEM, which is sent to nodes.
+        key: The key as PEM, which stays in the memory of the server.
     """
 
     certificate: bytes
@@ -32,7 +32,7 @@ class SessionCertificate:
 
     @classmethod
     def for_host(cls, host: str) -> SessionCertificate:
-        """Make one for the host name or IP address under which nodes reach the server."""
+        """Return a certificate for the host name or IP address at which nodes reach the server."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedunlearn session")])
         now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""One node's stream, as the server sees it."""
+"""One node's stream, on the side of the server."""
 
 from __future__ import annotations
 
@@ -19,46 +19,47 @@ log = logging.getLogger(__name__)
 
 
 class Link:
-    """Sends questions to one node and takes its answers; two threads of gRPC's, no buffer.
+    """The stream to one node, which sends questions and takes answers without a buffer.
 
-    The sending thread asks for the next frame only when gRPC has taken the one before, and the
-    reading thread reads an answer only when the round has room for it: whoever is faster waits.
+    It uses two threads of gRPC. The sending thread requests the next frame only when gRPC has taken
+    the one before, and the reading thread reads an answer only when the round has room for it, so
+    that the faster side waits.
     """
 
     def __init__(self, node: int) -> None:
-        """Serve a node."""
+        """Take the number of the node."""
         self.node = node
         self._lock = threading.Lock()
         self._outbox: SimpleQueue[tuple[Round, bool] | None] = SimpleQueue()
         self._state = b""  # digest of the model's state that the node has
-        self._asked: Round | None = None
-        self._answered = False  # whether a header answered it
-        self._settled = True  # whether the round heard what became of it
+        self._current: Round | None = None
+        self._answered = False  # whether its header has arrived
+        self._settled = True  # whether the round has its outcome
         self._gone: str | None = None
         self._fault: FedunlearnError | None = None
 
-    def ask(self, asked: Round) -> int:
-        """Send a question; what becomes of it is put into the round's queue.
+    def ask(self, current: Round) -> int:
+        """Send a question, whose outcome is put into the round's queue.
 
         Returns:
-            How many bytes the node is sent, headers of chunks apart.
+            The number of bytes sent to the node, without headers of chunks.
         """
         with self._lock:
-            state = asked.question.carried.digest
+            state = current.question.carried.digest
             anew = bool(state) and state != self._state
             if self._fault is not None:
-                asked.events.put(Faulted(self.node, self._fault))
+                current.events.put(Faulted(self.node, self._fault))
             elif self._gone is not None:
-                asked.events.put(Lost(self.node, self._gone))
+                current.events.put(Lost(self.node, self._gone))
             else:
-                self._asked, self._answered, self._settled = asked, False, False
-                self._outbox.put((asked, anew))
+                self._current, self._answered, self._settled = current, False, False
+                self._outbox.put((current, anew))
                 self._state = state or self._state
-            return asked.nbytes(state=anew)
+            return current.nbytes(state=anew)
 
     @property
     def fault(self) -> FedunlearnError | None:
-        """What the node did against the protocol, so that the stream was ended."""
+        """The violation of the protocol for which the stream was ended, if any."""
         return self._fault
 
     @property
@@ -67,18 +68,18 @@ class Link:
         return self._gone is None
 
     def close(self) -> None:
-        """End the stream: the node's part in the job is over."""
+        """End the stream, because the node's part in the job is complete."""
         self._outbox.put(None)
 
     def frames(self) -> Iterator[bytes]:
-        """Yield what is sent, as it is there to be sent, until the link is closed."""
+        """Yield the frames to be sent, as they become available, until the link is closed."""
         while (sent := self._outbox.get()) is not None:
-            asked, state = sent
-            yield from asked.frames(state=state)
-            del sent, asked  # its tensors are not this thread's to keep
+            current, state = sent
+            yield from current.frames(state=state)
+            del sent, current  # this thread must not hold their tensors
 
     def read(self, requests: Iterator[bytes]) -> None:
-        """Take what the node sends until its stream ends."""
+        """Take the messages of the node until its stream ends."""
         reason = "its stream ended"
         try:
             for frame in requests:
@@ -92,9 +93,9 @@ class Link:
             log.info("node %d: %s", self.node, type(error).__name__)
         with self._lock:
             self._gone = reason
-            if self._asked is not None and not self._settled:
-                self._asked.events.put(Lost(self.node, reason))
-            self._asked = None
+            if self._current is not None and not self._settled:
+                self._current.events.put(Lost(self.node, reason))
+            self._current = None
         self._outbox.put(None)
 
     def _take(self, frame: bytes, requests: Iterator[bytes]) -> None:
@@ -107,7 +108,7 @@ class Link:
                 if self._answer(failure.number) is not None:
                     self._report(node_failure(self.node, failure.kind, failure.message))
             case _:
-                raise self._bad("sent bytes that belong to nothing")
+                raise self._bad("sent bytes that belong to no message")
 
     def _parse(self, frame: bytes) -> pb.AttendRequest:
         try:
@@ -115,49 +116,49 @@ class Link:
                 return pb.AttendRequest.FromString(frame)
         except (DecodeError, ValueError):
             raise self._bad("sent a frame that does not parse") from None
-        raise self._bad("sent bytes that belong to nothing")
+        raise self._bad("sent bytes that belong to no message")
 
     def _take_answer(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
-        asked = self._answer(header.number)
-        if asked is None:
-            log.warning("node %d: an answer came late and is not used", self.node)
+        current = self._answer(header.number)
+        if current is None:
+            log.warning("node %d: an answer arrived late and is not used", self.node)
             self._pass_over(header, requests)
             return
-        size = asked.check(self.node, header)
-        if not asked.admit_one():
+        size = current.check(self.node, header)
+        if not current.admit_one():
             self._pass_over(header, requests)
             return
         try:
             assembly = Assembly(list(header.tensors))
             while not assembly.complete:
                 assembly.take(self._chunk(requests))
-            asked.put(self.node, header, dict(assembly.tensors()), size + header.ByteSize())
+            current.put(self.node, header, dict(assembly.tensors()), size + header.ByteSize())
             self._settled = True
         except ValueError:
-            asked.done_with_one()
+            current.done_with_one()
             raise self._bad("sent more bytes than it announced") from None
         except BaseException:
-            asked.done_with_one()
+            current.done_with_one()
             raise
 
     def _answer(self, number: int) -> Round | None:
         """Mark the open question as answered.
 
         Returns:
-            Its round; None where another is open by now.
+            The round of the question; None where another is open by now.
 
         Raises:
-            BadAnswerError: It was answered before, or never asked.
+            BadAnswerError: The question was answered before, or was never sent.
         """
         with self._lock:
-            if self._asked is None or number > self._asked.number:
-                raise self._bad("answered what it was not asked")
-            if number < self._asked.number:
+            if self._current is None or number > self._current.number:
+                raise self._bad("answered a question that was not sent")
+            if number < self._current.number:
                 return None
             if self._answered:
-                raise self._bad(f"answered round {self._asked.question.round} twice")
+                raise self._bad(f"answered round {self._current.question.round} twice")
             self._answered = True
-            return self._asked
+            return self._current
 
     def _pass_over(self, header: pb.AnswerHeader, requests: Iterator[bytes]) -> None:
         try:
@@ -181,8 +182,8 @@ class Link:
 
     def _report(self, error: FedunlearnError) -> None:
         with self._lock:
-            if self._asked is not None:
-                self._asked.events.put(Faulted(self.node, error))
+            if self._current is not None:
+                self._current.events.put(Faulted(self.node, error))
                 self._settled = True
 
     def _bad(self, what: str) -> BadAnswerError:

@@ -1,4 +1,4 @@
-"""One question on its way to all nodes of a session, and what comes back for it."""
+"""One question to all nodes of a session, and the events that follow it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fedunlearn.questions.question import Answer, Question
 from fedunlearn.questions.wire import question_message, read_answer
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
-# Answers that the server holds at once: one is summed while others arrive.
+# Number of answers that the server holds at once: one is summed while others arrive.
 AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A whole answer; whoever takes it calls ``Round.done_with_one`` when it is summed.
+    """A complete answer; its receiver calls ``Round.done_with_one`` when it is summed.
 
     Attributes:
-        answer: Still to be checked by the cohort.
-        nbytes: That it took on the stream.
+        answer: The answer, which the cohort has not checked yet.
+        nbytes: Its bytes on the stream.
     """
 
     answer: Answer
@@ -38,7 +38,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Faulted:
-    """A node said that it failed, or what it said cannot be used."""
+    """An event: a node reported a failure, or its answer cannot be used."""
 
     node: int
     error: FedunlearnError
@@ -46,7 +46,7 @@ class Faulted:
 
 @dataclass(frozen=True)
 class Lost:
-    """A node's stream ended before its answer."""
+    """An event: a node's stream ended before its answer."""
 
     node: int
     reason: str
@@ -54,7 +54,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Joined:
-    """A node opened a stream while the round runs."""
+    """An event: a node opened a stream while the round runs."""
 
     node: int
 
@@ -63,10 +63,10 @@ Event = Arrived | Faulted | Lost | Joined
 
 
 class Round:
-    """A question as it crosses, and the queue of what nodes say to it.
+    """A question in the form in which it is sent, and the queue of events from nodes.
 
-    Question and answers exist once each, however many nodes there are: frames are cut from the
-    question's tensors as each stream takes them, and only ``AT_ONCE`` answers are let in.
+    Question and answers exist once each, for any number of nodes: frames are cut from the
+    question's tensors as each stream takes them, and only ``AT_ONCE`` answers are admitted.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Round:
         payload: torch.dtype | None,
         deadline_s: float,
     ) -> None:
-        """Make it ready to be sent.
+        """Prepare a question for sending.
 
         Args:
-            number: Counts the session's questions.
-            question: As the job asks it.
-            streams: How many nodes are asked.
+            number: Number of the question in the session.
+            question: The question of the job.
+            streams: Number of nodes that must answer.
             payload: bfloat16 to halve the bytes of float32; None for the tensors' own dtype.
-            deadline_s: Seconds until answers count as missing.
+            deadline_s: Seconds after which absent answers count as missing.
         """
         self.number = number
         self.question = question
@@ -104,7 +104,7 @@ class Round:
                 point=rounded["point"],
                 vectors=rounded.get("vectors", question.vectors),
             )
-        # What a node finds when it looks at what it received, and what the job calls it.
+        # The digests of what a node receives, which may be rounded, differ from those of the job.
         self._echoes = (question.model_digest, question.vectors_digest)
         header = pb.QuestionHeader(
             number=number,
@@ -119,15 +119,16 @@ class Round:
         self._closed = threading.Event()
 
     def nbytes(self, *, state: bool) -> int:
-        """Return what one node is sent, headers of chunks apart, with the model's state or not."""
+        """Return the bytes sent to one node, without chunk headers, with or without the state."""
         head = self._head_with_state if state else self._head
         return len(head) + sum(tensor.nbytes for tensor in self._tensors(state))
 
     def frames(self, *, state: bool) -> Iterator[bytes]:
-        """Return the frames for one node, each made when it is taken.
+        """Return the frames for one node, each of which is made when it is taken.
 
         Args:
-            state: Whether the model's state is sent; else the node has it of a question before.
+            state: Whether the model's state is sent; otherwise the node has it from an earlier
+                question.
 
         Yields:
             The header, then chunks.
@@ -140,13 +141,13 @@ class Round:
         return [*self._sent.values(), *(self._state.values() if state else ())]
 
     def check(self, node: int, header: pb.AnswerHeader) -> int:
-        """Refuse what an answer announces before memory is spent on it.
+        """Check the header of an answer before memory is allocated for it.
 
         Returns:
             The bytes of its tensors.
 
         Raises:
-            BadAnswerError: Parts that do not exist or come twice, unknown dtypes, wrong shapes.
+            BadAnswerError: There are unknown or duplicate parts, unknown dtypes, or wrong shapes.
         """
         who = f"node {node}"
         names = [tensor.name for tensor in header.tensors]
@@ -162,7 +163,7 @@ class Round:
             raise BadAnswerError(f"{who} answered with a {error}", nodes=(node,)) from None
 
     def admit_one(self) -> bool:
-        """Wait until there is room for an answer; false where the round is over."""
+        """Wait until there is room for an answer; return false where the round is over."""
         self._slots.acquire()
         if self._closed.is_set():
             self._slots.release()
@@ -174,7 +175,7 @@ class Round:
         self._slots.release()
 
     def put(self, node: int, header: pb.AnswerHeader, values: dict[str, Tensor], size: int) -> None:
-        """Hand over an answer that arrived whole."""
+        """Put a complete answer into the queue."""
         answer = read_answer(node, header.answer, {Part(n): t for n, t in values.items()})
         if (answer.model_digest, answer.vectors_digest) == self._echoes:
             answer = replace(
@@ -185,6 +186,6 @@ class Round:
         self.events.put(Arrived(answer, size))
 
     def close(self) -> None:
-        """Let nobody wait for room in a round that is over."""
+        """End the round, so that no thread waits for room in it."""
         self._closed.set()
-        self._slots.release()  # each that wakes lets the next one go
+        self._slots.release()  # each thread that wakes releases the next one

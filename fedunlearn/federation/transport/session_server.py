@@ -1,7 +1,7 @@
-"""The server's endpoint, to which nodes connect out, each with a token for one job.
+"""The server's endpoint, to which each node connects with a token for one job.
 
-TLS always, with a certificate of the session's own. A token is good for one node and one stream;
-the server keeps its digest alone.
+TLS is always used, with a certificate of the session's own. A token is valid for one node and one
+stream; the server stores only its digest.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from fedunlearn.questions.invitation import (
     Invitation,
 )
 
-# Bytes of answers that gRPC takes in before the server has asked for them, of all nodes together;
-# its own probing would let a fast network fill the memory of a server of many nodes.
+# Bytes of answers that gRPC reads ahead of the server, for all nodes together. With gRPC's own
+# probing a fast network would fill the memory of a server of many nodes.
 AHEAD = 8 * 2**20
 LEAST_AHEAD, MOST_AHEAD = 2**16, 2**22
-# Streams that are refused, or whose end nobody has noticed yet, need threads too.
+# Streams that are refused, or whose end has not been noticed yet, need threads too.
 SPARE_THREADS = 8
 STOP_S = 2.0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server listens and how nodes reach it.
+    """The address on which the server listens and that nodes connect to.
 
     Attributes:
-        listen: IP address of the interface; the loopback one unless told otherwise.
-        port: 0 for any that is free.
-        reach: Host name or address that nodes connect to; left out, ``listen``.
+        listen: IP address of the interface; the loopback address by default.
+        port: Port; 0 for any free one.
+        reach: Host name or address that nodes connect to. If it is left out, ``listen``.
     """
 
     listen: str = "127.0.0.1"
@@ -54,17 +54,17 @@ class Endpoint:
 
 
 class SessionServer:
-    """Listens for the streams of one job."""
+    """A server that listens for the streams of one job."""
 
     def __init__(self, nodes: Iterable[int], endpoint: Endpoint | None = None) -> None:
         """Start to listen.
 
         Args:
-            nodes: Who may be invited.
-            endpoint: Where.
+            nodes: The nodes that may be invited.
+            endpoint: The endpoint.
 
         Raises:
-            FederationError: The port cannot be had.
+            FederationError: The port is not available.
         """
         where = endpoint or Endpoint()
         self.nodes = tuple(sorted(nodes))
@@ -106,7 +106,7 @@ class SessionServer:
         self._server.start()
 
     def invite(self, node: int) -> Invitation:
-        """Make a token for a node; one that it was given before is worthless from now on."""
+        """Return an invitation with a new token for a node, which invalidates its earlier one."""
         token = secrets.token_urlsafe(32)
         with self._changed:
             self._tokens = {key: of for key, of in self._tokens.items() if of != node}
@@ -117,7 +117,7 @@ class SessionServer:
         """Return the stream of a node.
 
         Raises:
-            NodeLostError: It never opened one.
+            NodeLostError: The node never opened one.
         """
         with self._changed:
             if node not in self._links:
@@ -130,7 +130,7 @@ class SessionServer:
             return tuple(n for n in self.nodes if n not in self._links or not self._links[n].alive)
 
     def wait(self, seconds: float) -> tuple[int, ...]:
-        """Wait until every node has opened its stream or the time is up; return who has not."""
+        """Wait for every node to open its stream until time is up; return the missing nodes."""
         end = time.monotonic() + seconds
         with self._changed:
             while self.missing() and (left := end - time.monotonic()) > 0:
@@ -138,7 +138,7 @@ class SessionServer:
         return self.missing()
 
     def close(self) -> None:
-        """End every stream, which tells the nodes that the job is over, and stop listening."""
+        """End every stream, which ends the job on the nodes, and stop listening."""
         with self._changed:
             self._tokens.clear()
             links = list(self._links.values())
@@ -171,7 +171,7 @@ class SessionServer:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(link.fault))
 
     def _redeem(self, context: Any) -> int | None:
-        """Return whose token the call carries, which is used up by that."""
+        """Return the node whose token the call carries, and invalidate the token."""
         metadata = dict(context.invocation_metadata())
         given = str(metadata.get(TOKEN_KEY, ""))
         with self._changed:
