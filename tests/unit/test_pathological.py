@@ -77,7 +77,7 @@ def test_digits_are_dealt_two_classes_a_node_where_nothing_is_said() -> None:
     ("keys", "says"),
     [
         ({"classes-per-node": 11}, "data.classes-per-node: 11, but there are 10 classes; lower it"),
-        ({"nodes": 4}, "2 on 4 nodes leaves some of 10 classes without a node; raise it or data.nodes"),
+        ({"nodes": 4}, "2 on 4 nodes leaves some of 10 classes without a node; raise it"),
         ({"nodes": 60, "limit": 60}, "nodes that would hold it; lower it or data.nodes"),
         ({"nodes": 60, "limit": 50}, "data.nodes: 60 nodes but 50 examples"),
         ({"classes-per-node": 0}, "data.classes-per-node: must be greater than or equal to 1"),
