@@ -58,7 +58,7 @@ def test_a_csv_that_ends_early(tmp_path: Path) -> None:
 def test_an_end_of_file_is_no_interrupt() -> None:
     done = subprocess.run([sys.executable, "-c", READING], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == ("fedunlearn: a file ended before its content did; give the whole file\n")
+    assert done.stderr == ("fedunlearn: a file is cut off; give the whole file\n")
 
 
 def test_a_scenario_with_a_byte_order_mark_runs(tmp_path: Path) -> None:
