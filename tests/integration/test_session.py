@@ -264,11 +264,11 @@ def test_a_wrong_answer_names_node_and_reason(session: Open, fault: str) -> None
     assert caught.value.nodes == (1,)
 
 
-def test_a_second_answer_is_found_at_once_or_in_the_next_round(session: Open) -> None:
+def test_a_second_answer_within_a_round_is_found(session: Open) -> None:
     lying = session({1: peer(lambda who, number, _, answer: twice(who, number, answer))})
     objective = lying.objective()
     with pytest.raises(BadAnswerError, match=r"node 1 answered round \d twice"):
-        for _ in range(2):  # what a node says comes in order
+        for _ in range(50):  # one that arrives when its round has ended is dropped
             objective.gradients(weights_of(TinyTask()))
 
 
