@@ -90,7 +90,7 @@ class EmptyNodeError(TaskError):
 
 
 class NotDeterministicError(TaskError):
-    """The same weights and data give different gradients, so curvature is undefined."""
+    """Gradients at the same weights and data differ, so that curvature is undefined."""
 
 
 class NotDifferentiableError(TaskError):

@@ -61,7 +61,7 @@ def _old_spectral_norm(layer: nn.Linear) -> nn.Module:
     return nn.utils.spectral_norm(layer)
 
 
-class _Square(torch.autograd.Function):
+class Square(torch.autograd.Function):
     """An old-style function, right to the second derivative."""
 
     @staticmethod
@@ -216,7 +216,7 @@ OTHERS: Mapping[str, Subject] = {
     ),
     "symmetric": _parametrized(_symmetric),
     "old-style function": function(
-        lambda model, x: head(model, _Square.apply(torch.tanh(body(model, x))))
+        lambda model, x: head(model, Square.apply(torch.tanh(body(model, x))))
     ),
     "old-style function of its output": function(
         lambda model, x: head(model, _Exponential.apply(torch.tanh(body(model, x))))

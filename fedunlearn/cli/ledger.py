@@ -189,9 +189,10 @@ def _of_file(file: Path, key: Path, since: Path | None) -> Sequence[Finding]:
 def _head_in(file: Path) -> TreeHead:
     from fedunlearn.requests.consistency import last_head_in
 
+    document = _read(file, "give a tree head, a receipt or an exported ledger")
     try:
-        return last_head_in(_read(file, "give a tree head, a receipt or an exported ledger"))
-    except InputError as error:
+        return last_head_in(document)
+    except (InputError, VerificationError) as error:
         raise InputError(f"--since {file}: {error}") from None
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedunlearn.data.draw import Indices
-from fedunlearn.errors import ScenarioError
+from fedunlearn.errors import FedunlearnError, ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DATASETS, DataSettings
 
@@ -22,7 +23,8 @@ class ScenarioData:
     """A data set as it was read, before its examples are assigned to nodes.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
+    import torch
         >>> from fedunlearn import ScenarioData
         >>> inputs, targets = torch.rand(12, 4), torch.arange(12) % 3
         >>> data = ScenarioData(train=(inputs[:9], targets[:9]), test=(inputs[9:], targets[9:]))
@@ -68,8 +70,9 @@ def read(settings: DataSettings) -> ScenarioData:
         What was read, checked for its form.
 
     Raises:
-        ScenarioError: No such data set is installed, it cannot be imported, or what it returns
-            cannot be used.
+        ScenarioError: No such data set is installed, it cannot be imported, it fails, or what it
+            returns cannot be used.
+        FedunlearnError: The data set's own function raised it.
     """
     for point in entry_points(group=DATASETS):
         if point.name == settings.name:
@@ -83,7 +86,15 @@ def read(settings: DataSettings) -> ScenarioData:
         raise ScenarioError(
             f"{where} cannot be imported: {type(error).__name__}: {error}; reinstall its package"
         ) from error
-    found = reader(settings)
+    try:
+        found = reader(settings)
+    except FedunlearnError:
+        raise
+    except Exception as error:
+        raise ScenarioError(
+            f"{where} fails with {type(error).__name__}: {' '.join(str(error).split())}; "
+            "correct its function, or the keys that it reads"
+        ) from error
     if not isinstance(found, ScenarioData):
         raise ScenarioError(f"{where} returns {type(found).__name__}; return a ScenarioData")
     complaint = _complaint(found, settings)
@@ -94,7 +105,12 @@ def read(settings: DataSettings) -> ScenarioData:
 
 def _complaint(found: ScenarioData, settings: DataSettings) -> str | None:
     """Say what of a data set cannot be used."""
-    for part, (inputs, targets) in (("train", found.train), ("test", found.test)):
+    for part, examples in (("train", found.train), ("test", found.test)):
+        if not isinstance(examples, tuple) or not all(isinstance(one, Tensor) for one in examples):
+            return f"has {part} examples that are not a pair of tensors; return (inputs, targets)"
+        if len(examples) != 2:
+            return f"has {len(examples)} tensors of {part} examples; return (inputs, targets)"
+        inputs, targets = examples
         if targets.ndim != 1 or targets.dtype != torch.int64 or len(inputs) != len(targets):
             return (
                 f"has {part} inputs of shape {tuple(inputs.shape)} and targets of shape "
@@ -116,4 +132,9 @@ def _complaint(found: ScenarioData, settings: DataSettings) -> str | None:
         return "names no nodes; choose another partition, or return groups and nodes"
     if len(found.groups) != len(found.train[1]):
         return f"has {len(found.groups)} groups for {len(found.train[1])} training examples"
+    if set(np.unique(found.groups).tolist()) != set(range(len(found.nodes))):
+        return (
+            f"has groups that are not 0 to {len(found.nodes) - 1}; number the nodes from 0 on, one "
+            "for each name in nodes, and give each of them examples"
+        )
     return None

@@ -16,14 +16,12 @@ T = TypeVar("T")
 
 
 class Federations(Protocol):
-    """The nodes of a scenario, for jobs that follow each other.
-
-    Attributes:
-        transport: Name of what carries the rounds, for the results.
-    """
+    """The nodes of a scenario, for jobs that follow each other."""
 
     @property
-    def transport(self) -> str: ...  # noqa: D102
+    def transport(self) -> str:
+        """Name of the transport that carries the rounds, for the results."""
+        ...
 
     def experiment(self, loaded: LoadedScenario) -> Experiment:
         """Return a scenario prepared to run."""

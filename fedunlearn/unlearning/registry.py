@@ -69,6 +69,10 @@ def _loaded(point: EntryPoint) -> type[UnlearningMethod[Any]]:
         ) from error
     if not (isinstance(method, type) and issubclass(method, UnlearningMethod)):
         raise ScenarioError(f"{where} is not a subclass of fedunlearn.UnlearningMethod")
+    lacking = [name for name in ("name", "settings_type") if not hasattr(method, name)]
+    lacking += sorted(getattr(method, "__abstractmethods__", ()))
+    if lacking:
+        raise ScenarioError(f"{where} does not define {', '.join(lacking)}; see UnlearningMethod")
     missing = [
         name
         for name in inspect.signature(UnlearningMethod.unlearn).parameters

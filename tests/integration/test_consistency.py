@@ -150,6 +150,10 @@ def test_the_commands_prove_and_verify(tmp_path: Path) -> None:
     (another / "issuer.key").write_bytes((folder / "issuer.key").read_bytes())
     done = run("prove", "--state", another, *since)
     assert done.returncode == 1 and "rows are missing at its end" in done.stderr
+    head = json.loads(files["head"].read_text())
+    files["other"].write_text(json.dumps(head | {"root": "zz"}))
+    done = run("prove", "--state", folder, "--since", files["other"])
+    assert done.returncode == 2 and f"--since {files['other']}: the tree head" in done.stderr
     files["other"].write_text("{}")
     done = run("prove", "--state", folder, "--since", files["other"])
     assert done.returncode == 2 and "contains no tree head" in done.stderr

@@ -13,21 +13,10 @@ from fedunlearn import CubicNewton, ForgetSet, TrainingSettings, flatten, simula
 from fedunlearn.federation.federation import Federation
 from fedunlearn.networks import build_model
 from tests.federations import TinyTask
+from tests.model_compositions import Square
 
 NODES = 3
 SETTINGS = TrainingSettings(rounds=3, learning_rate=0.2)
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(inputs)  # type: ignore[attr-defined]
-        return inputs * inputs
-
-    @staticmethod
-    def backward(ctx: object, *slopes: Tensor) -> Tensor:
-        (inputs,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return 2.0 * inputs * slopes[0]
 
 
 class Net(nn.Module):

@@ -105,6 +105,9 @@ def test_a_data_set_that_is_not_installed_is_named_with_the_nearest() -> None:
     ("reader", "says"),
     [
         (lambda settings: 7, "returns int; return a ScenarioData"),
+        (lambda settings: {}["flowers"], "fails with KeyError: 'flowers'; correct its function"),
+        (changed(train=(np.ones((3, 4)), np.arange(3))), "that are not a pair of tensors"),
+        (changed(train=(torch.rand(3, 4),)), "has 1 tensors of train examples"),
         (changed(train=(torch.rand(3, 4), torch.rand(3))), "has train inputs of shape (3, 4) and"),
         (changed(train=(torch.rand(3, 4), torch.arange(2))), "int64 targets (n,)"),
         (changed(test=(torch.rand(0, 4), torch.arange(0))), "has no test examples"),
@@ -123,7 +126,12 @@ def test_what_a_data_set_returns_is_checked(
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"groups": None}, "names no nodes"), ({"groups": np.arange(3)}, "has 3 groups for 24")],
+    [
+        ({"groups": None}, "names no nodes"),
+        ({"groups": np.arange(3)}, "has 3 groups for 24"),
+        ({"groups": np.full(24, 2)}, "has groups that are not 0 to 3"),
+        ({"groups": np.arange(24) % 5}, "has groups that are not 0 to 3"),
+    ],
 )
 def test_a_natural_partition_needs_groups(
     changes: dict[str, Any], says: str, install: Callable[[object], None]

@@ -12,9 +12,11 @@ from fedunlearn.errors import ScenarioError
 from fedunlearn.lab.run import run_scenario
 from fedunlearn.progress import Silent
 from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
+from fedunlearn.settings import Settings
 from fedunlearn.unlearning import registry
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from fedunlearn.unlearning.fine_tune import FineTune
+from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.unlearning.newton_pinv import NewtonPinv
 from fedunlearn.unlearning.registry import GROUP, make_method, method_names
 from tests.tables import ROOT
@@ -101,12 +103,17 @@ class WithoutOnRound(FineTune):
 def no_method() -> None: ...
 
 
+class Abstract(UnlearningMethod[Settings]):
+    """A method that defines nothing."""
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
         ("no_such_package:Method", "cannot be imported: ModuleNotFoundError: No module named"),
         (f"{__name__}:Missing", "cannot be imported: AttributeError"),
         (f"{__name__}:no_method", "is not a subclass of fedunlearn.UnlearningMethod"),
+        (f"{__name__}:Abstract", "does not define name, settings_type, unlearn"),
         (f"{__name__}:WithoutOnRound", "its unlearn() has no parameter on_round"),
     ],
 )
