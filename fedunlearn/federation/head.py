@@ -145,7 +145,7 @@ def fit_head(
     seed: int,
     without: ForgetSet | None = None,
     label: str = "training",
-    fresh: bool = False,
+    draw: int = 0,
 ) -> HeadFit:
     """Train a linear head to its minimiser.
 
@@ -156,7 +156,7 @@ def fit_head(
         seed: Seed of training, which is part of the perturbation's where that has one.
         without: The forget set, on which no node computes.
         label: Label of the progress bar.
-        fresh: Whether the perturbation is drawn from the operating system even if it has a seed.
+        draw: Number of earlier draws of the perturbation, which make another of the same seed.
 
     Returns:
         The minimiser.
@@ -172,7 +172,7 @@ def fit_head(
         return HeadFit(ridge_solution(moments, settings.weight_decay), moments.examples)
     perturbation = None
     if settings.perturbation:
-        perturbation = _draw(settings, seed, to_rows(head, like).shape, fresh=fresh)
+        perturbation = _draw(settings, seed, to_rows(head, like).shape, draw=draw)
     start = np.zeros_like(to_rows(head, like))
     with federation.progress.piece(label, EXPECTED_ROUNDS):
         solution = newton_solution(objective, head, start, perturbation=perturbation)
@@ -315,11 +315,11 @@ def _require_retained(objective: FederatedObjective) -> None:
 
 
 def _draw(
-    settings: TrainingSettings, seed: int, shape: tuple[int, ...], *, fresh: bool
+    settings: TrainingSettings, seed: int, shape: tuple[int, ...], *, draw: int
 ) -> FloatArray:
     """Draw b with the standard deviation of the settings."""
-    if settings.perturbation_seed is None or fresh:
-        generator = np.random.default_rng(secrets.randbits(256))
-    else:
-        generator = np.random.default_rng([settings.perturbation_seed, seed])
+    entropy: int | list[int] = secrets.randbits(256)
+    if settings.perturbation_seed is not None:
+        entropy = [settings.perturbation_seed, seed, draw]
+    generator = np.random.default_rng(entropy)
     return settings.perturbation * generator.standard_normal(shape)

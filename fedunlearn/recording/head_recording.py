@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.head import group_moments, head_of, ridge_solution, to_flat
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import digest
-from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.forget import ForgetSet, OfRecords, Part
 from fedunlearn.questions.head_moments import Moments
 from fedunlearn.recording.recording import Group
 from fedunlearn.vectors import norm
@@ -75,8 +76,23 @@ class HeadRecording:
                     del groups[group]
         if stays.examples <= 0:
             raise ForgetSetError(f"forget: {forget} is all there is; something must stay")
-        gone = (*self.gone, replace(forget, after=()))
-        return replace(self, stays=stays, groups=groups, gone=gone)
+        return replace(self, stays=stays, groups=groups, gone=joined(self.gone, forget))
+
+
+def joined(gone: tuple[ForgetSet, ...], forget: ForgetSet) -> tuple[ForgetSet, ...]:
+    """Return the forget sets of all removals, with all single records in one.
+
+    Questions to nodes carry them, and a long history is mostly of single records.
+    """
+    rule = replace(forget, after=())
+    if not isinstance(rule, OfRecords):
+        return (*gone, rule)
+    places: dict[int, set[int]] = defaultdict(set)
+    for one in (*gone, rule):
+        for node, some in one.records if isinstance(one, OfRecords) else ():
+            places[node].update(some)
+    others = tuple(one for one in gone if not isinstance(one, OfRecords))
+    return (*others, ForgetSet.of_records(places))
 
 
 @dataclass(frozen=True)
