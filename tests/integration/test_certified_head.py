@@ -171,7 +171,7 @@ def test_the_bound_is_corollary_2() -> None:
 def test_the_bounds_add_up_and_then_training_begins_anew() -> None:
     task = LinearPoints(one_vs_rest_loss)
     method, claims, spent = CertifiedHead(epsilon=0.5), list[Claim](), list[float]()
-    training = replace_settings(weight_decay=0.3, perturbation=1.5)
+    training = replace_settings(weight_decay=0.3, perturbation=0.3)
     gone: list[ForgetSet] = []
     with in_process(task, NODES) as federation:
         trained = federation.fit(
