@@ -55,8 +55,8 @@ class TrainingSettings(Settings):
             ``logistic`` for the cross-entropy, ``one-vs-rest`` for a logistic loss of each class.
         perturbation: Standard deviation sigma of the random linear term b'w that is added to the
             sum of the losses, as certified removal needs; 0 for none.
-        perturbation_seed: Seed of b, for experiments that can be repeated: whoever knows it knows
-            b. None draws b from the operating system.
+        perturbation_seed: Seed of b, for experiments that can be repeated; it is as secret as b.
+            None draws b from the operating system.
     """
 
     rounds: Annotated[int, Field(gt=0)] = 60

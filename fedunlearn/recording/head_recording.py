@@ -1,4 +1,4 @@
-"""A recording of a ridge head: sums of second moments, from which any removal is subtracted."""
+"""Recordings of linear heads: sums of a ridge head, and what certifies a perturbed one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, OfRecords, Part
 from fedunlearn.questions.head_moments import Moments
+from fedunlearn.questions.subspace_summary import FloatArray
 from fedunlearn.recording.recording import Group
 from fedunlearn.vectors import norm
 
@@ -77,6 +78,27 @@ class HeadRecording:
         if stays.examples <= 0:
             raise ForgetSetError(f"forget: {forget} is all there is; something must stay")
         return replace(self, stays=stays, groups=groups, gone=joined(self.gone, forget))
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedRecording:
+    """What the server stores of a model that can be certified; replaced by each removal.
+
+    Attributes:
+        weights: W (k, p) in float64.
+        perturbation: b (k, p).
+        square: X'X (p, p) over all examples of training, at least that over those that stay.
+        spent: The sum of the bounds of what is left of the gradient of L_b.
+        model: Digest of the model's weights.
+        gone: The forget sets of all removals so far.
+    """
+
+    weights: FloatArray
+    perturbation: FloatArray
+    square: FloatArray
+    spent: float
+    model: bytes
+    gone: tuple[ForgetSet, ...] = ()
 
 
 def joined(gone: tuple[ForgetSet, ...], forget: ForgetSet) -> tuple[ForgetSet, ...]:

@@ -53,7 +53,7 @@ from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.questions.heads import Head
 from fedunlearn.questions.subspace_summary import FloatArray
-from fedunlearn.recording.head_recording import joined
+from fedunlearn.recording.head_recording import CertifiedRecording, joined
 from fedunlearn.settings import Settings, TrainingSettings
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
@@ -80,27 +80,6 @@ class CertifiedHeadSettings(Settings):
     def budget(self, sigma: float) -> float:
         """Return the largest gradient norm that noise of this deviation hides (theorem 3)."""
         return sigma * self.epsilon / math.sqrt(2.0 * math.log(1.5 / self.delta))
-
-
-@dataclass(frozen=True, eq=False)
-class CertifiedRecording:
-    """What the server stores of a model that can be certified; replaced by each removal.
-
-    Attributes:
-        weights: W (k, p) in float64.
-        perturbation: b (k, p).
-        square: X'X (p, p) over all examples of training, at least that over those that stay.
-        spent: The sum of the bounds of what is left of the gradient of L_b.
-        model: Digest of the model's weights.
-        gone: The forget sets of all removals so far.
-    """
-
-    weights: FloatArray
-    perturbation: FloatArray
-    square: FloatArray
-    spent: float
-    model: bytes
-    gone: tuple[ForgetSet, ...] = ()
 
 
 @dataclass(frozen=True)

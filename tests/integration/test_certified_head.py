@@ -17,13 +17,13 @@ from fedunlearn.errors import FedunlearnError, InputError, NotRecordedError
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.recording.head_recording import CertifiedRecording
 from fedunlearn.risk.linear_head import one_vs_rest_loss, squared_loss
 from fedunlearn.settings import TrainingSettings
 from fedunlearn.testing.federations import in_process
 from fedunlearn.unlearning.certified_head import (
     CertifiedHead,
     CertifiedHeadSettings,
-    CertifiedRecording,
     gradient_bound,
     worst_case_bound,
 )
