@@ -18,7 +18,7 @@ a class, on any node          none, where groups are           all nodes, or tho
 records                       the nodes that hold them         the nodes that hold them
 ============================  ===============================  ===================================
 
-A node that must answer does so once, with a summary of q (q + 3) / 2 + 2 numbers. ``check`` adds
+A node that must answer does so once, with a summary of q (q + 3) / 2 + 3 numbers. ``check`` adds
 one round with all nodes that stay: the damping is increased until the influence objective changes
 as its model predicted.
 """
