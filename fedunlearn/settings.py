@@ -83,6 +83,11 @@ class TrainingSettings(Settings):
             )
         return self
 
+    @property
+    def step_batch(self) -> int | None:
+        """The size of the batches by whose number training weighs nodes; None without batches."""
+        return self.batch_size if self.solver == "averaging" else None
+
     def horizon(self, examples: Iterable[int]) -> float:
         """Return the time of gradient flow that equals training: the sum of the step sizes.
 

@@ -154,8 +154,17 @@ class Federation:
         weight_decay: float,
         without: Iterable[int] = (),
         only: Iterable[int] = (),
+        step_batch: int | None = None,
     ) -> FederatedObjective:
         """Open a job over all nodes, over all except some, or over some only.
+
+        Args:
+            forget: The forget set.
+            weight_decay: lambda.
+            without: Nodes that do not take part.
+            only: The nodes that take part; all where it is empty.
+            step_batch: The size of the batches in training, where nodes are weighted by their
+                numbers of steps (questions/step_weights.py); None where every example counts once.
 
         Returns:
             The job, before its first round.
@@ -181,6 +190,7 @@ class Federation:
             journal=self.journal.job() if self.journal else None,
             state=self.state,
             batch_size=self.batch_size,
+            step_batch=step_batch,
         )
 
     def fit(

@@ -33,11 +33,13 @@ class Ask(ABC):
         field: Field of the kind in session.proto.
         may_overflow: Whether NaN and infinity are answers, which the server judges.
         may_round: Whether answers are long vectors, which may cross in half precision.
+        additive: Whether answers are sums over examples, which can be weighted.
     """
 
     field: ClassVar[str]
     may_overflow: ClassVar[bool] = False
     may_round: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
 
     @property
     def in_groups(self) -> bool:

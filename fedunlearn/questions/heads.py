@@ -77,6 +77,7 @@ class HeadMoments(Ask):
     by_label: bool
 
     field = "head_moments"
+    additive = False  # the minimiser counts every example once
 
     @property
     @override
@@ -121,6 +122,7 @@ class HeadDerivatives(Ask):
     head: Head
 
     field = "head_derivatives"
+    additive = False  # the minimiser counts every example once
 
     @override
     def shape(self, size: Size) -> tuple[int, ...]:

@@ -103,6 +103,7 @@ class Evaluations(Ask):
 
     field = "evaluations"
     may_overflow = True
+    additive = False
 
     @override
     def shape(self, size: Size) -> tuple[int, ...]:
@@ -129,6 +130,7 @@ class Statistics(Ask):
     seed: int
 
     field = "statistics"
+    additive = False
 
     def __post_init__(self) -> None:
         """Refuse batches that have no variance.

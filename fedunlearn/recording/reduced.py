@@ -1,11 +1,12 @@
 """A removal as algebra in q dimensions: the cubic step of a forget set, from sums alone.
 
 With Q (d, q) the recorded directions, u the point where they were recorded, g_f and H_f the sums
-over all examples removed so far, H_r the sum over the retain set, and n_f and n_r the numbers of
-examples, the influence objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
+over all examples removed so far, H_r the sum over the retain set, weighted by the steps of their
+nodes (questions/step_weights.py), and q_f and q_r the masses of examples, the influence
+objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
 
     m(y) = <g, y> + 1/2 <y, H y> + (M/6) |y|^3,
-    g = -(Q'g_f + lambda n_f Q'u) / n_r,    H = Q'H_r Q / n_r + lambda I.
+    g = -(Q'g_f + lambda q_f Q'u) / q_r,    H = Q'H_r Q / q_r + lambda I.
 
 The model does not depend on the order of removals, so a sequence of removals is the same as all of
 them at once.
@@ -47,7 +48,7 @@ class ReducedProblem:
         cls,
         stays: Summary,
         left: FloatArray,
-        examples: int,
+        mass: float,
         point: FloatArray,
         *,
         weight_decay: float,
@@ -58,15 +59,15 @@ class ReducedProblem:
         Args:
             stays: Sums over the retain set, which has at least one example.
             left: The gradient sum Q'g_f of all removed examples, (q,).
-            examples: The number n_f of removed examples.
+            mass: The mass q_f of the removed examples.
             point: The point Q'u, (q,).
             weight_decay: The weight decay lambda.
             absolute: Whether Ritz values are replaced by their absolute values; see ``spectrum``.
         """
         size = len(left)
         return cls(
-            gradient=-(left + weight_decay * examples * point) / stays.examples,
-            curvature=stays.curvature / stays.examples + weight_decay * np.eye(size),
+            gradient=-(left + weight_decay * mass * point) / stays.mass,
+            curvature=stays.curvature / stays.mass + weight_decay * np.eye(size),
             absolute=absolute,
         )
 

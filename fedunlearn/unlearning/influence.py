@@ -1,16 +1,17 @@
 """The influence objective of a removal, from three sources of its gradient.
 
-Let F be the objective over all n examples, F_r over the n_r examples of the retain set, and F_f
-over the n_f examples of the forget set. With u = w0 + a (w^ - w0) and the completion c
+Let F be the objective over all examples, F_r over the retain set and F_f over the forget set, and
+q = q_r + q_f their masses, in which a node counts by its steps, as in training
+(questions/step_weights.py). With u = w0 + a (w^ - w0) and the completion c
 (unfinished_training.py):
 
-    G(w) = F_r(w) - <b, w>,    grad G(u) = -(n_f/n_r) grad F_f(u) + c (n/n_r) grad F(w^).
+    G(w) = F_r(w) - <b, w>,    grad G(u) = -(q_f/q_r) grad F_f(u) + c (q/q_r) grad F(w^).
 
 =============  =========================================================  ==========================
 source         gradient of the step                                       nodes that must answer
 =============  =========================================================  ==========================
 ``departing``  grad G(u), as above                                        all; those that leave once
-``recorded``   grad F_r(u) - (n/n_r) [grad F(u) - c grad F(w^)]: the       those that stay
+``recorded``   grad F_r(u) - (q/q_r) [grad F(u) - c grad F(w^)]: the       those that stay
                same, from sums that were recorded when training ended
 ``retained``   grad F_r(w^), the paper's (arXiv 2406.14507, section 4):   those that stay
                b = 0, so that G is F_r; a and c do not enter it
@@ -33,12 +34,13 @@ from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.trained_model import TrainedModel
-from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.unlearning.unfinished_training import Undone, measure_undone
 from fedunlearn.vectors import dot
 
 Source = Literal["departing", "recorded", "retained"]
+NodeWeights = Literal["steps", "examples"]
 Completion = Annotated[float, Field(ge=0, le=1, strict=False)] | Literal["auto"]
 
 # The rounding error of a sum of losses, relative: a few units of rounding per chunk.
@@ -106,11 +108,14 @@ def _sum(point: Tensor, moved: Tensor | None) -> Tensor:
     return point if moved is None else point + moved
 
 
-def to_record(source: Source, linearise_at: float) -> tuple[GradientAt, ...]:
+def to_record(
+    source: Source, linearise_at: float, node_weights: NodeWeights
+) -> tuple[GradientAt, ...]:
     """Return the gradients that training must record."""
     if source != "recorded":
         return ()
-    return tuple(GradientAt(share) for share in sorted({linearise_at, 1.0}))
+    by_steps = node_weights == "steps"
+    return tuple(GradientAt(share, by_steps) for share in sorted({linearise_at, 1.0}))
 
 
 def open_influence(
@@ -121,6 +126,7 @@ def open_influence(
     source: Source,
     completion: Completion,
     linearise_at: float,
+    node_weights: NodeWeights,
 ) -> Influence:
     """Request the gradients that the objective needs: one round, or two for ``departing``.
 
@@ -135,6 +141,7 @@ def open_influence(
         source: The source of the gradient.
         completion: The share c, or ``auto`` for the one that follows from the numbers of examples.
         linearise_at: The share a of the way from w0 to w^.
+        node_weights: Whether a node counts by its steps or by its examples.
 
     Returns:
         The objective, with its gradient at the origin.
@@ -146,9 +153,14 @@ def open_influence(
     decay = trained.settings.weight_decay
     point = trained.interpolated(linearise_at)
     given = None if completion == "auto" else completion
+    by_steps = node_weights == "steps"
+    step_batch = trained.settings.step_batch if by_steps else None
     if source == "departing":
         objective = federation.objective(
-            forget, weight_decay=decay, without=forget.leavers - forget.nodes
+            forget,
+            weight_decay=decay,
+            without=forget.leavers - forget.nodes,
+            step_batch=step_batch,
         )
         at_end = objective.gradients(trained.weights)
         at_point = at_end
@@ -167,22 +179,24 @@ def open_influence(
             linearise_at=linearise_at,
             completion=given,
         )
-        slope.add_(whole, alpha=undone.completion * examples / at_point.retained)
+        slope.add_(whole, alpha=undone.completion * at_point.mass / at_point.retained_mass)
         linear = at_point.retain - slope
         return Influence(objective, point, point, linear, undone, slope)
 
-    objective = federation.objective(forget, weight_decay=decay, without=forget.leavers)
+    objective = federation.objective(
+        forget, weight_decay=decay, without=forget.leavers, step_batch=step_batch
+    )
     if source == "retained":
         slope = objective.gradient(trained.weights)
         require_forgotten(objective, forget, None)
         return Influence(objective, trained.weights, point, None, None, slope)
 
     remedy = "use gradient = 'departing'"
-    recorded_at_end: RecordedGradient = trained.recording(GradientAt(1.0), remedy)
-    recorded: RecordedGradient = trained.recording(GradientAt(linearise_at), remedy)
+    recorded_at_end: RecordedGradient = trained.recording(GradientAt(1.0, by_steps), remedy)
+    recorded: RecordedGradient = trained.recording(GradientAt(linearise_at, by_steps), remedy)
     slope = objective.gradient(point)
     require_forgotten(objective, forget, recorded_at_end.examples)
-    ratio = recorded_at_end.examples / objective.retained
+    ratio = recorded_at_end.mass / objective.mass(Part.RETAIN)
     slope.add_(recorded.gradient, alpha=-ratio)
     undone = measure_undone(
         trained,

@@ -74,7 +74,7 @@ class Validity:
             tried: Candidates that were checked, if any were.
         """
         checked = next((c for c in tried if c.step is step), None)
-        floor = after.examples * (after.weight_decay + step.damping)
+        floor = after.mass * (after.weight_decay + step.damping)
         return cls(
             share=1.0 - after.stays.examples / after.examples,
             leverage=_leverage(leaves.curvature, after.stays.curvature, floor),
