@@ -21,6 +21,7 @@ with the nodes that stay, until the error is small enough. See solvers/linear_he
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -122,10 +123,16 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
             claim=Claim.EXACT if exact else Claim.EMPIRICAL,
             details={
                 "rounds": meter.rounds,
-                "relative_error": error,
-                "relative_error_in_float64": solution.relative_error,
                 "gradient_norm": solution.gradient_norm,
                 "curvature_at_least": solution.curvature,
+                **(
+                    {
+                        "relative_error": error,
+                        "relative_error_in_float64": solution.relative_error,
+                    }
+                    if math.isfinite(error)
+                    else {}
+                ),
             },
             trained=replace(trained, weights=weights, recorded=recorded),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -140,6 +141,8 @@ def test_the_bound_is_not_empty_and_below_the_worst_case() -> None:
     left = residual(task, [forget], recording.weights, recording.perturbation, 0.3)
     retained = sum(len(task.data(node)[1]) for node in range(NODES)) - 1
     bound = unlearned.details["gradient_bound"]
+    details = dict(unlearned.details)
+    assert json.loads(json.dumps(details, allow_nan=False)) == details
     assert 0.0 < left <= bound <= worst_case_bound(1, retained, 0.3, CLASSES)
     unchanged = residual(
         task, [forget], recording_of(method, trained).weights, recording.perturbation, 0.3

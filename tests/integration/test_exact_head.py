@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -168,6 +169,8 @@ def test_a_sequence_equals_retraining(solver: str, dtype: torch.dtype) -> None:
             unlearned = method.unlearn(trained, federation, forget.following(gone))
             assert unlearned.trained is not None and unlearned.claim is Claim.EXACT
             assert "relative error at most" in unlearned.status
+            details = dict(unlearned.details)
+            assert json.loads(json.dumps(details, allow_nan=False)) == details
             oracle = Retrain().unlearn(trained, federation, forget.following(gone))
             assert oracle.claim is Claim.EXACT_RETRAIN
             trained, gone = unlearned.trained, [*gone, forget]
