@@ -287,9 +287,8 @@ class _Removal:
     def _corrected(self, start: int) -> Tensor:
         """Return the weights of a checkpoint after a step there."""
         settings = self._trained.settings.model_copy(update={"rounds": start})
-        at = replace(
-            self._trained, weights=self._checkpoints[start], settings=settings, recorded={}
-        )
+        weights = self._checkpoints[start]
+        at = replace(self._trained, weights=weights, settings=settings, recorded={})
         federation = self._federation
         if running_statistics(federation.state):
             objective = federation.objective(
