@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from fedunlearn.federation.trained_model import (
     Recorded,
     TrainedModel,
     TrainingObserver,
+    WeightsObserver,
     require_vector,
 )
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
@@ -141,7 +143,7 @@ class Federation:
         """
         recorded = dict(trained.recorded)
         for item in wanted:
-            if item not in recorded:
+            if item not in recorded and not isinstance(item, WeightsObserver):
                 with self.measure() as meter:
                     value = item.record(trained, self)
                 recorded[item] = Recorded(value, meter.stopped())
@@ -231,10 +233,26 @@ class Federation:
             for observer in observers.values():
                 observer.on_round(number, before, local)
 
-        weights = self.train(initial, plan, label=label, on_local=on_local if observers else None)
-        observed: dict[Recordable, Recorded] = {
-            item: Recorded(each.collected(), Meter().stopped()) for item, each in observers.items()
+        collectors = {
+            item: item.collect(settings.rounds)
+            for item in wanted
+            if isinstance(item, WeightsObserver)
         }
+
+        def on_round(number: int, weights: Tensor) -> None:
+            for collector in collectors.values():
+                collector.on_round(number, weights)
+
+        weights = self.train(
+            initial,
+            plan,
+            label=label,
+            on_round=on_round,
+            on_local=on_local if observers else None,
+        )
+        seen: dict[Recordable, Any] = {item: one.collected() for item, one in observers.items()}
+        seen |= {item: one.collected() for item, one in collectors.items()}
+        observed = {item: Recorded(value, Meter().stopped()) for item, value in seen.items()}
         return self.record(TrainedModel(weights, initial, settings, observed), wanted)
 
     def _fit_head(

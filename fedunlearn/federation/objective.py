@@ -266,6 +266,16 @@ class FederatedObjective(FederatedRounds):
         sums = self.ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
         return self._mean(sums.pop(Part.RETAIN), self.mass(Part.RETAIN), vectors)
 
+    def curvatures(
+        self, weights: Tensor, vectors: Tensor, curvature: Curvature
+    ) -> dict[Part, Tensor]:
+        """Multiply each part's curvature at weights (d,) with each of vectors (k, d): one round.
+
+        Returns:
+            Weighted sums over the examples of each part, (k, d), without the regulariser.
+        """
+        return self.ask(weights, Products(curvature), tuple(Part), vectors)
+
     def group_gradients(
         self, weights: Tensor, *, by_label: bool
     ) -> Iterator[tuple[int, tuple[int, ...], Tensor]]:

@@ -33,8 +33,8 @@ from fedunlearn.settings import TrainingSettings
 
 DEADLINE_S = 600.0
 
-# A batch of this size makes every node take one step in an epoch, so that examples count alike where
-# the batches of training are not known.
+# A batch of this size makes every node take one step in an epoch, so that all examples count alike,
+# where the batches of training are not known.
 ONE_STEP = 2**31 - 1
 
 
@@ -120,7 +120,13 @@ def unlearning(
         own.participants = frozenset().union(*remembering.participants.values())
     if "batch_size" not in settings.model_fields_set:
         settings = settings.model_copy(update={"batch_size": own.batch_size or ONE_STEP})
-    model_now = TrainedModel(weights, start, settings, state=ModelState(form.state(trained)))
+    model_now = TrainedModel(
+        weights,
+        start,
+        settings,
+        state=ModelState(form.state(trained)),
+        settings_known=training is not None,
+    )
     try:
         hand_over(own, model_now)
     except BaseException:

@@ -96,6 +96,7 @@ class SubspaceRecorder:
             decay,
             natural_damping(horizon),
             settings.absolute,
+            settings.linearise_at == 1.0,
         )
         moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, krylov)
         chosen = _leading(moves, settings.directions, len(krylov))
@@ -169,6 +170,7 @@ class _Trial:
     weight_decay: float
     damping: float
     absolute: bool
+    at_trained: bool
 
     def moves(self, groups: dict[Group, Summary]) -> FloatArray:
         """Return the steps, as columns, of every removal of a group, a node or a label."""
@@ -180,7 +182,7 @@ class _Trial:
         nothing = Summary.nothing(len(self.point))
         leaving = [*groups.values(), *(sum(parts, nothing) for parts in wholes.values())]
         moves = [
-            self._move(self.total - one, one.gradient, one.mass)
+            self._move(self.total - one, one.gradient, one.mass, one.examples)
             for one in leaving
             if one.examples < self.total.examples
         ]
@@ -190,11 +192,11 @@ class _Trial:
     def moves_of_sums(self, sums: Tensor, krylov: Tensor) -> FloatArray:
         """Return the steps, as columns, along random signed sums (m, d) of gradients."""
         return np.stack(
-            [self._move(self.total, along, 0.0) for along in (sums @ krylov.T).double().numpy()],
+            [self._move(self.total, along, 0.0, 0) for along in (sums @ krylov.T).double().numpy()],
             axis=1,
         )
 
-    def _move(self, stays: Summary, left: FloatArray, mass: float) -> FloatArray:
+    def _move(self, stays: Summary, left: FloatArray, mass: float, examples: int) -> FloatArray:
         problem = ReducedProblem.of(
             stays,
             left,
@@ -202,6 +204,7 @@ class _Trial:
             self.point,
             weight_decay=self.weight_decay,
             absolute=self.absolute,
+            completion=examples / self.total.examples if self.at_trained else 0.0,
         )
         return problem.damped(self.damping).coordinates
 

@@ -154,6 +154,11 @@ class Recording:
         each = self.stays.mass / self.stays.examples
         return self.horizon * each / (self.mass / self.examples)
 
+    @property
+    def completion(self) -> float:
+        """The completion n_f/n of all removals so far; 0 where u is not the trained model."""
+        return 1.0 - self.stays.examples / self.examples if self.share == 1.0 else 0.0
+
     def problem(self) -> ReducedProblem:
         """Return the cubic model of all removals so far."""
         return ReducedProblem.of(
@@ -163,10 +168,11 @@ class Recording:
             self.point,
             weight_decay=self.weight_decay,
             absolute=self.absolute,
+            completion=self.completion,
         )
 
     def linear(self) -> FloatArray:
         """Return Q'b, shape (q,), of the influence objective G(w) = F_r(w) - <b, w> around u."""
-        gradient = (self.stays.gradient + self.left) / self.stays.mass
-        ratio = self.mass / self.stays.mass
-        return gradient + ratio * self.weight_decay * self.point
+        retain = self.stays.gradient / self.stays.mass + self.weight_decay * self.point
+        linear: FloatArray = retain - self.problem().gradient
+        return linear

@@ -17,7 +17,8 @@ class RecordingSettings(Settings):
 
     Attributes:
         linearise_at: The point where gradients and curvature are taken: the share of the way from
-            the initial to the trained weights.
+            the initial to the trained weights. Below 1 the forget set's gradient is larger, and
+            what training left undone is not followed.
         curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
             of its Ritz values.
         groups: The smallest sets of examples for whose removal the subspace is made: ``classes``
@@ -41,7 +42,7 @@ class RecordingSettings(Settings):
             weights.
     """
 
-    linearise_at: Share = 0.85
+    linearise_at: Share = 1.0
     curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
     groups: Literal["classes", "nodes"] = "classes"
     range: Count = 40

@@ -6,7 +6,11 @@ nodes (questions/step_weights.py), and q_f and q_r the masses of examples, the i
 objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
 
     m(y) = <g, y> + 1/2 <y, H y> + (M/6) |y|^3,
-    g = -(Q'g_f + lambda q_f Q'u) / q_r,    H = Q'H_r Q / q_r + lambda I.
+    g = -(Q'g_f + lambda q_f Q'u) / q_r + c (q/q_r) Q'grad F(u),    H = Q'H_r Q / q_r + lambda I.
+
+The completion c is n_f/n where u is the trained model, so that the step follows the difference of
+what training and retraining followed (unlearning/unfinished_training.py). It is 0 elsewhere, since
+grad F is not recorded at the trained model then.
 
 The model does not depend on the order of removals, so a sequence of removals is the same as all of
 them at once.
@@ -53,6 +57,7 @@ class ReducedProblem:
         *,
         weight_decay: float,
         absolute: bool,
+        completion: float = 0.0,
     ) -> ReducedProblem:
         """Return the model.
 
@@ -63,10 +68,15 @@ class ReducedProblem:
             point: The point Q'u, (q,).
             weight_decay: The weight decay lambda.
             absolute: Whether Ritz values are replaced by their absolute values; see ``spectrum``.
+            completion: The share c of (q/q_r) grad F(u) that the step follows too.
         """
         size = len(left)
+        gradient = -(left + weight_decay * mass * point) / stays.mass
+        if completion:
+            whole = stays.gradient + left + weight_decay * (stays.mass + mass) * point
+            gradient += completion * whole / stays.mass
         return cls(
-            gradient=-(left + weight_decay * mass * point) / stays.mass,
+            gradient=gradient,
             curvature=stays.curvature / stays.mass + weight_decay * np.eye(size),
             absolute=absolute,
         )

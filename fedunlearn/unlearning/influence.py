@@ -36,6 +36,7 @@ from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
+from fedunlearn.recording.reduced import natural_damping
 from fedunlearn.unlearning.unfinished_training import Undone, measure_undone
 from fedunlearn.vectors import dot
 
@@ -57,6 +58,8 @@ class Influence:
         curved_at: Point where curvature is taken, shape (d,): the point u.
         linear: The vector b, shape (d,); None where it is zero.
         undone: The unfinished training; None where grad F(w^) is not known.
+        time: The time of gradient flow that equals training on the retain set (settings.py); None
+            where the settings of training are not known.
         known: The gradient of G at the origin, shape (d,), until it is used.
         resolution: Size below which the changes that were computed last are only rounding, since
             nodes sum losses in the model's precision.
@@ -67,8 +70,16 @@ class Influence:
     curved_at: Tensor
     linear: Tensor | None
     undone: Undone | None
+    time: float | None
     known: Tensor | None
     resolution: float = 0.0
+
+    @property
+    def natural_damping(self) -> float:
+        """The damping 1/(2T) of training that went on for a time T; 0 where T is not known."""
+        if self.time is not None:
+            return natural_damping(self.time)
+        return self.undone.least_damping if self.undone is not None else 0.0
 
     def slope(self, moved: Tensor | None) -> Tensor:
         """Return grad G at origin + moved (d,): one round, or none the first time at the origin.
@@ -181,7 +192,7 @@ def open_influence(
         )
         slope.add_(whole, alpha=undone.completion * at_point.mass / at_point.retained_mass)
         linear = at_point.retain - slope
-        return Influence(objective, point, point, linear, undone, slope)
+        return Influence(objective, point, point, linear, undone, _time(trained, objective), slope)
 
     objective = federation.objective(
         forget, weight_decay=decay, without=forget.leavers, step_batch=step_batch
@@ -189,7 +200,9 @@ def open_influence(
     if source == "retained":
         slope = objective.gradient(trained.weights)
         require_forgotten(objective, forget, None)
-        return Influence(objective, trained.weights, point, None, None, slope)
+        return Influence(
+            objective, trained.weights, point, None, None, _time(trained, objective), slope
+        )
 
     remedy = "use gradient = 'departing'"
     recorded_at_end: RecordedGradient = trained.recording(GradientAt(1.0, by_steps), remedy)
@@ -209,7 +222,17 @@ def open_influence(
     )
     slope.add_(recorded_at_end.gradient, alpha=undone.completion * ratio)
     linear = recorded.gradient - undone.completion * recorded_at_end.gradient
-    return Influence(objective, point, point, linear.mul_(ratio), undone, slope)
+    return Influence(
+        objective, point, point, linear.mul_(ratio), undone, _time(trained, objective), slope
+    )
+
+
+def _time(trained: TrainedModel, objective: FederatedObjective) -> float | None:
+    """Return the time of training on the retain set, where the settings of training are known."""
+    if not trained.settings_known:
+        return None
+    sizes = (counts[Part.RETAIN] for counts in objective.cohort.counts.values())
+    return trained.settings.horizon([size for size in sizes if size])
 
 
 def require_forgotten(

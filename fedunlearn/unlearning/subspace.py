@@ -85,7 +85,7 @@ class SubspaceSettings(Settings):
     products: Annotated[int, Field(gt=0)] = 10
     product_share: Share = 1.0
     basis: Literal["stored", "two-pass"] = "stored"
-    linearise_at: Share = 0.85
+    linearise_at: Share = 1.0
     node_weights: NodeWeights = "steps"
     steps: Annotated[int, Field(gt=0)] = 1
 

@@ -8,9 +8,8 @@ and the difference between them is
 
 all gradients at w^. So the gradient of the step is -(n_f/n_r) grad F_f, plus the share n_f/n of
 (n/n_r) grad F(w^): the rest of the unfinished training is missing in the retrained model too, and a
-step that followed it would train instead of unlearn. The step follows a little less than that share
-(``COMPLETED``), because the gradient of the forget set is taken at u, where it is longer. Where
-training converged grad F(w^) is small, and the share hardly matters.
+step that followed all of it would train instead of unlearn. Where training converged grad F(w^) is
+small, and the share hardly matters.
 
 The first factor is about T where hT is small. A step therefore needs at least the damping 1/T in
 directions that training had not finished; with less damping it follows the noise in the remainder
@@ -31,9 +30,6 @@ from torch import Tensor
 
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.vectors import dot, norm
-
-# The part of the share n_f/n of the unfinished training that the step follows.
-COMPLETED = 0.75
 
 REMEDY = "train further before the removal, add recovery rounds, or retrain"
 
@@ -94,7 +90,7 @@ class Undone:
 
 def completion_of(share: float) -> float:
     """Return the completion c of a removal of a share n_f/n of the examples, in [0, 1]."""
-    return COMPLETED * share
+    return share
 
 
 def measure_undone(
