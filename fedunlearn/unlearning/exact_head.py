@@ -15,6 +15,9 @@ a class, on any node          none, where groups are classes   all nodes, or tho
 records                       the nodes that hold them         the nodes that hold them
 ============================  ===============================  ===================================
 
+Where the model was trained in another way, as in a user's own app, ``solver`` names the objective:
+the model after the removal is then its minimiser over what stays, from the nodes that stay alone.
+
 Logistic and one-vs-rest: Newton steps on the retain set from the current weights, one round each
 with the nodes that stay, until the error is small enough. See solvers/linear_head.py for the bound.
 """
@@ -40,6 +43,7 @@ from fedunlearn.federation.head import (
     ridge_solution,
     to_flat,
     to_rows,
+    total_moments,
 )
 from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel
 from fedunlearn.federation.training import OnRound
@@ -49,7 +53,7 @@ from fedunlearn.questions.head_moments import Moments
 from fedunlearn.questions.subspace_summary import FloatArray
 from fedunlearn.recording.head_recording import HeadRecorder, HeadRecording
 from fedunlearn.recording.recording import Group
-from fedunlearn.settings import Settings
+from fedunlearn.settings import NotNegative, Settings, TrainingSettings
 from fedunlearn.solvers.linear_head import HeadSolution
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
 
@@ -62,12 +66,17 @@ class ExactHeadSettings(Settings):
             need no node; ``on-departure`` stores only their total, and the leavers answer.
         groups: ridge, ``stored``: the groups with sums of their own: ``nodes``, or ``classes`` of
             each node.
+        solver: The objective whose minimiser the model becomes, by rounds with the nodes that stay
+            and without a recording; None for the one that training minimised.
+        weight_decay: The weight decay of ``solver``; None for that of training.
         tolerance: logistic, one-vs-rest: the relative error at which Newton's method stops; also
             the largest error with which the claim is made.
     """
 
     policy: Literal["stored", "on-departure"] = "stored"
     groups: Literal["nodes", "classes"] = "classes"
+    solver: Literal["ridge", "logistic", "one-vs-rest"] | None = None
+    weight_decay: NotNegative | None = None
     tolerance: Annotated[float, Field(gt=0, le=1e-3, strict=False)] = 1e-6
 
 
@@ -80,6 +89,8 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
     @override
     def to_record(self) -> tuple[Recordable, ...]:
         settings = self.settings
+        if settings.solver is not None:
+            return ()
         return (HeadRecorder(settings.policy == "stored", settings.groups == "classes"),)
 
     @override
@@ -91,7 +102,7 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
         *,
         on_round: OnRound | None = None,
     ) -> Unlearned:
-        settings = trained.settings
+        settings = self._training(trained)
         head = head_of(federation.layout, settings)
         if settings.perturbation:
             raise InputError(
@@ -99,10 +110,17 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
                 "or train with perturbation = 0"
             )
         with federation.measure() as meter:
-            if settings.solver == "ridge":
+            if settings.solver != "ridge":
+                solution, recorded = self._newton(trained, settings, federation, forget)
+            elif self.settings.solver is None:
                 solution, recorded = self._ridge(trained, federation, forget)
             else:
-                solution, recorded = self._newton(trained, federation, forget)
+                objective = federation.objective(
+                    forget, weight_decay=settings.weight_decay, without=forget.leavers
+                )
+                moments = total_moments(objective, head, trained.weights)
+                solution = ridge_solution(moments, settings.weight_decay)
+                recorded = dict(trained.recorded)
         weights = to_flat(head, solution.weights, trained.weights)
         error = relative_error(solution, to_rows(head, weights))
         recorded = {
@@ -116,7 +134,7 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
         exact = error <= self.settings.tolerance
         return Unlearned(
             weights=weights,
-            status=f"done: relative error at most {error:.1e} against retraining"
+            status=f"done: relative error at most {error:.1e} against {self._aim}"
             if exact
             else f"not exact: the relative error may be {error:.1e}, above tolerance = "
             f"{self.settings.tolerance:g}; raise weight-decay, use float64, or retrain",
@@ -135,6 +153,32 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
                 ),
             },
             trained=replace(trained, weights=weights, recorded=recorded),
+        )
+
+    @property
+    def _aim(self) -> str:
+        if self.settings.solver is None:
+            return "retraining"
+        return f"training the head to the minimiser ({self.settings.solver}) on what stays"
+
+    def _training(self, trained: TrainedModel) -> TrainingSettings:
+        """Return the settings of training, with the objective that this method names.
+
+        Raises:
+            InputError: The objective has no minimiser without weight decay.
+        """
+        own, settings = self.settings, trained.settings
+        if own.solver is None:
+            return settings
+        decay = settings.weight_decay if own.weight_decay is None else own.weight_decay
+        if own.solver != "ridge" and not decay:
+            raise InputError(
+                f"exact-head: weight-decay must be greater than 0 for solver = {own.solver!r}, "
+                "since the minimiser may not exist otherwise; give one, as "
+                f"ExactHead(solver={own.solver!r}, weight_decay=1e-3)"
+            )
+        return settings.model_copy(
+            update={"solver": own.solver, "weight_decay": decay, "perturbation": 0.0}
         )
 
     def _ridge(
@@ -183,13 +227,17 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
         return {Group(node, label): moments for node, label, moments in sorted(found, key=_place)}
 
     def _newton(
-        self, trained: TrainedModel, federation: Federation, forget: ForgetSet
+        self,
+        trained: TrainedModel,
+        settings: TrainingSettings,
+        federation: Federation,
+        forget: ForgetSet,
     ) -> tuple[HeadSolution, dict[Recordable, Recorded]]:
         """Minimise over the retain set from the current weights: rounds with nodes that stay."""
-        head = head_of(federation.layout, trained.settings)
+        head = head_of(federation.layout, settings)
         fitted = trained.recorded.get(FittedHead())
         objective = federation.objective(
-            forget, weight_decay=trained.settings.weight_decay, without=forget.leavers
+            forget, weight_decay=settings.weight_decay, without=forget.leavers
         )
         solution = newton_solution(
             objective,
