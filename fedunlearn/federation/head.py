@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,7 @@ from fedunlearn.solvers.linear_head import (
     minimise,
     solve_ridge,
 )
+from fedunlearn.vectors import norm
 
 if TYPE_CHECKING:
     from fedunlearn.federation.federation import Federation
@@ -45,6 +46,12 @@ LOSSES = {
     "logistic": HeadLoss.CROSS_ENTROPY,
     "one-vs-rest": HeadLoss.ONE_VS_REST,
 }
+# Relative distance to the minimiser up to which a model counts as trained to it: float32 rounding.
+AT_MINIMISER = 1e-5
+NOT_AT_MINIMISER = (
+    "trained model: is not the minimiser of its objective, so that removal cannot be exact; train "
+    "it with solver = 'ridge', 'logistic' or 'one-vs-rest', or take cubic-newton"
+)
 # Rounds of Newton's method that a progress bar expects.
 EXPECTED_ROUNDS = 10
 # Floats of one curvature: 512 MiB.
@@ -62,15 +69,27 @@ class FittedHead:
         return "minimiser"
 
     def record(self, trained: TrainedModel, federation: Federation) -> HeadFit:
-        """Refuse: training alone knows its perturbation.
+        """Train again, for a model that was stored without it.
+
+        Returns:
+            The minimiser.
 
         Raises:
-            NotRecordedError: Always.
+            NotRecordedError: The perturbation has no seed, or training gives another model.
         """
-        raise NotRecordedError(
-            "the minimiser was not stored when the model was trained; train it with "
-            "solver = 'ridge', 'logistic' or 'one-vs-rest'"
-        )
+        settings = trained.settings
+        if settings.perturbation and settings.perturbation_seed is None:
+            raise NotRecordedError(
+                "trained model: the noise of its training was not stored with it; record what "
+                "methods need when it is trained (Federation.fit), or set perturbation-seed in an "
+                "experiment"
+            )
+        fit = fit_head(federation, trained.weights, settings, seed=settings.seed)
+        head = head_of(federation.layout, settings)
+        best = to_flat(head, fit.solution.weights, trained.weights)
+        if norm(trained.weights - best) > AT_MINIMISER * norm(best):
+            raise NotRecordedError(NOT_AT_MINIMISER)
+        return fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +181,8 @@ def fit_head(
         The minimiser.
     """
     head = head_of(federation.layout, settings)
+    if settings.perturbation:  # drawn anew by a run that resumes, at other points
+        federation = replace(federation, journal=None)
     forget = without or ForgetSet.of_nodes()
     objective = federation.objective(
         forget, weight_decay=settings.weight_decay, without=forget.leavers

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from fedunlearn.errors import ForgetSetError, InputError
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.head import group_moments, head_of, ridge_solution, to_flat
+from fedunlearn.federation.head import (
+    AT_MINIMISER,
+    NOT_AT_MINIMISER,
+    group_moments,
+    head_of,
+    ridge_solution,
+    to_flat,
+)
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, OfRecords, Part
@@ -16,9 +23,6 @@ from fedunlearn.questions.head_moments import Moments
 from fedunlearn.questions.subspace_summary import FloatArray
 from fedunlearn.recording.recording import Group
 from fedunlearn.vectors import norm
-
-# Relative distance to the minimiser up to which a model counts as trained to it: float32 rounding.
-AT_MINIMISER = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +167,7 @@ class HeadRecorder:
         total = sum(others, first)
         best = to_flat(head, ridge_solution(total, settings.weight_decay).weights, trained.weights)
         if norm(trained.weights - best) > AT_MINIMISER * norm(best):
-            raise InputError(
-                "trained model: is not the minimiser of its objective, so that removal cannot be "
-                "exact; train it with solver = 'ridge', or take cubic-newton"
-            )
+            raise InputError(NOT_AT_MINIMISER)
         return HeadRecording(
             by_label=self.by_label,
             stays=total,

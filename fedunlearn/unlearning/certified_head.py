@@ -101,7 +101,8 @@ class CertifiedRecorder:
         objective = federation.objective(ForgetSet.of_nodes(), weight_decay=settings.weight_decay)
         with federation.progress.piece("recording", 1):
             moments = total_moments(objective, head, trained.weights)
-        fit = trained.recording(FittedHead(), "train with solver = 'one-vs-rest'")
+        fitted = trained.recorded.get(FittedHead())
+        fit = FittedHead().record(trained, federation) if fitted is None else fitted.value
         return _recording(trained, fit, moments.square)
 
 
@@ -231,7 +232,7 @@ class CertifiedHead(UnlearningMethod[CertifiedHeadSettings]):
         )
         recorded: dict[Recordable, Recorded] = {
             **trained.recorded,
-            FittedHead(): replace(trained.recorded[FittedHead()], value=fit),
+            FittedHead(): Recorded(fit, trained.recorded[recordable].spent),
             recordable: replace(trained.recorded[recordable], value=after),
         }
         if on_round is not None:

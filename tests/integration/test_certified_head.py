@@ -293,9 +293,19 @@ def test_a_model_without_its_noise_is_refused() -> None:
         trained = federation.fit(
             initial_weights(task.model, 0), TRAINING, record=method.to_record()
         )
-        foreign = replace(trained, recorded={})
-        with pytest.raises(NotRecordedError, match="minimiser"):
-            federation.record(foreign, method.to_record())
+        again = federation.record(replace(trained, recorded={}), method.to_record())
+        for one, other in zip(
+            vars(recording_of(method, again)).values(),
+            vars(recording_of(method, trained)).values(),
+            strict=True,
+        ):
+            assert np.array_equal(one, other)  # the seed gives the noise again
+        another = replace(trained, recorded={}, weights=trained.weights + 1)
+        with pytest.raises(NotRecordedError, match="is not the minimiser"):
+            federation.record(another, method.to_record())
+        unknown = replace(trained, recorded={}, settings=replace_settings(perturbation_seed=None))
+        with pytest.raises(NotRecordedError, match="noise of its training was not stored"):
+            federation.record(unknown, method.to_record())
         moved = replace(trained, weights=trained.weights + 1)
         with pytest.raises(NotRecordedError, match="another model"):
             method.unlearn(moved, federation, ForgetSet.of_nodes(1))
