@@ -11,7 +11,6 @@ after which the minimiser is a linear system; the others take a round for each N
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ from fedunlearn.solvers.linear_head import (
     Derivatives,
     HeadSolution,
     SingularError,
+    accelerate,
     minimise,
     solve_ridge,
 )
@@ -56,8 +56,6 @@ NOT_AT_MINIMISER = (
 EXPECTED_ROUNDS = 10
 # Floats of one curvature: 512 MiB.
 LARGEST_CURVATURE = 2**26
-
-OnStep = Callable[[int, FloatArray], None]
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,14 @@ class HeadFit:
         solution: The weights in float64, with the bound of their error.
         examples: Number n of examples.
         perturbation: b (k, p), of the objective's term <b, W>/n; None without.
+        blocks: The blocks of the curvature near the minimiser, for steps from gradients alone;
+            empty where it is not known.
     """
 
     solution: HeadSolution
     examples: int
     perturbation: FloatArray | None = None
+    blocks: tuple[FloatArray, ...] = ()
 
 
 def head_of(layout: ParameterLayout | None, settings: TrainingSettings) -> Head:
@@ -196,8 +197,8 @@ def fit_head(
         perturbation = _draw(settings, seed, to_rows(head, like).shape, draw=draw)
     start = np.zeros_like(to_rows(head, like))
     with federation.progress.piece(label, EXPECTED_ROUNDS):
-        solution = newton_solution(objective, head, start, perturbation=perturbation)
-    return HeadFit(solution, objective.retained, perturbation)
+        solution, blocks = newton_solution(objective, head, start, perturbation=perturbation)
+    return HeadFit(solution, objective.retained, perturbation, blocks)
 
 
 def total_moments(objective: FederatedObjective, head: Head, like: Tensor) -> Moments:
@@ -274,9 +275,12 @@ def newton_solution(
     *,
     perturbation: FloatArray | None = None,
     tolerance: float = 0.0,
-    on_step: OnStep | None = None,
-) -> HeadSolution:
-    """Minimise the objective over the retain set by Newton steps, a round each.
+    known: tuple[FloatArray, ...] = (),
+) -> tuple[HeadSolution, tuple[FloatArray, ...]]:
+    """Minimise the objective over the retain set, by rounds.
+
+    Up to a tolerance, rounds ask for gradients alone while that pays, with a curvature that is
+    known or asked for once. Newton steps, whose rounds ask for the curvature too, do the rest.
 
     Args:
         objective: The job.
@@ -284,10 +288,11 @@ def newton_solution(
         start: Weights: a model's (d,), or W (k, p).
         perturbation: b (k, p); None for 0.
         tolerance: The relative error at which to stop; 0 to stop at the limit of rounding.
-        on_step: Called after each step with rounds and weights (k, p).
+        known: The blocks of a curvature near that of the objective; empty for none.
 
     Returns:
-        The minimiser, with the bound |gradient| / lambda of its error.
+        The minimiser, with the bound |gradient| / lambda of its error; and the blocks of the last
+        curvature.
 
     Raises:
         InputError: The curvature is too large to be sent.
@@ -300,18 +305,56 @@ def newton_solution(
             "is too large; take solver = 'ridge' or 'one-vs-rest', or an encoder with fewer outputs"
         )
 
-    def derivatives(point: FloatArray) -> Derivatives:
-        return retain_derivatives(objective, head, point.reshape(rows.shape), perturbation)
+    last = known
 
-    return minimise(derivatives, rows, objective.weight_decay, tolerance=tolerance, on_step=on_step)
+    def at(point: FloatArray, curvature: bool) -> Derivatives:
+        nonlocal last
+        found = retain_derivatives(
+            objective, head, point.reshape(rows.shape), perturbation, curvature=curvature
+        )
+        last = tuple(found.blocks) or last
+        return found
+
+    decay = objective.weight_decay
+    if tolerance:
+        first = None if known else at(rows.reshape(-1), True).gradient
+        solution = accelerate(
+            lambda point: at(point, False).gradient,
+            rows,
+            last,
+            decay,
+            tolerance=tolerance,
+            first=first,
+        )
+        if solution.relative_error <= tolerance:
+            return solution, last
+        rows = solution.weights
+    solution = minimise(lambda point: at(point, True), rows, decay, tolerance=tolerance)
+    return solution, last
 
 
 def retain_derivatives(
-    objective: FederatedObjective, head: Head, rows: FloatArray, perturbation: FloatArray | None
+    objective: FederatedObjective,
+    head: Head,
+    rows: FloatArray,
+    perturbation: FloatArray | None,
+    *,
+    curvature: bool = True,
 ) -> Derivatives:
-    """Return the derivatives of F over the retain set at weights (k, p): one round."""
+    """Return the derivatives of F over the retain set at weights (k, p): one round.
+
+    Args:
+        objective: The job.
+        head: The layer.
+        rows: Weights (k, p).
+        perturbation: b (k, p); None for 0.
+        curvature: Whether to ask for the curvature.
+
+    Returns:
+        The derivatives, without blocks where the curvature was not asked for.
+    """
     point = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1))
-    sums = objective.ask(point, HeadDerivatives(head), (Part.RETAIN,))
+    sums = objective.ask(point, HeadDerivatives(head, curvature), (Part.RETAIN,))
     _require_retained(objective)
     values = sums[Part.RETAIN].numpy() / objective.retained
     decay, size = objective.weight_decay, rows.size
@@ -322,6 +365,8 @@ def retain_derivatives(
         along = perturbation.reshape(-1) / objective.retained
         value += float(along @ flat)
         gradient = gradient + along
+    if not curvature:
+        return Derivatives(value, gradient, ())
     edge = rows.shape[1] if head.loss is HeadLoss.ONE_VS_REST else size
     blocks = [
         from_upper(entries, edge) + decay * np.eye(edge)

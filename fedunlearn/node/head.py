@@ -65,7 +65,8 @@ class NodeHead:
                 f"model: its linear head has {self._layer.inputs} inputs, the question's "
                 f"{weights.shape[1]}; server and nodes need the same Task"
             )
-        return derivatives(ask.head.loss, factor, *self._of(ask.head, indices), weights)
+        rows, targets = self._of(ask.head, indices)
+        return derivatives(ask.head.loss, factor, rows, targets, weights, curvature=ask.curvature)
 
     def _of(self, head: Head, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's inputs and the targets of the examples at some places."""

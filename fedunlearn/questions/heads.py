@@ -117,9 +117,11 @@ class HeadDerivatives(Ask):
 
     Attributes:
         head: The layer.
+        curvature: Whether the curvature is asked for.
     """
 
     head: Head
+    curvature: bool = True
 
     field = "head_derivatives"
     additive = False  # the minimiser counts every example once
@@ -127,7 +129,9 @@ class HeadDerivatives(Ask):
     @override
     def shape(self, size: Size) -> tuple[int, ...]:
         inputs = self.head.inputs(size.dimension)
-        return (derivatives_size(self.head.loss, inputs, self.head.outputs),)
+        return (
+            derivatives_size(self.head.loss, inputs, self.head.outputs, curvature=self.curvature),
+        )
 
     @override
     def cost(self, vectors: int, share: float) -> float:
@@ -136,8 +140,10 @@ class HeadDerivatives(Ask):
     @override
     def write(self, message: pb.Question) -> None:
         message.head_derivatives.head.CopyFrom(self.head.message())
+        message.head_derivatives.without_curvature = not self.curvature
 
     @classmethod
     @override
     def read(cls, message: pb.Question) -> HeadDerivatives:
-        return cls(Head.of(message.head_derivatives.head))
+        asked = message.head_derivatives
+        return cls(Head.of(asked.head), not asked.without_curvature)

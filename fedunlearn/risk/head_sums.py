@@ -23,9 +23,11 @@ def moments_size(loss: HeadLoss, inputs: int, outputs: int) -> int:
     return 1 + triangle(inputs) + (inputs * outputs + 1 if loss is HeadLoss.SQUARED else 0)
 
 
-def derivatives_size(loss: HeadLoss, inputs: int, outputs: int) -> int:
-    """Return the length of loss, gradient and curvature."""
+def derivatives_size(loss: HeadLoss, inputs: int, outputs: int, *, curvature: bool) -> int:
+    """Return the length of loss, gradient and, where it is asked for, curvature."""
     dimension = inputs * outputs
+    if not curvature:
+        return 1 + dimension
     if loss is HeadLoss.ONE_VS_REST:
         return 1 + dimension + outputs * triangle(inputs)
     return 1 + dimension + triangle(dimension)
@@ -58,7 +60,13 @@ def moments(loss: HeadLoss, factor: float, inputs: Tensor, targets: Tensor) -> T
 
 
 def derivatives(
-    loss: HeadLoss, factor: float, inputs: Tensor, targets: Tensor, weights: Tensor
+    loss: HeadLoss,
+    factor: float,
+    inputs: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    curvature: bool = True,
 ) -> Tensor:
     """Return the sums of the loss, its gradient and its curvature at some weights.
 
@@ -68,31 +76,36 @@ def derivatives(
         inputs: X (n, p), float64.
         targets: Y (n, k), float64.
         weights: W (k, p), float64.
+        curvature: Whether to compute the curvature.
 
     Returns:
         The value, the gradient (k p,) by rows of W, and the upper triangle by rows of the
         curvature; with one-vs-rest, of each output's curvature (p, p).
     """
     outputs = inputs @ weights.T
-    count = weights.shape[0]
     if loss is HeadLoss.SQUARED:
         value = 0.5 * (outputs - targets).square().sum()
-        gradient = (outputs - targets).T @ inputs
-        square = inputs.T @ inputs
-        curvature = upper(torch.block_diag(*([square] * count)))
+        shares = outputs
     elif loss is HeadLoss.CROSS_ENTROPY:
         value = -(targets * outputs.log_softmax(1)).sum()
         shares = outputs.softmax(1)
-        gradient = (shares - targets).T @ inputs
-        curvature = upper(_softmax_curvature(inputs, shares))
     else:
-        signs = 2.0 * targets - 1.0
-        value = -torch.nn.functional.logsigmoid(signs * outputs).sum()
+        value = -torch.nn.functional.logsigmoid((2.0 * targets - 1.0) * outputs).sum()
         shares = outputs.sigmoid()
-        gradient = (shares - targets).T @ inputs
-        blocks = [inputs.T @ (column[:, None] * inputs) for column in (shares * (1 - shares)).T]
-        curvature = torch.cat([upper(block) for block in blocks])
-    return factor * torch.cat([value.reshape(1), gradient.reshape(-1), curvature])
+    parts = [value.reshape(1), ((shares - targets).T @ inputs).reshape(-1)]
+    if curvature:
+        parts.append(_curvature(loss, inputs, shares))
+    return factor * torch.cat(parts)
+
+
+def _curvature(loss: HeadLoss, inputs: Tensor, shares: Tensor) -> Tensor:
+    """Return the upper triangle of the curvature, or with one-vs-rest those of its blocks."""
+    if loss is HeadLoss.SQUARED:
+        return upper(torch.block_diag(*([inputs.T @ inputs] * shares.shape[1])))
+    if loss is HeadLoss.CROSS_ENTROPY:
+        return upper(_softmax_curvature(inputs, shares))
+    columns = (shares * (1 - shares)).T
+    return torch.cat([upper(inputs.T @ (column[:, None] * inputs)) for column in columns])
 
 
 def upper(matrix: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ HALVINGS = 30
 # A step that improves the gradient by less than this has reached the limit of rounding.
 IMPROVES = 0.5
 NEAR = 1e-6
+# Rounds of gradients alone, and the largest ratio of two gradients at which they still pay.
+MAX_ACCELERATED = 40
+PAYS = 0.6
+# Earlier steps that Anderson's method combines.
+HISTORY = 8
 
 
 class SingularError(ArithmeticError):
@@ -115,13 +120,78 @@ class Derivatives:
 
     def newton_step(self) -> FloatArray:
         """Return the step (d,) to the minimiser of the quadratic model."""
-        parts = np.split(self.gradient, np.cumsum([len(block) for block in self.blocks])[:-1])
+        return -Factors(self.blocks).solve(self.gradient)
+
+
+class Factors:
+    """The Cholesky factors of a block-diagonal, positive definite matrix."""
+
+    def __init__(self, blocks: Sequence[FloatArray]) -> None:
+        """Factor the blocks, in order."""
+        self._factors = [linalg.cho_factor(block, lower=True) for block in blocks]
+        self._cuts = np.cumsum([len(block) for block in blocks])[:-1]
+
+    def solve(self, vector: FloatArray) -> FloatArray:
+        """Return the inverse of the matrix times a vector (d,)."""
+        parts = np.split(vector, self._cuts)
         return np.concatenate(
-            [
-                -linalg.cho_solve(linalg.cho_factor(block, lower=True), part)
-                for block, part in zip(self.blocks, parts, strict=True)
-            ]
+            [linalg.cho_solve(f, part) for f, part in zip(self._factors, parts, strict=True)]
         )
+
+
+def accelerate(
+    gradient: Callable[[FloatArray], FloatArray],
+    start: FloatArray,
+    blocks: Sequence[FloatArray],
+    curvature: float,
+    *,
+    tolerance: float,
+    first: FloatArray | None = None,
+) -> HeadSolution:
+    """Minimise a strongly convex objective from gradients alone, with curvature that is known.
+
+    Steps are those of Newton's method with a curvature of another point or of other data, combined
+    by Anderson's method (Walker and Ni 2011): on a quadratic objective that is GMRES,
+    preconditioned by the known curvature.
+
+    Args:
+        gradient: Maps weights (d,) to the objective's gradient there.
+        start: Weights W (k, p) before the first step.
+        blocks: The blocks of a curvature near that of the objective.
+        curvature: A lower bound mu > 0 of the objective's curvature everywhere.
+        tolerance: The relative error at which to stop.
+        first: The gradient at the start, where it is known.
+
+    Returns:
+        The weights with the smallest gradient: before the tolerance is met where further rounds
+        would not pay.
+    """
+    factors = Factors(blocks)
+    point = start.reshape(-1)
+    here = gradient(point) if first is None else first
+    rounds, poor = 1, 0
+    best = HeadSolution(start, float(np.linalg.norm(here)), curvature, rounds)
+    residual = -factors.solve(here)
+    moves: list[FloatArray] = []
+    changes: list[FloatArray] = []
+    while best.relative_error > tolerance and rounds < MAX_ACCELERATED and poor < 2:
+        step = residual
+        if moves:
+            along = np.stack(changes, axis=1)
+            share = np.linalg.lstsq(along, residual, rcond=1e-12)[0]
+            step = residual - (np.stack(moves, axis=1) + along) @ share
+        point = point + step
+        there = gradient(point)
+        rounds += 1
+        norm = float(np.linalg.norm(there))
+        poor = poor + 1 if norm > PAYS * best.gradient_norm else 0
+        if norm < best.gradient_norm:
+            best = HeadSolution(point.reshape(start.shape), norm, curvature, rounds)
+        after = -factors.solve(there)
+        moves = [*moves, step][-HISTORY:]
+        changes = [*changes, after - residual][-HISTORY:]
+        residual = after
+    return HeadSolution(best.weights, best.gradient_norm, curvature, rounds)
 
 
 def minimise(
@@ -130,7 +200,6 @@ def minimise(
     curvature: float,
     *,
     tolerance: float = 0.0,
-    on_step: Callable[[int, FloatArray], None] | None = None,
 ) -> HeadSolution:
     """Minimise a strongly convex objective by Newton steps, halved until they decrease it.
 
@@ -139,7 +208,6 @@ def minimise(
         start: Weights W (k, p) before the first step.
         curvature: A lower bound mu > 0 of the curvature everywhere, such as the weight decay.
         tolerance: The relative error at which to stop; 0 to stop at the limit of rounding.
-        on_step: Called with the number of evaluations and the weights (k, p) after each step.
 
     Returns:
         The weights with the smallest gradient.
@@ -166,8 +234,6 @@ def minimise(
         improved = norm < IMPROVES * best_norm
         if norm < best_norm:
             best, best_norm = point, norm
-        if on_step is not None:
-            on_step(rounds, best.reshape(start.shape))
         if not improved and solution.relative_error < NEAR:
             break
     return HeadSolution(best.reshape(start.shape), best_norm, curvature, rounds)

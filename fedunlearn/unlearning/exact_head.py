@@ -18,8 +18,9 @@ records                       the nodes that hold them         the nodes that ho
 Where the model was trained in another way, as in a user's own app, ``solver`` names the objective:
 the model after the removal is then its minimiser over what stays, from the nodes that stay alone.
 
-Logistic and one-vs-rest: Newton steps on the retain set from the current weights, one round each
-with the nodes that stay, until the error is small enough. See solvers/linear_head.py for the bound.
+Logistic and one-vs-rest: steps on the retain set from the current weights, one round each with the
+nodes that stay, until the error is small enough. The curvature of the end of training is known, so
+that most rounds ask for gradients alone. See solvers/linear_head.py for steps and bound.
 """
 
 from __future__ import annotations
@@ -239,15 +240,16 @@ class ExactHead(UnlearningMethod[ExactHeadSettings]):
         objective = federation.objective(
             forget, weight_decay=settings.weight_decay, without=forget.leavers
         )
-        solution = newton_solution(
+        solution, blocks = newton_solution(
             objective,
             head,
             fitted.value.solution.weights if fitted else trained.weights,
             tolerance=self.settings.tolerance / 1e3,
+            known=fitted.value.blocks if fitted else (),
         )
         recorded = dict(trained.recorded)
         if fitted is not None:
-            value = HeadFit(solution, objective.retained)
+            value = HeadFit(solution, objective.retained, blocks=blocks)
             recorded[FittedHead()] = replace(fitted, value=value)
         return solution, recorded
 

@@ -58,7 +58,7 @@ ASKS: tuple[Ask, ...] = (
         for loss in HeadLoss
         for outputs, bias, unit in ((5, False, False), (1, True, True))
     ),
-    *(HeadDerivatives(Head(loss, 5, bias=False)) for loss in HeadLoss),
+    *(HeadDerivatives(Head(loss, 5, bias=False), loss is HeadLoss.SQUARED) for loss in HeadLoss),
 )
 
 

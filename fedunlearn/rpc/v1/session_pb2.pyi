@@ -227,10 +227,12 @@ class HeadMomentsQuestion(_message.Message):
     def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., by_label: _Optional[bool] = ...) -> None: ...
 
 class HeadDerivativesQuestion(_message.Message):
-    __slots__ = ("head",)
+    __slots__ = ("head", "without_curvature")
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CURVATURE_FIELD_NUMBER: _ClassVar[int]
     head: Head
-    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+    without_curvature: bool
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., without_curvature: _Optional[bool] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("share", "seed")
