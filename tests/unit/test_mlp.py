@@ -34,7 +34,7 @@ def test_a_scenario_names_them() -> None:
     [
         ({"name": "cnn", "hidden": [8]}, "model.hidden: is for name = 'mlp', not 'cnn'; leave it"),
         ({"hidden": []}, "model.hidden: "),
-        ({"hidden": [0]}, "must be greater than 0, not 0"),
+        ({"hidden": [0]}, "model.hidden.0: must be greater than 0"),
     ],
 )
 def test_hidden_layers_that_cannot_be_are_one_line(model: dict[str, object], says: str) -> None:
