@@ -11,6 +11,7 @@ import click
 from typing_extensions import override
 
 from fedunlearn.cli.compare import compare
+from fedunlearn.cli.evaluate import evaluate
 from fedunlearn.cli.keys import keys
 from fedunlearn.cli.ledger import ledger
 from fedunlearn.cli.models import models
@@ -53,6 +54,7 @@ def cli() -> None:
 cli.add_command(demo)
 cli.add_command(run)
 cli.add_command(compare)
+cli.add_command(evaluate)
 cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(schema)
