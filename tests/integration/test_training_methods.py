@@ -326,6 +326,15 @@ def test_fed_osd_moves_nowhere_where_everything_conflicts() -> None:
 
 
 @pytest.mark.parametrize("forget", [NODE, ForgetSet.of_samples(0.3, 1)], ids=["node", "samples"])
+def test_fed_osd_avoids_updates_that_are_nearly_alike() -> None:
+    others = torch.zeros(2, 500_000)
+    others[:, 0] = 1.0
+    others[1, 1] = 1e-3  # far above the rounding of float32, however long the vectors
+    step = orthogonal(torch.ones(500_000), others).double()
+    for other in others.double():
+        assert abs(float(step @ other)) <= 1e-6 * float(step.norm() * other.norm())
+
+
 def test_a_round_of_fed_osd_is_one_broadcast(forget: ForgetSet) -> None:
     def body(federation: Federation) -> tuple[int, int]:
         with federation.measure() as meter:
