@@ -18,13 +18,13 @@ counts as its gradient. For samples and classes, every node that holds some of t
 roles, which the paper does not have; then it is sent two messages in the same broadcast.
 
 What differs from the code: updates count as dependent below a singular value relative to the
-largest, where the code drops eigenvalues of the Gram matrix of gradients below 1e-6, in the units of
-the loss (with either, the code gives the same forget JS of 0.145 on ``fedosd_protocol``); batches
-are drawn anew in every epoch, where the code keeps those of the first; the rate of unlearning does
-not decay; and the first recovery round has the rate of recovery, where the code still takes that of
-unlearning. On ``fedosd_protocol``, at rates of 0.1 in ten rounds of each part, the code gives a
-forget JS of 0.097 to 0.145 over three orders of its batches, 0.084 to 0.110 where it draws them
-anew, and this class 0.092 to 0.139.
+largest, where the code drops eigenvalues of the Gram matrix of gradients below 1e-6, in the units
+of the loss (with either, the code gives the same forget JS of 0.145 on ``fedosd_protocol``);
+batches are drawn anew in every epoch, where the code keeps those of the first; the rate of
+unlearning does not decay; and the first recovery round has the rate of recovery, where the code
+still takes that of unlearning. On ``fedosd_protocol``, at rates of 0.1 in ten rounds of each part,
+the code gives a forget JS of 0.097 to 0.145 over three orders of its batches, 0.084 to 0.110 where
+it draws them anew, and this class 0.092 to 0.139.
 """
 
 from __future__ import annotations

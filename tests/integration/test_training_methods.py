@@ -325,7 +325,6 @@ def test_fed_osd_moves_nowhere_where_everything_conflicts() -> None:
     assert not orthogonal(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), others).any()
 
 
-@pytest.mark.parametrize("forget", [NODE, ForgetSet.of_samples(0.3, 1)], ids=["node", "samples"])
 def test_fed_osd_avoids_updates_that_are_nearly_alike() -> None:
     others = torch.zeros(2, 500_000)
     others[:, 0] = 1.0
@@ -335,6 +334,7 @@ def test_fed_osd_avoids_updates_that_are_nearly_alike() -> None:
         assert abs(float(step @ other)) <= 1e-6 * float(step.norm() * other.norm())
 
 
+@pytest.mark.parametrize("forget", [NODE, ForgetSet.of_samples(0.3, 1)], ids=["node", "samples"])
 def test_a_round_of_fed_osd_is_one_broadcast(forget: ForgetSet) -> None:
     def body(federation: Federation) -> tuple[int, int]:
         with federation.measure() as meter:
