@@ -28,7 +28,7 @@ _json_option = json_option("results.json")
 @_out_option
 @_json_option
 def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Train on digits over 10 nodes, let the largest leave, remove its influence, compare."""
+    """Train on digits, let the largest of ten nodes leave, remove its data, compare."""
     from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 
     settings = parse_scenario({}, overrides, "demo")

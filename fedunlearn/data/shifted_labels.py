@@ -3,8 +3,8 @@
 The labels of a share of a node's examples are shifted: class y becomes class (y + shift) modulo the
 number of classes. With a watermark it is the poisoning of Pan et al. 2025 (FedOSD, in its code
 ``FigRandBackdoor``): a shift by half of the classes on 80 % of the images, which carry a random
-pattern of grey pixels near the lower right corner. Without one, a model cannot tell these examples
-from those of other nodes that have the right labels.
+pattern of grey pixels near the lower right corner. Without one, these examples look like
+those of other nodes that have the right labels.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class ShiftedLabelsSettings(Settings):
         shift: Number that is added to the number of a class, modulo the number of classes; half of
             the number of classes where it is left out.
         watermark: Whether these examples, which have to be images, get a watermark of their node,
-            by which a model tells them apart.
+            by which a model distinguishes them.
     """
 
     nodes: SeveralNames | OneName = "largest"
