@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from fedunlearn.lab.board import load_board
 from fedunlearn.scenario.loading import load_scenario
 from fedunlearn.unlearning.registry import make_method, method_names
 
 FOLDER = Path(__file__).parents[2] / "simulations"
-SCENARIOS = sorted([*FOLDER.glob("*.toml"), *FOLDER.glob("full/*.toml")])
+BOARD = FOLDER / "leaderboard.toml"
+SCENARIOS = sorted({*FOLDER.glob("*.toml"), *FOLDER.glob("full/*.toml")} - {BOARD})
 PROMISED = {
     *("quickstart", "digits_node", "digits_class", "digits_samples", "digits_sequence"),
     *("fashion_mnist_node", "fashion_mnist_class", "fashion_mnist_samples"),
     *("fashion_mnist_sequence", "heart_hospitals", "cifar10_resnet18", "ag_news"),
+    *("fedosd_protocol", "fedosd_protocol_clean"),
 }
 
 
@@ -35,3 +38,13 @@ def test_every_method_is_compared_somewhere() -> None:
     (path,) = (path for path in SCENARIOS if path.stem == "digits_node")
     compared = set(load_scenario(path).settings.unlearning.methods)
     assert compared == set(method_names()) - {"retrain"}  # which is the last row of every table
+
+
+def test_every_scenario_and_method_of_the_leaderboard_is_known() -> None:
+    board = load_board(BOARD, quick=False)
+    assert set(board.settings.methods) == set(method_names()) - {"retrain"}
+    kinds = {loaded.settings.forget.kind for loaded in board.scenarios.values()}
+    assert kinds == {"node", "samples", "class"}
+    assert any(loaded.settings.forget.sequential for loaded in board.scenarios.values())
+    assert len(board.settings.groups) >= 5
+    assert set(load_board(BOARD, quick=True).scenarios) == {"digits-node", "digits-10%"}
