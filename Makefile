@@ -22,7 +22,7 @@ NEWER := flwr|certifi|uv
 FLOWER_TESTS := $(addprefix tests/,integration/test_engine.py integration/test_flower_sessions.py \
 	integration/test_training.py integration/test_transports.py acceptance/test_work.py)
 
-.PHONY: install demo test test-newest check fuzz lint bench deployment dist docs protos clean
+.PHONY: install demo test test-newest check fuzz lint bench leaderboard deployment dist docs protos clean
 
 install: $(STAMP)
 
@@ -50,6 +50,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The leaderboard of docs/: resumes where it was interrupted. BOARD_OPTIONS="--quick" for the small one.
+leaderboard: install
+	$(BIN)/fedunlearn leaderboard simulations/leaderboard.toml $(BOARD_OPTIONS) --out leaderboard
+	cp leaderboard/leaderboard.md leaderboard/leaderboard.json docs/
 
 # The tests that Flower runs in, with the newest Flower that pyproject.toml allows; not part of CI.
 test-newest:

@@ -11,7 +11,9 @@ import click
 from typing_extensions import override
 
 from fedunlearn.cli.compare import compare
+from fedunlearn.cli.evaluate import evaluate
 from fedunlearn.cli.keys import keys
+from fedunlearn.cli.leaderboard import leaderboard
 from fedunlearn.cli.ledger import ledger
 from fedunlearn.cli.models import models
 from fedunlearn.cli.receipts import receipt
@@ -53,7 +55,9 @@ def cli() -> None:
 cli.add_command(demo)
 cli.add_command(run)
 cli.add_command(compare)
+cli.add_command(evaluate)
 cli.add_command(tune)
+cli.add_command(leaderboard)
 cli.add_command(report)
 cli.add_command(schema)
 cli.add_command(serve)

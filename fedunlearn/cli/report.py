@@ -40,10 +40,11 @@ def report(results: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("document", type=click.Choice(["results", "comparison", "tuning"]))
+@click.argument("document", type=click.Choice(["results", "comparison", "tuning", "leaderboard"]))
 def schema(document: str) -> None:
-    """Print the JSON schema of results.json, comparison.json or tuning.json."""
+    """Print the JSON schema of results, comparison, tuning or leaderboard.json."""
     from fedunlearn.reporting.documents import Versioned
+    from fedunlearn.reporting.leaderboard import Leaderboard
     from fedunlearn.reporting.results import Results
     from fedunlearn.reporting.seed_summary import Comparison
     from fedunlearn.reporting.tuning_results import Tuning
@@ -52,5 +53,6 @@ def schema(document: str) -> None:
         "results": Results,
         "comparison": Comparison,
         "tuning": Tuning,
+        "leaderboard": Leaderboard,
     }
     click.echo(json.dumps(models[document].model_json_schema(), indent=2))

@@ -28,7 +28,7 @@ _json_option = json_option("results.json")
 @_out_option
 @_json_option
 def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Train on digits over 10 nodes, let the largest leave, remove its influence, compare."""
+    """Train on digits, let the largest of ten nodes leave, remove its data, compare."""
     from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 
     settings = parse_scenario({}, overrides, "demo")
@@ -39,7 +39,7 @@ def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
 
     with terminal_progress() as progress:
         demonstrated = demonstrate(loaded, transport="flower", progress=progress)
-    _write(demonstrated.measured, out, demonstrated.files, as_json)
+    write_run(demonstrated.measured, out, demonstrated.files, as_json)
     if demonstrated.failure:
         raise VerificationError(f"not every request was removed: {demonstrated.failure}")
 
@@ -54,25 +54,40 @@ def demo(overrides: tuple[str, ...], out: Path, as_json: bool) -> None:
     show_default=True,
     help="Nodes in this process, or on Flower's simulation engine.",
 )
+@click.option(
+    "--save-models",
+    "save_to",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Folder for the models and the data as safetensors files, from which other code starts.",
+)
 @_out_option
 @_json_option
 def run(
-    scenario: Path, overrides: tuple[str, ...], transport: Transport, out: Path, as_json: bool
+    scenario: Path,
+    overrides: tuple[str, ...],
+    transport: Transport,
+    save_to: Path | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Run one scenario: train, unlearn, retrain, compare."""
     from fedunlearn.scenario.loading import load_scenario
 
     loaded = load_scenario(scenario, overrides)
     require_writable(out)
+    if save_to is not None:
+        require_writable(save_to, "--save-models")
     from fedunlearn.cli.progress import terminal_progress
     from fedunlearn.lab.run import run_scenario
 
     with terminal_progress() as progress:
-        measured = run_scenario(loaded, transport=transport, progress=progress)
-    _write(measured, out, {}, as_json)
+        measured = run_scenario(loaded, transport=transport, progress=progress, save_to=save_to)
+    write_run(measured, out, {}, as_json)
 
 
-def _write(measured: Measured, out: Path, beside: Mapping[str, str], as_json: bool) -> None:
+def write_run(measured: Measured, out: Path, beside: Mapping[str, str], as_json: bool) -> None:
     """Write results, report and the files beside them, and print the table."""
     from fedunlearn.reporting.report import render_report
     from fedunlearn.reporting.seed_summary import summarise

@@ -81,5 +81,8 @@ def tune(
         score = "unknown" if best.score is None else f"{best.score:.4f}"
         click.echo(f"[unlearning.{name}]  # score {score}, best of {1 + len(others)}")
         for key, value in best.settings.items():
-            click.echo(f"{key} = {toml(value)}")
+            if value is None:
+                click.echo(f"# {key} is left out")
+            else:
+                click.echo(f"{key} = {toml(value)}")
     click.echo(f"\n{out / 'tuning.json'}")

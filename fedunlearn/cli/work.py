@@ -72,7 +72,7 @@ def work(
     once: bool,
     name: str | None,
 ) -> None:
-    """Carry out due requests in a scenario's simulation or, with --app, in a Flower app.
+    """Carry out due requests in a scenario's simulation or, with --app, a Flower app.
 
     Prints one line for each job. If the state folder has no model, the first model is trained
     before. The method is the scenario's first, or the one in [tool.fedunlearn] of the app's

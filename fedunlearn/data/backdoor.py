@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedunlearn.errors import ScenarioError
+from fedunlearn.names import Name
 from fedunlearn.scenario.data import BackdoorSettings, DataSettings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def plant(split: Split, settings: DataSettings) -> Split:
     target = target_of(split, backdoor)
     _require_fitting(split, backdoor, target)
     inputs, targets = split.inputs.clone(), split.targets.clone()
-    for node in planters(split, backdoor):
+    for node in nodes_of(split, backdoor.nodes, "data.backdoor.nodes"):
         others = split.nodes[node][(targets[split.nodes[node]] != target).numpy()]
         if not len(others):
             raise ScenarioError(
@@ -79,12 +80,18 @@ def target_of(split: Split, backdoor: BackdoorSettings) -> int:
     return split.labels.number(backdoor.target, "data.backdoor.target")
 
 
-def planters(split: Split, backdoor: BackdoorSettings) -> list[int]:
-    """Return the numbers of the nodes that plant a backdoor, ascending."""
-    if backdoor.nodes == "largest":
+def nodes_of(split: Split, named: tuple[Name, ...] | Name, key: str) -> list[int]:
+    """Return the numbers of the nodes whose data are changed, ascending.
+
+    Args:
+        split: The nodes and their names.
+        named: Names of nodes, or ``largest`` for the node with most examples.
+        key: The key of the scenario that names them, for errors.
+    """
+    if named == "largest":
         return [int(np.argmax([len(node) for node in split.nodes]))]  # of several the first
-    named = backdoor.nodes if isinstance(backdoor.nodes, tuple) else (backdoor.nodes,)
-    return sorted({split.node_names.number(name, "data.backdoor.nodes") for name in named})
+    names = named if isinstance(named, tuple) else (named,)
+    return sorted({split.node_names.number(name, key) for name in names})
 
 
 def with_trigger(images: Tensor) -> Tensor:

@@ -110,8 +110,60 @@ def pathological(
         others = np.setdiff1d(np.arange(len(values)), own)
         for number in (*own, *generator.permutation(others)[: classes_per_node - len(own)]):
             holders[number].append(node)
+    return _dealt(labels, holders, nodes, generator)
+
+
+def consecutive(
+    labels: NDArray[np.int64], nodes: int, classes_per_node: int, seed: int
+) -> list[Indices]:
+    """Let nodes in succession hold the same few classes, in the order of the classes.
+
+    The first nodes hold the first ``classes_per_node`` classes, the next nodes the next classes,
+    and so on: the layout of the code of Pan et al. 2025 (FedOSD), in which every class of a node
+    that leaves has another holder. The examples of a class are dealt out in equal shares.
+
+    Args:
+        labels: (n,).
+        nodes: Number of nodes.
+        classes_per_node: Number of classes of each node.
+        seed: Seed of the draw of examples.
+
+    Returns:
+        The indices of each node, ascending.
+
+    Raises:
+        ScenarioError: The classes are no multiple of those of a node, there are fewer nodes than
+            groups of classes, or too few examples of a class for the nodes that have it.
+    """
+    values = np.unique(labels)
+    groups = len(values) // classes_per_node
+    if groups * classes_per_node != len(values):
+        raise ScenarioError(
+            f"data.classes-per-node: {classes_per_node}, but class-order = 'consecutive' needs a "
+            f"divisor of the {len(values)} classes; give one, or class-order = 'drawn'"
+        )
+    if nodes < groups:
+        raise ScenarioError(
+            f"data.classes-per-node: {classes_per_node} on {nodes} nodes leaves some of "
+            f"{len(values)} classes without a node; raise it or data.nodes"
+        )
+    group_of = [node * groups // nodes for node in range(nodes)]
+    holders = [
+        [node for node in range(nodes) if group_of[node] == number // classes_per_node]
+        for number in range(len(values))
+    ]
+    return _dealt(labels, holders, nodes, np.random.default_rng(seed))
+
+
+def _dealt(
+    labels: NDArray[np.int64],
+    holders: list[list[int]],
+    nodes: int,
+    generator: np.random.Generator,
+) -> list[Indices]:
+    """Deal the examples of each class out in equal shares over the nodes that hold it."""
     parts: list[list[Indices]] = [[] for _ in range(nodes)]
-    for value, having in zip(values, holders, strict=True):
+    for value, having in zip(np.unique(labels), holders, strict=True):
         examples = generator.permutation(np.flatnonzero(labels == value))
         if len(examples) < len(having):
             raise ScenarioError(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fedunlearn.data.backdoor import plant
 from fedunlearn.data.draw import Indices, at_most
-from fedunlearn.data.partition import dirichlet, iid, natural, pathological
+from fedunlearn.data.partition import consecutive, dirichlet, iid, natural, pathological
 from fedunlearn.data.scenario_data import read
+from fedunlearn.data.shifted_labels import shift_labels
 from fedunlearn.errors import ScenarioError
 from fedunlearn.names import Names
 from fedunlearn.scenario.data import DataSettings
@@ -54,7 +55,7 @@ class Split:
 
 @lru_cache(maxsize=8)
 def load_split(settings: DataSettings) -> Split:
-    """Load a data set, spread it over nodes, and plant the backdoor that the settings ask for.
+    """Load a data set and spread it over nodes, with wrong labels and a backdoor where wanted.
 
     Returns:
         All examples and who holds them; the same for the same settings.
@@ -70,7 +71,8 @@ def load_split(settings: DataSettings) -> Split:
     nodes = tuple(_spread(train[1], groups, settings))
     named = source.nodes if settings.partition == "natural" else None
     names = named or Names.numbered("node", len(nodes))
-    return plant(Split(*train, *source.test, nodes, source.class_names, names), settings)
+    split = Split(*train, *source.test, nodes, source.class_names, names)
+    return plant(shift_labels(split, settings), settings)
 
 
 def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> list[Indices]:
@@ -85,7 +87,8 @@ def _spread(targets: Tensor, groups: Indices | None, settings: DataSettings) -> 
         return iid(count, nodes, settings.seed)
     if settings.partition == "pathological":
         assert settings.classes_per_node is not None  # the settings have a default
-        return pathological(targets.numpy(), nodes, settings.classes_per_node, settings.seed)
+        assign = consecutive if settings.class_order == "consecutive" else pathological
+        return assign(targets.numpy(), nodes, settings.classes_per_node, settings.seed)
     return dirichlet(targets.numpy(), nodes, settings.alpha, settings.seed)
 
 

@@ -73,6 +73,7 @@ class MeterStack:
     def __init__(self) -> None:
         """Start without a meter."""
         self._running: list[Meter] = []
+        self._in_one_round = False
 
     @contextmanager
     def measure(self) -> Iterator[Meter]:
@@ -84,8 +85,20 @@ class MeterStack:
         finally:
             self._running.remove(meter)
 
+    @contextmanager
+    def one_round(self) -> Iterator[None]:
+        """Count all broadcasts inside the block as one: they do not depend on each other."""
+        self.count_round()
+        self._in_one_round = True
+        try:
+            yield
+        finally:
+            self._in_one_round = False
+
     def count_round(self) -> None:
         """Count one broadcast."""
+        if self._in_one_round:
+            return
         for meter in self._running:
             meter.rounds += 1
 

@@ -348,14 +348,39 @@ class Federation:
         Returns:
             The results by node, ascending.
         """
-        results: dict[int, LocalResult] = {}
+        (results,) = self.train_roles(start, plan)
+        return results
 
-        def collect(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
-            results.update(local)
+    def train_roles(self, start: Tensor, *plans: TrainingPlan) -> list[dict[int, LocalResult]]:
+        """Run one round in which nodes train by several plans, without averaging.
 
-        self.trainer.train(start, replace(plan, rounds=1), lambda *_: None, collect)
+        The plans begin at the same weights and do not depend on each other, so that they count
+        as one broadcast, in which a node is sent each plan under which it has examples.
+
+        Args:
+            start: Weights (d,) from which every node starts.
+            plans: The training plans, of each of which the first round is run.
+
+        Returns:
+            For each plan the results by node, ascending.
+        """
+        found: list[dict[int, LocalResult]] = []
+        with self.meters.one_round():
+            for plan in plans:
+                results: dict[int, LocalResult] = {}
+
+                def collect(
+                    number: int,
+                    before: Tensor,
+                    local: Mapping[int, LocalResult],
+                    into: dict[int, LocalResult] = results,
+                ) -> None:
+                    into.update(local)
+
+                self.trainer.train(start, replace(plan, rounds=1), lambda *_: None, collect)
+                found.append(dict(sorted(results.items())))
         self.progress.advance()
-        return dict(sorted(results.items()))
+        return found
 
     @contextmanager
     def measure(self) -> Iterator[Meter]:

@@ -266,15 +266,20 @@ class FederatedObjective(FederatedRounds):
         sums = self.ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
         return self._mean(sums.pop(Part.RETAIN), self.mass(Part.RETAIN), vectors)
 
-    def curvatures(
-        self, weights: Tensor, vectors: Tensor, curvature: Curvature
-    ) -> dict[Part, Tensor]:
-        """Multiply each part's curvature at weights (d,) with each of vectors (k, d): one round.
+    def forgotten_products(
+        self,
+        weights: Tensor,
+        vectors: Tensor,
+        curvature: Curvature,
+        sample: Sample | None = None,
+    ) -> Tensor:
+        """Multiply the forget set's curvature at weights (d,) with vectors (k, d): one round.
 
         Returns:
-            Weighted sums over the examples of each part, (k, d), without the regulariser.
+            Weighted sums over the forget set, (k, d), float64, without the regulariser.
         """
-        return self.ask(weights, Products(curvature), tuple(Part), vectors)
+        ask = Products(curvature)
+        return self.ask(weights, ask, (Part.FORGET,), vectors, sample)[Part.FORGET]
 
     def group_gradients(
         self, weights: Tensor, *, by_label: bool

@@ -16,6 +16,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -80,9 +81,48 @@ def compare_scenarios(
     """
     runs = [with_seed(loaded, number) for loaded in scenarios for number in numbers]
     plans = [RunPlan(run, prepared(run)) for run in runs]
+    run_plans(plans, store=store, processes=processes, progress=progress, label="comparing")
+    results = iter([plan.measured.results for plan in plans if plan.measured is not None])
+    return [[next(results) for _ in numbers] for _ in scenarios]
+
+
+class Plan(Protocol):
+    """Jobs, some of which may begin only when others are done."""
+
+    jobs: int
+
+    def first(self) -> list[Job]:
+        """Return the jobs that need no other."""
+        ...
+
+    def after(self, job: Job, result: JobResult) -> list[Job]:
+        """Return the jobs that may begin now that one is done."""
+        ...
+
+
+def run_plans(
+    plans: Sequence[Plan],
+    *,
+    store: FolderStore,
+    processes: int,
+    progress: Progress,
+    label: str,
+) -> None:
+    """Run the jobs of some plans, each once.
+
+    Args:
+        plans: The plans.
+        store: See ``compare_scenarios``.
+        processes: See ``compare_scenarios``.
+        progress: See ``compare_scenarios``.
+        label: Label of the progress bar.
+
+    Raises:
+        FederationError: A job failed; the results of those before it are stored.
+    """
     jobs = sum(plan.jobs for plan in plans)
-    with progress.piece("comparing", jobs), _workers(processes, store) as submit:
-        waiting: dict[Future[JobResult], tuple[RunPlan, Job]] = {}
+    with progress.piece(label, jobs), _workers(processes, store) as submit:
+        waiting: dict[Future[JobResult], tuple[Plan, Job]] = {}
         for plan in plans:
             waiting |= {submit(job): (plan, job) for job in plan.first()}
         while waiting:
@@ -92,8 +132,6 @@ def compare_scenarios(
                 result = _result(future)
                 progress.advance()
                 waiting |= {submit(more): (plan, more) for more in plan.after(job, result)}
-    results = iter([plan.measured.results for plan in plans if plan.measured is not None])
-    return [[next(results) for _ in numbers] for _ in scenarios]
 
 
 def _result(future: Future[JobResult]) -> JobResult:

@@ -184,7 +184,7 @@ class Measure(Job):
         ]
         oracles = [
             [
-                _found(store.model(model_key(experiment, seed, forget)))
+                found(store.model(model_key(experiment, seed, forget)))
                 for seed in experiment.oracle_seeds
             ]
             for forget in experiment.requests
@@ -206,15 +206,23 @@ def replica_of(experiment: Experiment, store: ResultStore, seed: int, budgets: B
     Returns:
         The replica.
     """
-    trained = _found(store.model(model_key(experiment, seed, None))).weights
+    trained = found(store.model(model_key(experiment, seed, None))).weights
     outcomes: dict[str, tuple[RequestOutcome, ...]] = {}
     for name in experiment.methods:
         key = outcomes_key(experiment, seed, name, budgets if outcomes else None)
-        outcomes[name] = _found(store.outcomes(key))
+        outcomes[name] = found(store.outcomes(key))
     return Replica(trained, outcomes)
 
 
-def _found(stored: T | None) -> T:
+def found(stored: T | None) -> T:
+    """Return a stored result.
+
+    Args:
+        stored: What the store gave.
+
+    Raises:
+        FederationError: It is not there any more.
+    """
     if stored is None:
         raise FederationError("a stored result is gone; did another program change the cache?")
     return stored

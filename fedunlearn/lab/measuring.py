@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from fedunlearn.evaluation.oracles import Oracles
 from fedunlearn.evaluation.relearning import relearn_epochs
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.federations import Federations
+from fedunlearn.lab.foreign_model import ForeignModel
 from fedunlearn.lab.model_outputs import outputs_of
 from fedunlearn.lab.predictions import collect_predictions
 from fedunlearn.lab.stages import FittedModel, Replica, RequestOutcome
@@ -64,6 +66,7 @@ def measure(
     replicas: Sequence[Replica],
     oracles: Sequence[Sequence[FittedModel]],
     environment: Environment,
+    foreign: Mapping[str, ForeignModel] = MappingProxyType({}),
 ) -> Measured:
     """Measure every model of a run against the retrained ones.
 
@@ -74,6 +77,7 @@ def measure(
             Each shares initialisation and order with the replica in its place, those after the
             replicas with none.
         environment: The software and hardware.
+        foreign: Models that other code unlearned, by the names under which they are shown.
 
     Returns:
         Results and predictions.
@@ -83,7 +87,7 @@ def measure(
     predictions: list[ForgetSetPredictions] = []
     for index in range(len(experiment.requests)):
         measuring = _Request(experiment, workspace, index, replicas, oracles[index])
-        request, shown = measuring.measured()
+        request, shown = measuring.measured(foreign)
         requests.append(request)
         predictions.append(shown)
     results = Results(
@@ -134,13 +138,19 @@ class _Request:
         predicted = [self._predict(oracle.weights) for oracle in oracles]
         self._oracles = Oracles(predicted, self._parts, len(replicas))
 
-    def measured(self) -> tuple[RequestResults, ForgetSetPredictions]:
+    def measured(
+        self, foreign: Mapping[str, ForeignModel]
+    ) -> tuple[RequestResults, ForgetSetPredictions]:
         """Return the request's entry of the results, and predictions for the report."""
         shown: dict[str, Predictions] = {}
         trained, shown[TRAINED] = self._several(self._trained)
         methods: dict[str, MethodResults] = {}
         for name, outcomes in self._outcomes.items():
             methods[name], shown[name] = self._method(outcomes)
+        for name, model in foreign.items():
+            with model.loaded_into(self._workspace):
+                metrics, shown[name] = self._several([model.weights])
+            methods[name] = MethodResults.model_validate(metrics | model.described())
         shown[RETRAINED] = self._oracles.first
         retrained = self._one(self._retrained.weights, self._oracles.first)
         request = RequestResults(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
 
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.trained_model import TrainedModel
@@ -14,6 +18,7 @@ from fedunlearn.lab.measuring import Measured
 from fedunlearn.lab.result_keys import model_key
 from fedunlearn.lab.result_store import MemoryStore
 from fedunlearn.lab.run_plan import RunPlan
+from fedunlearn.lab.saved_models import save_models
 from fedunlearn.lab.stages import RequestOutcome
 from fedunlearn.named_errors import errors_by_name
 from fedunlearn.progress import Progress
@@ -28,15 +33,22 @@ class Run:
         measured: Results and predictions.
         trained: The scenario's own model with its recordings, before any request.
         outcomes: The outcomes of the first method on that model, one for each request.
+        models: Weights (d,) by name: ``initial``, ``trained``, ``retrained`` and the methods', the
+            last two after the last request.
     """
 
     measured: Measured
     trained: TrainedModel
     outcomes: tuple[RequestOutcome, ...]
+    models: Mapping[str, Tensor]
 
 
 def run_scenario(
-    loaded: LoadedScenario, *, transport: TransportName, progress: Progress
+    loaded: LoadedScenario,
+    *,
+    transport: TransportName,
+    progress: Progress,
+    save_to: Path | None = None,
 ) -> Measured:
     """Run a scenario: train, unlearn by every method, retrain, measure.
 
@@ -46,6 +58,7 @@ def run_scenario(
         loaded: The scenario.
         transport: ``inline`` or ``flower``.
         progress: Receives the progress of training, rounds and retraining.
+        save_to: Folder for the models and the data, for other code; None for none.
 
     Returns:
         Results and predictions.
@@ -57,13 +70,16 @@ def run_scenario(
     experiment = Experiment.prepare(loaded)
     names = experiment.task.split.node_names
     with errors_by_name(names):
-        return simulate(
+        run = simulate(
             experiment.task,
             len(names),
-            lambda federation: run_in(loaded, experiment, federation, transport).measured,
+            lambda federation: run_in(loaded, experiment, federation, transport),
             transport=transport,
             progress=progress,
         )
+    if save_to is not None:
+        save_models(experiment, run.models, save_to)
+    return run.measured
 
 
 def run_in(
@@ -94,4 +110,12 @@ def run_in(
     trained = store.recorded(model_key(experiment, seed, None))
     assert trained is not None and plan.measured is not None  # all jobs are done
     replica = replica_of(experiment, store, seed, plan.budgets)
-    return Run(plan.measured, trained, next(iter(replica.outcomes.values())))
+    oracle = store.model(model_key(experiment, seed, experiment.requests[-1]))
+    assert oracle is not None
+    models = {
+        "initial": trained.start,
+        "trained": trained.weights,
+        "retrained": oracle.weights,
+        **{name: outcomes[-1].weights for name, outcomes in replica.outcomes.items()},
+    }
+    return Run(plan.measured, trained, next(iter(replica.outcomes.values())), models)

@@ -50,7 +50,7 @@ class ScenarioTask:
     def model(self) -> nn.Module:
         """A new network."""
         split = self.split
-        return make_model(self._model.name, split.inputs, split.classes)
+        return make_model(self._model.name, split.inputs, split.classes, self._model.hidden)
 
     def data(self, node: int) -> tuple[Tensor, Tensor]:
         """A node's inputs and targets."""

@@ -1,9 +1,10 @@
 """Search for the settings of methods: the same number of trials for each, on seeds of their own.
 
-Every method defines a grid in its file. A trial is one point of it; where a grid has more points
-than trials are allowed, trials are drawn. A trial's score is the mean, over seeds and requests, of
-forget JS plus retain JS: the distance from the retrained model on the forget set and on the retain
-set. A method without a grid has a single trial with its settings in the scenario.
+Every method defines a grid in its file, with its defaults among the points. A trial is one point of
+it; where a grid has more points than trials are allowed, trials are drawn, the defaults always. A
+trial's score is the mean, over seeds and requests, of forget JS plus retain JS: the distance from
+the retrained model on the forget set and on the retain set. A method without a grid has a single
+trial with its settings in the scenario.
 """
 
 from __future__ import annotations
@@ -97,13 +98,20 @@ def tune_methods(
 
 
 def grid_points(method: UnlearningMethod[Any], trials: int) -> list[dict[str, object]]:
-    """Return at most ``trials`` points of a method's grid; one empty point without a grid."""
+    """Return at most ``trials`` points of a method's grid; one empty point without a grid.
+
+    The defaults are always among them, where they are a point of the grid.
+    """
     grid = method.grid
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(points) <= trials:
         return points
-    chosen = sorted(random.Random(0).sample(range(len(points)), trials))
-    return [points[number] for number in chosen]
+    defaults = type(method)().settings.model_dump(by_alias=True)
+    own = {key: defaults[key] for key in grid}
+    held = [number for number, point in enumerate(points) if point == own]
+    others = [number for number in range(len(points)) if number not in held]
+    chosen = random.Random(0).sample(others, trials - len(held))
+    return [points[number] for number in sorted(held + chosen)]
 
 
 def _score(results: Results, method: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,14 @@ def logistic(shape: Shape, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), classes))
 
 
-def mlp(shape: Shape, classes: int) -> nn.Module:
-    """One hidden layer of 32 rectified units."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(_size(shape), 32), nn.ReLU(), nn.Linear(32, classes)
-    )
+def mlp(shape: Shape, classes: int, hidden: Sequence[int] = (32,)) -> nn.Module:
+    """Hidden layers of rectified units; one of 32 by default."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = _size(shape)
+    for width in hidden:
+        layers += [nn.Linear(size, width), nn.ReLU()]
+        size = width
+    return nn.Sequential(*layers, nn.Linear(size, classes))
 
 
 def cnn(shape: Shape, classes: int) -> nn.Module:
@@ -77,13 +80,16 @@ MODELS: dict[str, Factory] = {
 OF_TOKENS = ("text", "text-adapters")
 
 
-def make_model(name: str, inputs: Tensor, classes: int) -> nn.Module:
+def make_model(
+    name: str, inputs: Tensor, classes: int, hidden: Sequence[int] | None = None
+) -> nn.Module:
     """Make a network for some inputs.
 
     Args:
         name: Name of the network, as for ``find_factory``.
         inputs: Some examples (n, ...): images or features, or token ids as int64.
         classes: How many.
+        hidden: mlp: widths of its hidden layers; None for its default, and for other networks.
 
     Returns:
         The network, with weights drawn from torch's global generator.
@@ -104,7 +110,8 @@ def make_model(name: str, inputs: Tensor, classes: int) -> nn.Module:
                 f"model.name: {name} takes no token ids, which data.text makes; use "
                 f"{' or '.join(OF_TOKENS)}"
             )
-    return factory(tuple(inputs.shape[1:]), classes)
+    shape = tuple(inputs.shape[1:])
+    return factory(shape, classes) if hidden is None else mlp(shape, classes, hidden)
 
 
 def find_factory(name: str) -> Factory:

@@ -80,10 +80,15 @@ class CurvePoint(Sparse):
     forget_js: Measured = None
 
 
-class MethodResults(Metrics, Spent):
+class MethodResults(Metrics):
     """The model after one method, with its cost.
 
     Attributes:
+        rounds: Number of broadcasts; absent, as the rest of the cost, for a model of other code.
+        bytes_up: Bytes from the nodes to the server.
+        bytes_down: Bytes from the server to the nodes.
+        gradient_equivalents: Client compute.
+        seconds: Wall time.
         status: How the method ended, with the remedy where there is one.
         claim: What may be claimed of the model.
         recording: The cost of recording for the method when training ended, not counted above.
@@ -92,6 +97,11 @@ class MethodResults(Metrics, Spent):
         details: What the method reports of its own computation.
     """
 
+    rounds: Count | None = None
+    bytes_up: Count | None = None
+    bytes_down: Count | None = None
+    gradient_equivalents: float | None = None
+    seconds: float | None = None
     status: str
     claim: str
     recording: Spent | None = None

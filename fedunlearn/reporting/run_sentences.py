@@ -60,7 +60,9 @@ def finding(request: RequestResults, name: str, recovery: int) -> str:
         return "gave a model whose predictions are not numbers. Do not use it."
     verb = "lowers" if after < before else "leaves" if after == before else "raises"
     change = f"at {_js(after)}" if after == before else f"from {_js(before)} to {_js(after)}"
-    text = f"{verb} forget JS {change} in {formatted('rounds', entry.rounds)} rounds"
+    text = f"{verb} forget JS {change}"
+    if entry.rounds is not None:
+        text += f" in {formatted('rounds', entry.rounds)} rounds"
     if entry.before_recovery is not None:
         first = _js(entry.before_recovery.forget_js)
         text += f", the last {recovery} of them recovery ({first} before)"

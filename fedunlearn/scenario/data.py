@@ -63,6 +63,24 @@ class BackdoorSettings(Settings):
     target: OneName = 0
 
 
+class ShiftedLabelsSettings(Settings):
+    """Wrong labels in the training data of some nodes, so that their removal can be measured.
+
+    Attributes:
+        nodes: Names of the nodes whose labels are shifted, or the node with most examples.
+        share: Share of their examples that get a wrong label; at least one example.
+        shift: Number that is added to the number of a class, modulo the number of classes; half of
+            the number of classes where it is left out.
+        watermark: Whether these examples, which have to be images, get a watermark of their node,
+            by which a model distinguishes them.
+    """
+
+    nodes: SeveralNames | OneName = "largest"
+    share: Share = 0.8
+    shift: Annotated[int, Field(gt=0)] | None = None
+    watermark: bool = False
+
+
 class DataSettings(Settings):
     """The examples and their partition over the nodes.
 
@@ -83,10 +101,13 @@ class DataSettings(Settings):
         partition: The rule of the partition over the nodes.
         alpha: dirichlet: its concentration.
         classes_per_node: pathological: number of classes of a node; else None.
+        class_order: pathological: how classes are assigned to nodes, ``drawn`` or
+            ``consecutive``; else None.
         by: natural: the column that names the node; never a feature.
         nodes: Number of nodes; natural: None until the data has been read.
         seed: Seed of all draws of the data.
         backdoor: The backdoor in the data of some nodes, if there is one.
+        shifted_labels: The wrong labels in the data of some nodes, if there are some.
     """
 
     name: str = "digits"
@@ -102,10 +123,12 @@ class DataSettings(Settings):
     partition: Literal["iid", "dirichlet", "pathological", "natural"] = "dirichlet"
     alpha: Positive = 0.1
     classes_per_node: Annotated[int, Field(ge=1)] | None = None
+    class_order: Literal["drawn", "consecutive"] | None = None
     by: str | None = None
     nodes: Annotated[int, Field(ge=2)] | None = None
     seed: Seed = 0
     backdoor: BackdoorSettings | None = None
+    shifted_labels: ShiftedLabelsSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -179,15 +202,32 @@ class DataSettings(Settings):
             raise ValueError(
                 "by: is required for partition = 'natural'; give the column that names the node"
             )
-        if self.partition != "pathological" and self.classes_per_node is not None:
-            raise ValueError(
-                f"classes-per-node: is for partition = 'pathological', not {self.partition!r}; "
-                "leave it out"
-            )
+        of_classes = {
+            "classes-per-node": self.classes_per_node,
+            "class-order": self.class_order,
+        }
+        for key, given in of_classes.items():
+            if self.partition != "pathological" and given is not None:
+                raise ValueError(
+                    f"{key}: is for partition = 'pathological', not {self.partition!r}; leave it "
+                    "out"
+                )
         return self
 
 
 class ModelSettings(Settings):
-    """The network that is trained."""
+    """The network that is trained.
+
+    Attributes:
+        name: Name of the network, or ``package.module:factory``.
+        hidden: mlp: widths of its hidden layers; one of 32 units where they are left out.
+    """
 
     name: str = "mlp"
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(None, strict=False, min_length=1)
+
+    @model_validator(mode="after")
+    def _hidden_layers_of_the_mlp(self) -> ModelSettings:
+        if self.hidden is not None and self.name != "mlp":
+            raise ValueError(f"hidden: is for name = 'mlp', not {self.name!r}; leave it out")
+        return self

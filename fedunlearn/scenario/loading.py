@@ -19,7 +19,15 @@ from fedunlearn.toml import read_toml
 TomlTable = dict[str, object]
 
 # Keys whose values are names of nodes or classes.
-NAMES = frozenset({"forget.class", "forget.nodes", "data.backdoor.nodes", "data.backdoor.target"})
+NAMES = frozenset(
+    {
+        "forget.class",
+        "forget.nodes",
+        "data.backdoor.nodes",
+        "data.backdoor.target",
+        "data.shifted-labels.nodes",
+    }
+)
 # An item of a list: a text in quotes, which may contain commas, or the text between two commas.
 _ITEM = re.compile(r"""\s*"(?:[^"\\]|\\.)*"|\s*'[^']*'|[^,]+""")
 

@@ -36,32 +36,33 @@ from fedunlearn.model_state import ModelState
 from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import Sample
 from fedunlearn.recording.checkpoints import Checkpoints, TrainingCheckpoints
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.recording import Recording
 from fedunlearn.risk.products import Curvature
 from fedunlearn.settings import Positive, Settings
 from fedunlearn.solvers.cubic import solve_reduced
-from fedunlearn.solvers.lanczos import KrylovBasis
+from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
 from fedunlearn.solvers.weight import weight_of_damping
 from fedunlearn.unlearning.cubic_newton import CubicNewton
 from fedunlearn.unlearning.expected_distance import after_rounds, after_step
-from fedunlearn.unlearning.influence import Influence
+from fedunlearn.unlearning.influence import Influence, open_influence
 from fedunlearn.unlearning.instant_cubic_newton import InstantCubicNewton
 from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
 from fedunlearn.unlearning.remaining_training import earliest_start, remaining_schedule
 from fedunlearn.unlearning.retrain import Retrain
 from fedunlearn.unlearning.rewind import Rewind
 from fedunlearn.unlearning.subspace import RESIDUAL, Chosen
-from fedunlearn.vectors import dot, norm
+from fedunlearn.unlearning.validity import leverage_of
 
 # The damping of the step at a checkpoint, as a multiple of the natural one.
 CORRECTION = 4.0
-CORRECTION_PRODUCTS = 5
+CORRECTION_PRODUCTS = 4
 # The share of the examples from which the products of that step are computed.
 CORRECTION_SHARE = 0.25
 # The default budget, as a share of the rounds of training.
-BUDGET_SHARE = 0.2
+BUDGET_SHARE = 0.4
 
 
 class AutoSettings(Settings):
@@ -70,13 +71,16 @@ class AutoSettings(Settings):
     Attributes:
         closeness: The wanted distance of predictions on the forget set from those of a retrained
             model, in floors: multiples of the distance between independently retrained models.
-        rounds: The largest number of rounds of training on the retain set. If it is left out, a
-            fifth of those of training.
+        rounds: The largest number of rounds of training on the retain set. If it is left out, two
+            fifths of those of training; as many as training took allow for retraining.
+        record: Whether summaries are recorded when training ends, with the defaults of
+            instant-cubic-newton, so that a removal need not take a round.
         checkpoints: The number of checkpoints that the server stores while training runs.
     """
 
     closeness: Positive = 2.0
     rounds: Annotated[int, Field(gt=0)] | None = None
+    record: bool = True
     checkpoints: Annotated[int, Field(ge=0)] = 10
 
 
@@ -115,8 +119,9 @@ class Auto(UnlearningMethod[AutoSettings]):
 
     @override
     def to_record(self) -> tuple[Recordable, ...]:
+        summaries = InstantCubicNewton().to_record() if self.settings.record else ()
         most = self.settings.checkpoints
-        return (TrainingCheckpoints(most),) if most else ()
+        return (*summaries, TrainingCheckpoints(most)) if most else summaries
 
     @override
     def unlearn(
@@ -177,45 +182,47 @@ class _Removal:
             if validity is None:
                 continue
             self._share, self._leverage = validity["share"], validity["leverage"]
-            expected = after_step(self._share, self._leverage)
-            if taken := self._note("recorded step", expected, self._evidence(), found.status):
-                return self._result(found, taken)
+            evidence = self._evidence | {"step": found.status}
+            enough = self._note("recorded step", after_step(self._leverage), evidence)
+            if enough or not self._can_train:
+                return self._result(found, enough)
         return None
 
     def step(self) -> Unlearned | None:
         """Take a step with rounds, where its leverage is small enough."""
-        if self._stages:  # the recorded step was not close enough, and this one is no closer
+        if self._stages:  # a recorded step was not close enough, and this one is no closer
             return None
         self._measure()
-        expected = after_step(self._share, self._leverage)
+        expected = after_step(self._leverage)
         if expected > self._settings.closeness and self._can_train:
-            self._stages.append(Stage("step", expected, False, self._evidence()))
+            self._stages.append(Stage("step", expected, False, self._evidence))
             return None
-        at = 1.0 if self._trained.initial is None else CubicNewton().settings.linearise_at
-        found = CubicNewton(linearise_at=at).unlearn(
+        found = CubicNewton().unlearn(
             self._trained, self._federation, self._forget, on_round=self._reported
         )
         self._rounds += found.details["rounds"]
-        taken = self._note("step", expected, self._evidence(), found.status)
-        if taken or not self._can_train:
-            return self._result(found, taken)
-        return None
+        evidence = self._evidence | {"step": found.status}
+        return self._result(found, self._note("step", expected, evidence))
 
     def rounds(self) -> Unlearned:
         """Train on the retain set, from a checkpoint, on the way back, or from the start."""
-        budget = self._settings.rounds or math.ceil(BUDGET_SHARE * self._trained.settings.rounds)
-        if budget >= self._trained.settings.rounds and self._trained.initial is not None:
+        start, rounds = self._plan()
+        if rounds >= self._trained.settings.rounds:
             found = Retrain().unlearn(
                 self._trained, self._federation, self._forget, on_round=self._reported
             )
             self._rounds += found.details["rounds"]
-            self._stages.append(Stage("retraining", 0.0, True, {}))
-            return self._result(found, True)
-        start = earliest_start(self._trained.settings, self._checkpoints, budget)
+            self._stages.append(Stage("retraining", 0.0, True, {"rounds": rounds}))
+            return self._result(found, enough=True)
+        evidence = self._evidence | {"rounds": rounds}
         if start is None:
-            return self._rewound(budget)
+            found = Rewind(rounds=rounds).unlearn(
+                self._trained, self._federation, self._forget, on_round=self._reported
+            )
+            self._rounds += rounds
+            return self._result(found, self._note("rewind", self._after(None), evidence))
         weights = self._corrected(start)
-        schedule = remaining_schedule(self._trained.settings, start, budget)
+        schedule = remaining_schedule(self._trained.settings, start, rounds)
         plan = TrainingPlan(
             self._trained.settings,
             len(schedule.rates),
@@ -228,21 +235,33 @@ class _Removal:
             weights, plan, label="auto: rounds", on_round=self._counted(schedule.first_round)
         )
         self._rounds += plan.rounds
-        evidence = self._evidence() | {"checkpoint": start, "rounds": plan.rounds}
-        done = start / self._trained.settings.rounds
-        expected = after_rounds(self._share, self._leverage, done)
-        taken = self._note("checkpoint", expected, evidence, "done")
-        return self._result(Unlearned(weights, "done", Claim.EMPIRICAL), taken)
+        evidence |= {"checkpoint": start}
+        enough = self._note("checkpoint", self._after(start), evidence)
+        return self._result(Unlearned(weights, "done", Claim.EMPIRICAL), enough)
 
-    def _rewound(self, budget: int) -> Unlearned:
-        """Train from half of the way back to the initial weights."""
-        found = Rewind(rounds=budget).unlearn(
-            self._trained, self._federation, self._forget, on_round=self._reported
-        )
-        self._rounds += found.details["rounds"]
-        expected = after_rounds(self._share, self._leverage, None)
-        evidence = self._evidence() | {"rounds": found.details["rounds"]}
-        return self._result(found, self._note("rewind", expected, evidence, "done"))
+    def _plan(self) -> tuple[int | None, int]:
+        """Return the checkpoint and the rounds from there: the fewest that are expected to do.
+
+        Returns:
+            The number of rounds before the checkpoint, or None where there is none; and the rounds
+            to train, as many as training took where it is to start anew.
+        """
+        settings = self._trained.settings
+        known = self._trained.initial is not None
+        budget = self._settings.rounds or math.ceil(BUDGET_SHARE * settings.rounds)
+        start: int | None = None
+        for rounds in range(1, min(budget, settings.rounds) + 1):
+            start = earliest_start(settings, self._checkpoints, rounds)
+            if start is not None and self._after(start) <= self._settings.closeness:
+                return start, rounds
+        if budget >= settings.rounds and known:
+            return None, settings.rounds
+        return start, budget
+
+    def _after(self, start: int | None) -> float:
+        """Return the expected distance after the rest of training from a checkpoint."""
+        anew = None if start is None else 1.0 - start / self._trained.settings.rounds
+        return after_rounds(self._leverage, anew)
 
     @property
     def _checkpoints(self) -> Checkpoints:
@@ -257,32 +276,38 @@ class _Removal:
         return self._trained.initial is not None or bool(self._checkpoints)
 
     def _measure(self) -> None:
-        """Measure share and leverage of the forget set: one round for gradients, one for products.
+        """Measure share and leverage of the forget set.
 
-        The leverage is that along the gradient of the forget set g: <g, H_f g> over <g, (H_f + H_r
-        + q lambda) g>, all of them weighted sums.
+        This takes one gradient, ``CORRECTION_PRODUCTS`` products of a sample, and as many of the
+        forget set. The leverage is that of a recorded step (validity.py), in the Krylov space of
+        the step.
         """
         trained = self._trained
-        objective = self._federation.objective(
+        influence = open_influence(
+            trained,
+            self._federation,
             self._forget,
-            weight_decay=trained.settings.weight_decay,
-            without=self._forget.leavers - self._forget.nodes,
-            step_batch=trained.settings.batch_size,
+            source="departing",
+            completion="auto",
+            linearise_at=1.0,
+            node_weights="steps",
         )
-        gradients = objective.gradients(trained.weights)
-        along = gradients.departing
-        length = norm(along)
-        self._rounds += 1
-        self._share = gradients.forgotten / (gradients.forgotten + gradients.retained)
-        if length == 0.0:
-            self._leverage = 0.0
-            return
-        direction = (along / length)[None]
-        curved = objective.curvatures(trained.weights, direction, Curvature.GGN)
-        self._rounds += 1
-        leaves, stays = (dot(curved[part][0], direction[0]) for part in (Part.FORGET, Part.RETAIN))
-        floor = gradients.mass * trained.settings.weight_decay
-        self._leverage = max(0.0, leaves) / max(leaves + stays + floor, 1e-300)
+        objective = influence.objective
+        retained, forgotten = objective.retained, objective.forgotten
+        self._share = forgotten / (retained + forgotten)
+        slope = influence.slope(None)
+        if slope.any():
+            sample = Sample.of(CORRECTION_SHARE, seed=0)
+            curvature = objective.curvature(trained.weights, Curvature.GGN, sample)
+            *_, basis = lanczos(curvature, slope, CORRECTION_PRODUCTS)
+            sums = objective.forgotten_products(
+                trained.weights, basis.vectors.T, Curvature.GGN, sample
+            )
+            leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
+            self._leverage = leverage_of(
+                leaves, basis.projection.numpy(), influence.natural_damping
+            )
+        self._rounds += objective.rounds
 
     def _corrected(self, start: int) -> Tensor:
         """Return the weights of a checkpoint after a step there."""
@@ -303,13 +328,14 @@ class _Removal:
         self._rounds += found.details["rounds"]
         return found.weights
 
+    @property
     def _evidence(self) -> dict[str, Any]:
         return {"share": self._share, "leverage": self._leverage}
 
-    def _note(self, stage: str, expected: float, evidence: Mapping[str, Any], status: str) -> bool:
+    def _note(self, stage: str, expected: float, evidence: Mapping[str, Any]) -> bool:
         """Add a stage to the plan, and return whether it is close enough."""
         enough = expected <= self._settings.closeness
-        self._stages.append(Stage(stage, expected, enough, {**evidence, "status": status}))
+        self._stages.append(Stage(stage, expected, enough, evidence))
         return enough
 
     def _result(self, found: Unlearned, enough: bool) -> Unlearned:

@@ -1,25 +1,37 @@
 """FedOSD: steepest descent for the forget set, orthogonal to the updates of the nodes that stay.
 
 Source: Pan, Wang, Li, Zheng, Wang, Zhou, "Federated Unlearning with Gradient Descent and Conflict
-Mitigation", AAAI 2025, algorithm 1:
+Mitigation", AAAI 2025, algorithm 1, and its code (github.com/zibinpan/FedOSD):
 
 1. Unlearning: nodes that leave descend the unlearning cross-entropy
-   (local_rules.UnlearningCrossEntropy). The server moves by the part of their update that is
-   orthogonal to the updates of all nodes that stay, scaled to the length of the whole update
-   (equation 9), so that it conflicts with none of them.
-2. Recovery: ordinary training, where the component of each update that leads back to the trained
-   weights is removed (equation 12).
+   (local_rules.UnlearningCrossEntropy), the others their loss, all at one rate. The server moves by
+   the part of the leaving nodes' update that is orthogonal to the updates of all nodes that stay,
+   scaled to the length of the whole update (equation 9), so that it conflicts with none of them.
+2. Recovery: ordinary training, where each update loses its component along the line between the
+   trained weights and the present ones, in either direction, and gets its length back
+   (equation 12).
 
-The method needs the nodes that leave in every round of the first part, and each single update of
-the nodes that stay, which secure aggregation would hide. As in the paper, a node's training of
-``unlearning-epochs`` epochs counts as its gradient. For samples and classes, every node that holds
-some of them takes both roles.
+Nodes have equal weights in both parts, and every round is one broadcast. The method needs the nodes
+that leave in every round of the first part, and each single update of the nodes that stay, which
+secure aggregation would hide. As in the paper, a node's training of ``unlearning-epochs`` epochs
+counts as its gradient. For samples and classes, every node that holds some of them takes both
+roles, which the paper does not have; then it is sent two messages in the same broadcast.
+
+What differs from the code: updates count as dependent below a singular value relative to the
+largest, where the code drops eigenvalues of the Gram matrix of gradients below 1e-6, in the units
+of the loss (with either, the code gives the same forget JS of 0.145 on ``fedosd_protocol``);
+batches are drawn anew in every epoch, where the code keeps those of the first; the rate of
+unlearning does not decay; and the first recovery round has the rate of recovery, where the code
+still takes that of unlearning. On ``fedosd_protocol``, at rates of 0.1 in ten rounds of each part,
+the code gives a forget JS of 0.097 to 0.145 over three orders of its batches, 0.084 to 0.110 where
+it draws them anew, and this class 0.092 to 0.139.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -35,7 +47,7 @@ from fedunlearn.risk.local_rules import UnlearningCrossEntropy
 from fedunlearn.settings import Positive, Settings
 from fedunlearn.unlearning.continued_training import DEFAULT_ROUNDS, ContinuedTrainingSettings
 from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
-from fedunlearn.vectors import dot, norm
+from fedunlearn.vectors import norm
 
 
 class FedOsdSettings(ContinuedTrainingSettings):
@@ -43,8 +55,8 @@ class FedOsdSettings(ContinuedTrainingSettings):
 
     Attributes:
         rounds: Number of recovery rounds; see ContinuedTrainingSettings.
-        unlearning_rounds: Number of rounds of the first part; each takes two broadcasts.
-        unlearning_rate: Step size on the forget set.
+        unlearning_rounds: Number of rounds of the first part.
+        unlearning_rate: Step size of all nodes in the first part.
         unlearning_epochs: Local epochs of every node in each round of the first part.
     """
 
@@ -58,7 +70,7 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
 
     name: ClassVar[str] = "fed-osd"
     settings_type: ClassVar[type[Settings]] = FedOsdSettings
-    grid: ClassVar[Grid] = {"unlearning-rounds": (2, 5), "unlearning-rate": (0.03, 0.1, 0.3, 1.0)}
+    grid: ClassVar[Grid] = {"unlearning-rounds": (3, 5), "unlearning-rate": (0.03, 0.1, 0.3, 1.0)}
 
     @override
     def unlearn(
@@ -71,33 +83,17 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
     ) -> Unlearned:
         settings = self.settings
         recovery = settings.rounds or DEFAULT_ROUNDS
-        weights, spent = trained.weights, 0
-        with federation.progress.piece(
-            f"{self.name}: rounds", 2 * settings.unlearning_rounds + recovery
-        ):
-            for number in range(settings.unlearning_rounds):
-                weights = weights + self._away(weights, number, trained, federation, forget)
-                spent += 2
+        weights, rounds = trained.weights, settings.unlearning_rounds + recovery
+        with federation.progress.piece(f"{self.name}: rounds", rounds):
+            for number in range(rounds):
+                if number < settings.unlearning_rounds:
+                    step = self._away(weights, number, trained, federation, forget)
+                else:
+                    step = self._recover(weights, number, trained, federation, forget)
+                weights = weights + step
                 if on_round is not None:
-                    on_round(spent, weights)
-            for number in range(recovery):
-                plan = TrainingPlan(
-                    trained.settings,
-                    1,
-                    trained.settings.rounds + 1 + number,
-                    trained.settings.seed,
-                    learning_rate=settings.learning_rate,
-                    without=forget,
-                )
-                updates = _updates(federation.train_apart(weights, plan), weights)
-                back = trained.weights - weights
-                weights = weights + _average(
-                    {node: (not_along(u, back), n) for node, (u, n) in updates.items()}
-                )
-                spent += 1
-                if on_round is not None:
-                    on_round(spent, weights)
-        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": spent})
+                    on_round(number + 1, weights)
+        return Unlearned(weights, "done", Claim.EMPIRICAL, {"rounds": rounds})
 
     def _away(
         self,
@@ -107,31 +103,42 @@ class FedOsd(UnlearningMethod[FedOsdSettings]):
         federation: Federation,
         forget: ForgetSet,
     ) -> Tensor:
-        """Return the step (d,) of one round of the first part."""
+        """Return the step (d,) of a round of the first part."""
         settings = self.settings
         staying = TrainingPlan(
             trained.settings,
             1,
             trained.settings.rounds + 1 + number,
             trained.settings.seed,
-            learning_rate=settings.learning_rate,
-            local_epochs=settings.unlearning_epochs,
-            without=forget,
-        )
-        leaving = TrainingPlan(
-            trained.settings,
-            1,
-            staying.first_round,
-            trained.settings.seed,
             learning_rate=settings.unlearning_rate,
             local_epochs=settings.unlearning_epochs,
             without=forget,
-            part=Part.FORGET,
-            rule=UnlearningCrossEntropy(),
         )
-        wanted = _average(_updates(federation.train_apart(weights, leaving), weights))
-        others = _updates(federation.train_apart(weights, staying), weights)
-        return orthogonal(wanted, torch.stack([update for update, _ in others.values()]))
+        leaving = replace(staying, part=Part.FORGET, rule=UnlearningCrossEntropy())
+        wanted, others = federation.train_roles(weights, leaving, staying)
+        return orthogonal(_updates(wanted, weights).mean(0), _updates(others, weights))
+
+    def _recover(
+        self,
+        weights: Tensor,
+        number: int,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+    ) -> Tensor:
+        """Return the step (d,) of a round of recovery."""
+        plan = TrainingPlan(
+            trained.settings,
+            1,
+            trained.settings.rounds + 1 + number,
+            trained.settings.seed,
+            learning_rate=self.settings.learning_rate,
+            without=forget,
+        )
+        local = federation.train_apart(weights, plan)
+        line = weights - trained.weights
+        updates = [across(update, line) for update in _updates(local, weights)]
+        return torch.stack(updates).mean(0)
 
     @override
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
@@ -152,7 +159,7 @@ def orthogonal(update: Tensor, others: Tensor) -> Tensor:
         others: The updates of the other nodes, shape (k, d).
     """
     basis = torch.linalg.svd(others.double(), full_matrices=False)
-    independent = basis.S > basis.S[0] * max(others.shape) * torch.finfo(others.dtype).eps
+    independent = basis.S > basis.S[0] * len(others) * torch.finfo(others.dtype).eps
     rows = basis.Vh[independent]
     rest = update.double() - rows.T @ (rows @ update.double())
     length, whole = norm(rest), norm(update)
@@ -162,20 +169,11 @@ def orthogonal(update: Tensor, others: Tensor) -> Tensor:
     return stretched
 
 
-def not_along(update: Tensor, direction: Tensor) -> Tensor:
-    """Return an update (d,) without its component along a direction (d,), if that is positive."""
-    along = dot(update, direction)
-    square = dot(direction, direction)
-    return update - (along / square) * direction if along > 0.0 and square else update
+def across(update: Tensor, line: Tensor) -> Tensor:
+    """Return the component of an update (d,) orthogonal to a line (d,), at full length."""
+    return orthogonal(update, line[None]) if line.any() else update
 
 
-def _updates(local: Mapping[int, LocalResult], weights: Tensor) -> dict[int, tuple[Tensor, int]]:
-    return {node: (one.weights - weights, one.examples) for node, one in local.items()}
-
-
-def _average(updates: Mapping[int, tuple[Tensor, int]]) -> Tensor:
-    examples = sum(count for _, count in updates.values())
-    total = torch.zeros_like(next(iter(updates.values()))[0])
-    for update, count in updates.values():
-        total.add_(update, alpha=count / examples)
-    return total
+def _updates(local: Mapping[int, LocalResult], weights: Tensor) -> Tensor:
+    """Return the nodes' updates (k, d), in the order of their numbers."""
+    return torch.stack([one.weights - weights for one in local.values()])

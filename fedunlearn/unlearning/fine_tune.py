@@ -31,7 +31,7 @@ class FineTune(ContinuedTraining[FineTuneSettings]):
 
     name: ClassVar[str] = "fine-tune"
     settings_type: ClassVar[type[Settings]] = FineTuneSettings
-    grid: ClassVar[Grid] = {"learning-rate": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9)}
+    grid: ClassVar[Grid] = {"learning-rate": (None, 0.02, 0.05, 0.1, 0.2, 0.3, 0.6, 0.9)}
 
     @override
     def starting_point(

@@ -34,6 +34,7 @@ from fedunlearn.errors import ForgetSetError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.trained_model import TrainedModel
+from fedunlearn.model_state import ModelState
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.recording.gradient import GradientAt, RecordedGradient
 from fedunlearn.recording.reduced import natural_damping
@@ -43,6 +44,9 @@ from fedunlearn.vectors import dot
 Source = Literal["departing", "recorded", "retained"]
 NodeWeights = Literal["steps", "examples"]
 Completion = Annotated[float, Field(ge=0, le=1, strict=False)] | Literal["auto"]
+
+# The share of the way at which a second gradient shows how far training had converged.
+SEEN_AT = 0.85
 
 # The rounding error of a sum of losses, relative: a few units of rounding per chunk.
 ROUNDINGS = 8.0
@@ -178,6 +182,14 @@ def open_influence(
         if linearise_at != 1.0:
             objective.renew_statistics(point)
             at_point = objective.gradients(point)
+        elsewhere = None if linearise_at == 1.0 else at_point.whole
+        seen_at = linearise_at
+        if linearise_at == 1.0 and not trained.settings_known and trained.initial is not None:
+            seen_at = SEEN_AT  # how far training had converged shows in a second gradient only
+            between = trained.interpolated(seen_at)
+            objective.renew_statistics(between)
+            elsewhere = objective.gradients(between).whole
+            objective.state = ModelState.of(federation.state)
         slope = at_point.departing
         examples = at_point.retained + at_point.forgotten
         whole = at_end.whole
@@ -185,14 +197,16 @@ def open_influence(
             trained,
             slope,
             whole,
-            None if linearise_at == 1.0 else at_point.whole,
+            elsewhere,
             share=at_point.forgotten / examples,
-            linearise_at=linearise_at,
+            linearise_at=seen_at,
             completion=given,
+            time=_time(trained, objective, Part.RETAIN, Part.FORGET),
         )
         slope.add_(whole, alpha=undone.completion * at_point.mass / at_point.retained_mass)
         linear = at_point.retain - slope
-        return Influence(objective, point, point, linear, undone, _time(trained, objective), slope)
+        time = _time(trained, objective, Part.RETAIN)
+        return Influence(objective, point, point, linear, undone, time, slope)
 
     objective = federation.objective(
         forget, weight_decay=decay, without=forget.leavers, step_batch=step_batch
@@ -200,8 +214,15 @@ def open_influence(
     if source == "retained":
         slope = objective.gradient(trained.weights)
         require_forgotten(objective, forget, None)
+        time = _time(trained, objective, Part.RETAIN)
         return Influence(
-            objective, trained.weights, point, None, None, _time(trained, objective), slope
+            objective,
+            trained.weights,
+            point,
+            None,
+            None,
+            _time(trained, objective, Part.RETAIN),
+            slope,
         )
 
     remedy = "use gradient = 'departing'"
@@ -219,19 +240,27 @@ def open_influence(
         share=1.0 - objective.retained / recorded_at_end.examples,
         linearise_at=linearise_at,
         completion=given,
+        time=_time(trained, objective, Part.RETAIN),
     )
     slope.add_(recorded_at_end.gradient, alpha=undone.completion * ratio)
     linear = recorded.gradient - undone.completion * recorded_at_end.gradient
+    time = _time(trained, objective, Part.RETAIN)
     return Influence(
-        objective, point, point, linear.mul_(ratio), undone, _time(trained, objective), slope
+        objective,
+        point,
+        point,
+        linear.mul_(ratio),
+        undone,
+        _time(trained, objective, Part.RETAIN),
+        slope,
     )
 
 
-def _time(trained: TrainedModel, objective: FederatedObjective) -> float | None:
-    """Return the time of training on the retain set, where the settings of training are known."""
+def _time(trained: TrainedModel, objective: FederatedObjective, *parts: Part) -> float | None:
+    """Return the time of training on some parts, where the settings of training are known."""
     if not trained.settings_known:
         return None
-    sizes = (counts[Part.RETAIN] for counts in objective.cohort.counts.values())
+    sizes = (sum(counts[part] for part in parts) for counts in objective.cohort.counts.values())
     return trained.settings.horizon([size for size in sizes if size])
 
 

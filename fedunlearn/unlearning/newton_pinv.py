@@ -37,7 +37,7 @@ class NewtonPinv(PlainNewton[NewtonPinvSettings]):
 
     name: ClassVar[str] = "newton-pinv"
     settings_type: ClassVar[type[Settings]] = NewtonPinvSettings
-    grid: ClassVar[Grid] = {"cutoff": (1e-3, 1e-2, 3e-2, 1e-1, 2e-1, 3e-1, 5e-1, 7e-1)}
+    grid: ClassVar[Grid] = {"cutoff": (1e-6, 1e-3, 1e-2, 3e-2, 1e-1, 2e-1, 3e-1, 5e-1)}
 
     @override
     def inverse(self, ritz: FloatArray) -> FloatArray:

@@ -54,7 +54,7 @@ class RapidRetraining(ContinuedTraining[RapidRetrainingSettings]):
 
     name: ClassVar[str] = "rapid-retraining"
     settings_type: ClassVar[type[Settings]] = RapidRetrainingSettings
-    grid: ClassVar[Grid] = {"learning-rate": (0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}
+    grid: ClassVar[Grid] = {"learning-rate": (0.01, 0.02, 0.1, 0.3), "damping": (0.03, 0.3)}
 
     @override
     def starting_point(

@@ -53,7 +53,7 @@ class Scrub(UnlearningMethod[ScrubSettings]):
 
     name: ClassVar[str] = "scrub"
     settings_type: ClassVar[type[Settings]] = ScrubSettings
-    grid: ClassVar[Grid] = {"max-rounds": (2, 5), "max-rate": (0.01, 0.03, 0.1, 0.3)}
+    grid: ClassVar[Grid] = {"max-rounds": (2, 3), "max-rate": (None, 0.03, 0.1, 0.3)}
 
     @override
     def unlearn(

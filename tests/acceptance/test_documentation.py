@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from fedunlearn.cli.main import cli
 from fedunlearn.operator.app_folder import AppSettings
+from fedunlearn.scenario.data import DataSettings
 from fedunlearn.scenario.loading import load_scenario
 from fedunlearn.scenario.sections import Scenario
 from fedunlearn.service.errors import CODES
@@ -179,16 +180,17 @@ def require_table(shown: dict[str, str], model: type[BaseModel], *filled: str) -
             assert (tuple(given) if isinstance(given, list) else given) == default, key
 
 
+DATA_TABLES = {"data.backdoor": "backdoor", "data.shifted-labels": "shifted_labels"}
 SECTIONS = {name: field.annotation for name, field in Scenario.model_fields.items()} | {
-    "data.backdoor": Scenario.model_fields["data"].annotation.model_fields["backdoor"].annotation
-}  # type: ignore[union-attr]
+    name: DataSettings.model_fields[key].annotation for name, key in DATA_TABLES.items()
+}
 METHODS = {f"unlearning.{name}": make_method(name, {}).settings_type for name in method_names()}
 
 
 @pytest.mark.parametrize("name", SECTIONS | METHODS)
 def test_every_key_of_a_scenario_is_listed_with_its_default(name: str) -> None:
     model: Any = (SECTIONS | METHODS)[name]
-    if name == "data.backdoor":
+    if name in DATA_TABLES:
         (model,) = (one for one in model.__args__ if one is not type(None))
     require_table(section(SCENARIOS, f"`[{name}]`"), model)
 

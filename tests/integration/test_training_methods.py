@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -23,7 +24,7 @@ from fedunlearn.recording.history import PastRound, RoundHistory
 from fedunlearn.risk.local_rules import Distillation
 from fedunlearn.settings import TrainingSettings
 from fedunlearn.unlearning.fed_eraser import FedEraser, FedEraserSettings
-from fedunlearn.unlearning.fed_osd import FedOsd, FedOsdSettings, orthogonal
+from fedunlearn.unlearning.fed_osd import FedOsd, FedOsdSettings, across, orthogonal
 from fedunlearn.unlearning.fine_tune import FineTune, FineTuneSettings
 from fedunlearn.unlearning.gradient_ascent import GradientAscent, GradientAscentSettings
 from fedunlearn.unlearning.method import Claim, Unlearned
@@ -300,7 +301,7 @@ def test_fed_osd_steps_conflict_with_nobody() -> None:
     steps: list[Tensor] = []
 
     def on_round(number: int, weights: Tensor) -> None:
-        if number == 2:
+        if number == 1:
             steps.append(weights - trained().weights)
             steps.extend(updates[Part.RETAIN])
             steps.append(updates[Part.FORGET][0])
@@ -324,11 +325,49 @@ def test_fed_osd_moves_nowhere_where_everything_conflicts() -> None:
     assert not orthogonal(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), others).any()
 
 
-def test_fed_osd_recovery_does_not_go_back() -> None:
+def test_fed_osd_avoids_updates_that_are_nearly_alike() -> None:
+    others = torch.zeros(2, 500_000)
+    others[:, 0] = 1.0
+    others[1, 1] = 1e-3  # far above the rounding of float32, however long the vectors
+    step = orthogonal(torch.ones(500_000), others).double()
+    for other in others.double():
+        assert abs(float(step @ other)) <= 1e-6 * float(step.norm() * other.norm())
+
+
+@pytest.mark.parametrize("forget", [NODE, ForgetSet.of_samples(0.3, 1)], ids=["node", "samples"])
+def test_a_round_of_fed_osd_is_one_broadcast(forget: ForgetSet) -> None:
+    def body(federation: Federation) -> tuple[int, int]:
+        with federation.measure() as meter:
+            found = FedOsd(unlearning_rounds=2, rounds=3).unlearn(trained(), federation, forget)
+        return meter.rounds, int(str(found.details["rounds"]))
+
+    assert simulate(TinyTask(), NODES, body) == (5, 5)
+
+
+def test_fed_osd_recovers_across_the_line_to_the_trained_weights_at_full_length() -> None:
     settings = FedOsdSettings(unlearning_rounds=2, unlearning_rate=0.5, rounds=4)
-    _, _, path, _ = unlearn(FedOsd(settings))
+    _, plans, path, _ = unlearn(FedOsd(settings))
+    assert [plan.learning_rate for plan in plans[:4]] == [0.5] * 4  # one rate for all nodes
     away = [float((weights - trained().weights).norm()) for _, weights in path]
     assert away[0] > 0.0
     for before, after in itertools.pairwise(path[1:]):
         step, back = after[1] - before[1], trained().weights - before[1]
-        assert float(step @ back) <= 1e-9 * float(step.norm() * back.norm())
+        assert abs(float(step @ back)) <= 1e-9 * float(step.norm() * back.norm())
+    plan = TrainingPlan(plans[-1].settings, 1, plans[-1].first_round, 1, without=NODE)
+    plan = replace(plan, seed=plans[-1].seed)
+    before, after = path[-2][1], path[-1][1]
+    local = simulate(TinyTask(), NODES, lambda f: f.train_apart(before, plan))
+    line = before - trained().weights
+    steps = []
+    for one in local.values():
+        update = one.weights - before
+        rest = update - (update @ line) / (line @ line) * line
+        steps.append(rest * (update.norm() / rest.norm()))
+    wanted = torch.stack(steps).mean(0)  # equal weights, whatever the nodes hold
+    torch.testing.assert_close(after - before, wanted, rtol=1e-7, atol=1e-12)
+
+
+def test_fed_osd_averages_the_leaving_nodes_with_equal_weights() -> None:
+    assert torch.equal(across(torch.tensor([1.0, 2.0]), torch.zeros(2)), torch.tensor([1.0, 2.0]))
+    turned = across(torch.tensor([3.0, 4.0]), torch.tensor([-1.0, 0.0]))
+    torch.testing.assert_close(turned, torch.tensor([0.0, 5.0]))

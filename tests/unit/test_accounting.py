@@ -87,6 +87,17 @@ def test_inner_meters_are_parts_of_outer_ones() -> None:
     assert outer.example_gradients == inner.example_gradients == 1.5
 
 
+def test_broadcasts_that_do_not_depend_on_each_other_are_one_round() -> None:
+    stack = MeterStack()
+    with stack.measure() as meter:
+        with stack.one_round():
+            stack.count_round()
+            stack.count_round()
+            stack.count_bytes(up=3, down=2)
+        stack.count_round()
+    assert (meter.rounds, meter.bytes_up) == (2, 3)
+
+
 def horizon_by_hand(training: TrainingSettings, examples: list[int]) -> float:
     """Train nobody: add up the rates of the steps that each node would take."""
     time = 0.0

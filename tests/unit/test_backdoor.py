@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fedunlearn.data.backdoor import BRIGHT, PATCH, backdoor_test, plant, planters
+from fedunlearn.data.backdoor import BRIGHT, PATCH, backdoor_test, nodes_of, plant
 from fedunlearn.data.sources import Split, load_split
 from fedunlearn.errors import ScenarioError, UnknownNameError
 from fedunlearn.models.catalogue import make_model
@@ -65,7 +65,11 @@ def test_the_largest_node_plants_where_nobody_is_named() -> None:
     changed = (clean.inputs != split.inputs).flatten(1).any(1)
     owners = [node for node, own in enumerate(clean.nodes) if changed[own].any()]
     assert settings.backdoor is not None
-    assert owners == planters(split, settings.backdoor) == [sizes.index(max(sizes))]
+    assert (
+        owners
+        == nodes_of(split, settings.backdoor.nodes, "data.backdoor.nodes")
+        == [sizes.index(max(sizes))]
+    )
 
 
 def test_the_seed_draws_the_images() -> None:

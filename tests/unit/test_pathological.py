@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedunlearn.data.partition import pathological
+from fedunlearn.data.partition import consecutive, pathological
 from fedunlearn.data.sources import load_split
 from fedunlearn.errors import ScenarioError
 from fedunlearn.scenario.data import DataSettings
@@ -46,6 +46,43 @@ def test_every_node_holds_that_many_classes_and_every_example_has_a_node(
         shares = [np.count_nonzero(labels[part] == label) for part in parts]
         dealt = [share for share in shares if share]
         assert max(dealt) - min(dealt) <= 1
+
+
+@LAW
+@given(
+    groups=st.integers(1, 6),
+    nodes=st.integers(1, 25),
+    each=st.integers(1, 4),
+    seed=st.integers(0, 2**20),
+)
+def test_consecutive_nodes_hold_the_same_consecutive_classes(
+    groups: int, nodes: int, each: int, seed: int
+) -> None:
+    labels = 3 * np.random.default_rng(seed).permutation(np.arange(2000) % (groups * each)) + 1
+    if nodes < groups:
+        with pytest.raises(ScenarioError, match=r"^data\.classes-per-node: [^\n]*$"):
+            consecutive(labels, nodes, each, seed)
+        return
+    parts = consecutive(labels, nodes, each, seed)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(2000))
+    assert all(np.array_equal(part, np.sort(part)) for part in parts)
+    held = [tuple(np.unique(labels[part]).tolist()) for part in parts]
+    assert held == sorted(held)
+    values = np.unique(labels).tolist()
+    assert set(held) == {tuple(values[each * g : each * (g + 1)]) for g in range(groups)}
+    times = [held.count(own) for own in set(held)]
+    assert max(times) - min(times) <= 1
+
+
+def test_ten_nodes_of_two_classes_are_five_pairs() -> None:
+    settings = parse_scenario({"data": {"partition": "pathological", "class-order": "consecutive"}})
+    split = load_split(settings.data)
+    held = [set(split.targets[part].tolist()) for part in split.nodes]
+    assert held == [{2 * (node // 2), 2 * (node // 2) + 1} for node in range(10)]
+    with pytest.raises(ScenarioError, match="needs a divisor of the 10 classes"):
+        load_split(settings.data.model_copy(update={"classes_per_node": 3}))
+    with pytest.raises(ScenarioError, match=r"class-order: is for partition = 'pathological'"):
+        parse_scenario({"data": {"class-order": "drawn"}})
 
 
 def test_node_i_holds_class_i_and_the_seed_draws_the_others() -> None:

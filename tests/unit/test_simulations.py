@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from fedunlearn.lab.board import load_board
 from fedunlearn.scenario.loading import load_scenario
 from fedunlearn.unlearning.registry import make_method, method_names
 
 FOLDER = Path(__file__).parents[2] / "simulations"
-SCENARIOS = sorted([*FOLDER.glob("*.toml"), *FOLDER.glob("full/*.toml")])
+BOARD = FOLDER / "leaderboard.toml"
+SCENARIOS = sorted({*FOLDER.glob("*.toml"), *FOLDER.glob("full/*.toml")} - {BOARD})
 PROMISED = {
     *("quickstart", "digits_node", "digits_class", "digits_samples", "digits_sequence"),
     *("fashion_mnist_node", "fashion_mnist_class", "fashion_mnist_samples"),
     *("fashion_mnist_sequence", "heart_hospitals", "cifar10_resnet18", "ag_news"),
+    *("fedosd_protocol", "fedosd_protocol_clean"),
 }
+# Methods that need a linear head.
+HEADS = {"exact-head", "certified-head"}
 
 
 def test_what_was_promised_is_there() -> None:
@@ -32,10 +37,19 @@ def test_every_setting_is_one_that_its_method_takes(path: Path) -> None:
 
 
 def test_every_method_is_compared_somewhere() -> None:
-    heads = {"exact-head", "certified-head"}  # which need a linear head
     (path,) = (path for path in SCENARIOS if path.stem == "digits_node")
     compared = set(load_scenario(path).settings.unlearning.methods)
     # Retraining is the last row of every table.
-    assert compared == set(method_names()) - {"retrain"} - heads
+    assert compared == set(method_names()) - {"retrain"} - HEADS
     everywhere = [load_scenario(path).settings.unlearning.methods for path in SCENARIOS]
-    assert heads <= {name for methods in everywhere for name in methods}
+    assert HEADS <= {name for methods in everywhere for name in methods}
+
+
+def test_every_scenario_and_method_of_the_leaderboard_is_known() -> None:
+    board = load_board(BOARD, quick=False)
+    assert set(board.settings.methods) == set(method_names()) - {"retrain"} - HEADS
+    kinds = {loaded.settings.forget.kind for loaded in board.scenarios.values()}
+    assert kinds == {"node", "samples", "class"}
+    assert any(loaded.settings.forget.sequential for loaded in board.scenarios.values())
+    assert len(board.settings.groups) >= 5
+    assert set(load_board(BOARD, quick=True).scenarios) == {"digits-node", "digits-10%"}

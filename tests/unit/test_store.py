@@ -165,6 +165,8 @@ def test_grids_hold_settings_that_methods_take(name: str, trials: int) -> None:
     for point in points:
         made: Any = make_method(name, point).settings.model_dump(by_alias=True)
         assert {key: made[key] for key in point} == point
+    defaults: Any = method.settings.model_dump(by_alias=True)
+    assert {key: defaults[key] for key in method.grid} in points  # tried, however few trials
 
 
 def test_no_method_is_starved_of_trials() -> None:
