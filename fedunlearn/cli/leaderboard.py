@@ -87,6 +87,7 @@ def leaderboard(
     settings = loaded.settings
     document = Leaderboard(
         fedunlearn=version("fedunlearn"),
+        command=f"fedunlearn leaderboard {board}{' --quick' if quick else ''}",
         seeds=settings.seeds,
         tuning_seeds=settings.tuning_seeds,
         trials=settings.trials,
@@ -97,8 +98,7 @@ def leaderboard(
         groups=tuple(groups),
         scenarios=tuple(scenarios),
     )
-    command = f"fedunlearn leaderboard {board}{' --quick' if quick else ''}"
-    page = board_page(document, command)
+    page = board_page(document)
     write_whole(out / "leaderboard.json", document.to_json())
     write_whole(out / "leaderboard.md", page)
     if as_json:
