@@ -47,6 +47,10 @@ class TrainingSettings(Settings):
     weight_decay: NotNegative = 1e-3
     seed: Seed = 1
 
+    def rate(self, number: int) -> float:
+        """Return the learning rate of a round, counted from 1."""
+        return float(self.learning_rate * self.learning_rate_decay ** (number - 1))
+
     def horizon(self, examples: Iterable[int]) -> float:
         """Return the time of gradient flow that equals training: the sum of the step sizes.
 
@@ -57,5 +61,5 @@ class TrainingSettings(Settings):
         """
         sizes = list(examples)
         steps = sum(size * math.ceil(size / self.batch_size) for size in sizes) / sum(sizes)
-        rates = sum(self.learning_rate * self.learning_rate_decay**r for r in range(self.rounds))
+        rates = sum(self.rate(number) for number in range(1, self.rounds + 1))
         return rates * self.local_epochs * steps

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fedunlearn.errors import BadAnswerError
 from fedunlearn.questions.forget import Part
 from fedunlearn.questions.question import Answer, Question
+from fedunlearn.questions.step_weights import StepWeights
 from fedunlearn.vectors import not_finite
 
 
@@ -31,6 +32,10 @@ class Cohort:
     def examples(self, part: Part) -> int:
         """Return the number of examples of a part in the cohort."""
         return sum(counts[part] for counts in self._counts.values())
+
+    def mass(self, part: Part, weights: StepWeights) -> int:
+        """Return the sum of the weights of a part's examples in the cohort."""
+        return sum(weights.mass(counts, part) for counts in self._counts.values())
 
     @property
     def counts(self) -> Mapping[int, Mapping[Part, int]]:

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fedunlearn.federation.trained_model import (
     Recorded,
     TrainedModel,
     TrainingObserver,
+    WeightsObserver,
     require_vector,
 )
 from fedunlearn.federation.training import LocalResult, OnLocal, OnRound, Trainer, TrainingPlan
@@ -140,7 +142,7 @@ class Federation:
         """
         recorded = dict(trained.recorded)
         for item in wanted:
-            if item not in recorded:
+            if item not in recorded and not isinstance(item, WeightsObserver):
                 with self.measure() as meter:
                     value = item.record(trained, self)
                 recorded[item] = Recorded(value, meter.stopped())
@@ -153,8 +155,17 @@ class Federation:
         weight_decay: float,
         without: Iterable[int] = (),
         only: Iterable[int] = (),
+        step_batch: int | None = None,
     ) -> FederatedObjective:
         """Open a job over all nodes, over all except some, or over some only.
+
+        Args:
+            forget: The forget set.
+            weight_decay: lambda.
+            without: Nodes that do not take part.
+            only: The nodes that take part; all where it is empty.
+            step_batch: The size of the batches in training, where nodes are weighted by their
+                numbers of steps (questions/step_weights.py); None where every example counts once.
 
         Returns:
             The job, before its first round.
@@ -180,6 +191,7 @@ class Federation:
             journal=self.journal.job() if self.journal else None,
             state=self.state,
             batch_size=self.batch_size,
+            step_batch=step_batch,
         )
 
     def fit(
@@ -218,10 +230,26 @@ class Federation:
             for observer in observers.values():
                 observer.on_round(number, before, local)
 
-        weights = self.train(initial, plan, label=label, on_local=on_local if observers else None)
-        observed: dict[Recordable, Recorded] = {
-            item: Recorded(each.collected(), Meter().stopped()) for item, each in observers.items()
+        collectors = {
+            item: item.collect(settings.rounds)
+            for item in wanted
+            if isinstance(item, WeightsObserver)
         }
+
+        def on_round(number: int, weights: Tensor) -> None:
+            for collector in collectors.values():
+                collector.on_round(number, weights)
+
+        weights = self.train(
+            initial,
+            plan,
+            label=label,
+            on_round=on_round,
+            on_local=on_local if observers else None,
+        )
+        seen: dict[Recordable, Any] = {item: one.collected() for item, one in observers.items()}
+        seen |= {item: one.collected() for item, one in collectors.items()}
+        observed = {item: Recorded(value, Meter().stopped()) for item, value in seen.items()}
         return self.record(TrainedModel(weights, initial, settings, observed), wanted)
 
     def _require_start(self, initial: Tensor) -> None:

@@ -209,6 +209,7 @@ def _of_training(start: Tensor, plan: TrainingPlan) -> str:
         digest(start),
         plan.settings.model_dump_json(),
         (plan.rounds, plan.first_round, plan.seed, plan.learning_rate, plan.epochs),
+        plan.schedule,
         (str(plan.part), plan.rule),
         None if reference is None else digest(reference),
         None

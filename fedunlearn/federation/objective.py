@@ -1,8 +1,10 @@
 """The objective over a whole federation, where every value, gradient and product is a round.
 
-With n_r retained and n_f forgotten examples and the regulariser (lambda/2)||w||^2:
-    F_r(w) = (1/n_r) sum over retained of loss + (lambda/2)||w||^2, F_f in the same way,
-    G(w) = F_r(w) - <b, w> with b = (n/n_r) grad F(u) = grad F_r(u) + (n_f/n_r) grad F_f(u)
+With the masses q_r and q_f of the retain set and the forget set, which are their numbers of
+examples where every example counts once (questions/step_weights.py), and the regulariser
+(lambda/2)||w||^2:
+    F_r(w) = (1/q_r) weighted sum over retained of loss + (lambda/2)||w||^2, F_f in the same way,
+    G(w) = F_r(w) - <b, w> with b = (q/q_r) grad F(u) = grad F_r(u) + (q_f/q_r) grad F_f(u)
 is the influence objective at u: the one for which u was stationary before the removal, so that what
 training left unconverged does not enter it (docs: Concepts, "The step").
 """
@@ -53,23 +55,32 @@ class Gradients:
         forget: Gradient grad F_f, shape (d,).
         retained: Number n_r of retained examples.
         forgotten: Number n_f of forgotten examples.
+        retained_mass: The mass q_r.
+        forgotten_mass: The mass q_f.
     """
 
     retain: Tensor
     forget: Tensor
     retained: int
     forgotten: int
+    retained_mass: int
+    forgotten_mass: int
 
     @property
     def departing(self) -> Tensor:
-        """The gradient -(n_f/n_r) grad F_f of the influence objective, shape (d,)."""
-        return -(self.forgotten / self.retained) * self.forget
+        """The gradient -(q_f/q_r) grad F_f of the influence objective, shape (d,)."""
+        return -(self.forgotten_mass / self.retained_mass) * self.forget
+
+    @property
+    def mass(self) -> int:
+        """The mass q of all examples."""
+        return self.retained_mass + self.forgotten_mass
 
     @property
     def whole(self) -> Tensor:
         """The gradient of F over all examples, shape (d,)."""
-        count = self.retained + self.forgotten
-        return (self.retained * self.retain + self.forgotten * self.forget) / count
+        total = self.retained_mass * self.retain + self.forgotten_mass * self.forget
+        return total / self.mass
 
 
 class FederatedObjective(FederatedRounds):
@@ -88,6 +99,7 @@ class FederatedObjective(FederatedRounds):
         journal: JobJournal | None = None,
         state: Mapping[str, Tensor] | None = None,
         batch_size: int = 32,
+        step_batch: int | None = None,
     ) -> None:
         """Open a job without running a round.
 
@@ -103,6 +115,8 @@ class FederatedObjective(FederatedRounds):
             state: Tensors of the model, besides its trainable weights, that nodes load, by name in
                 ``state_dict``.
             batch_size: The size of the batches in which running statistics are estimated.
+            step_batch: The size of the batches in training, where nodes are weighted by their
+                numbers of steps; None where every example counts once.
         """
         super().__init__(
             transport,
@@ -113,6 +127,7 @@ class FederatedObjective(FederatedRounds):
             deadline_s=deadline_s,
             journal=journal,
             state=state,
+            step_batch=step_batch,
         )
         self.weight_decay = weight_decay
         self.batch_size = batch_size
@@ -132,12 +147,15 @@ class FederatedObjective(FederatedRounds):
             raise ForgetSetError(f"forget: no node has any example of {self.forget}")
         if not counts[Part.RETAIN]:
             raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
-        means = {part: self._mean(sums.pop(part), counts[part], weights) for part in Part}
+        masses = {part: self.mass(part) for part in Part}
+        means = {part: self._mean(sums.pop(part), masses[part], weights) for part in Part}
         return Gradients(
             retain=means[Part.RETAIN],
             forget=means[Part.FORGET],
             retained=counts[Part.RETAIN],
             forgotten=counts[Part.FORGET],
+            retained_mass=masses[Part.RETAIN],
+            forgotten_mass=masses[Part.FORGET],
         )
 
     def gradient(self, weights: Tensor, sample: Sample | None = None) -> Tensor:
@@ -152,7 +170,7 @@ class FederatedObjective(FederatedRounds):
         sums = self.ask(weights, Gradient(), (Part.RETAIN,), sample=sample)
         if not self.retained:
             raise ForgetSetError(f"forget: {self.forget} is all there is; something must stay")
-        return self._mean(sums[Part.RETAIN], self.retained, weights)
+        return self._mean(sums[Part.RETAIN], self.mass(Part.RETAIN), weights)
 
     @property
     def forgotten(self) -> int:
@@ -164,6 +182,10 @@ class FederatedObjective(FederatedRounds):
         """The number n_r of retained examples, from the answers so far."""
         return self.cohort.examples(Part.RETAIN)
 
+    def mass(self, part: Part) -> int:
+        """Return the mass of a part, from the answers so far; its examples without weights."""
+        return self.cohort.mass(part, self.step_weights)
+
     def losses(self, weights: Tensor, steps: Tensor) -> Tensor:
         """Evaluate F_r at weights (d,) and at weights + each of steps (m, d): one round.
 
@@ -174,7 +196,7 @@ class FederatedObjective(FederatedRounds):
         square = dot(weights, weights)
         squares = [square, *(square + 2.0 * dot(weights, s) + dot(s, s) for s in steps)]
         regulariser = 0.5 * self.weight_decay * torch.tensor(squares, dtype=torch.float64)
-        return sums[Part.RETAIN] / self.retained + regulariser
+        return sums[Part.RETAIN] / self.mass(Part.RETAIN) + regulariser
 
     def evaluate(
         self, weights: Tensor, steps: Tensor, parts: tuple[Part, ...] = (Part.RETAIN,)
@@ -242,7 +264,22 @@ class FederatedObjective(FederatedRounds):
     ) -> Tensor:
         """Multiply the curvature of F_r at weights (d,) with each of vectors (k, d): one round."""
         sums = self.ask(weights, Products(curvature), (Part.RETAIN,), vectors, sample)
-        return self._mean(sums.pop(Part.RETAIN), self.retained, vectors)
+        return self._mean(sums.pop(Part.RETAIN), self.mass(Part.RETAIN), vectors)
+
+    def forgotten_products(
+        self,
+        weights: Tensor,
+        vectors: Tensor,
+        curvature: Curvature,
+        sample: Sample | None = None,
+    ) -> Tensor:
+        """Multiply the forget set's curvature at weights (d,) with vectors (k, d): one round.
+
+        Returns:
+            Weighted sums over the forget set, (k, d), float64, without the regulariser.
+        """
+        ask = Products(curvature)
+        return self.ask(weights, ask, (Part.FORGET,), vectors, sample)[Part.FORGET]
 
     def group_gradients(
         self, weights: Tensor, *, by_label: bool

@@ -19,6 +19,7 @@ from fedunlearn.progress import Progress
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Ask
 from fedunlearn.questions.question import Answer, Question, Sample
+from fedunlearn.questions.step_weights import StepWeights
 from fedunlearn.vectors import accumulate
 
 
@@ -36,6 +37,7 @@ class FederatedRounds:
         deadline_s: float,
         journal: JobJournal | None = None,
         state: Mapping[str, Tensor] | None = None,
+        step_batch: int | None = None,
     ) -> None:
         """Open a job without running a round.
 
@@ -49,11 +51,14 @@ class FederatedRounds:
             journal: Stores the sums of finished rounds, and holds those of a run that was killed.
             state: Tensors of the model, besides its trainable weights, that nodes load, by name in
                 ``state_dict``.
+            step_batch: The size of the batches in training, where nodes are weighted by their
+                numbers of steps; None where every example counts once.
         """
         self.job = uuid.uuid4().hex
         self.cohort = Cohort(nodes)
         self.forget = forget
         self.state = ModelState.of(state or {})
+        self.step_weights = StepWeights(step_batch)
         self.rounds = 0
         self._transport = transport
         self._meters = meters
@@ -115,6 +120,7 @@ class FederatedRounds:
             vectors=point.new_empty(0, len(point)) if vectors is None else vectors,
             sample=sample,
             state=self.state,
+            batch_size=self.step_weights.batch_size if ask.additive else None,
         )
 
     def answers(self, question: Question) -> Iterator[Answer]:
@@ -134,7 +140,7 @@ class FederatedRounds:
         for answer in self._transport.ask(question, nodes, deadline_s=self._deadline_s):
             self.cohort.admit(question, answer)
             missing.discard(answer.node)
-            examples += sum(answer.counts[part] for part in answer.values)
+            examples += question.step_weights.used(answer.counts, question.parts)
             yield answer
             del answer  # frees it before the next one arrives
         if missing:

@@ -47,6 +47,30 @@ class TrainingObserver(Recordable, Protocol):
         ...
 
 
+@runtime_checkable
+class WeightsObserver(Recordable, Protocol):
+    """A Recordable that sees the weights of every round, which methods can do without.
+
+    It is left out where training cannot be observed, as after its end.
+    """
+
+    def collect(self, rounds: int) -> WeightsCollector:
+        """Return a new collector for training of so many rounds."""
+        ...
+
+
+class WeightsCollector(Protocol):
+    """A collector of the weights of some rounds."""
+
+    def on_round(self, number: int, weights: Tensor) -> None:
+        """Take a round: its number, and the weights (d,) after it."""
+        ...
+
+    def collected(self) -> Any:
+        """Return the collected value, after training has ended."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A recording.
@@ -72,6 +96,8 @@ class TrainedModel:
         recorded: The recordings made when training ended, by recordable.
         state: Trained values of tensors besides the weights that nodes do not have, by name in
             ``state_dict``: those that ``state_to_transfer`` finds.
+        settings_known: Whether ``settings`` say how long training was; otherwise only weight decay
+            and the size of batches are used of them.
     """
 
     weights: Tensor
@@ -79,6 +105,7 @@ class TrainedModel:
     settings: TrainingSettings = None  # type: ignore[assignment]  # checked by __post_init__
     recorded: Mapping[Recordable, Recorded] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=ModelState)
+    settings_known: bool = True
 
     def __post_init__(self) -> None:
         """Check that the weights are vectors.

@@ -16,6 +16,23 @@ from fedunlearn.risk.local_training import ORDINARY
 from fedunlearn.settings import TrainingSettings
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each round of a stretch of training.
+
+    Attributes:
+        first_round: Number of the first round.
+        rates: The rates, one for each round from there on.
+    """
+
+    first_round: int
+    rates: tuple[float, ...]
+
+    def rate(self, number: int) -> float:
+        """Return the learning rate of a round."""
+        return self.rates[number - self.first_round]
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
     """A stretch of federated averaging.
@@ -26,6 +43,8 @@ class TrainingPlan:
         first_round: Number of the first round; the learning rate decays from round 1 on.
         seed: Seed of the order of the examples on each node.
         learning_rate: A constant learning rate instead of the schedule.
+        schedule: Another schedule than that of the settings. The strategy of a user's own app
+            follows neither.
         local_epochs: Local epochs instead of those of the settings.
         without: The forget set; None for none.
         part: The part of their examples on which nodes train: retain set or forget set.
@@ -38,6 +57,7 @@ class TrainingPlan:
     first_round: int = 1
     seed: int = 0
     learning_rate: float | None = None
+    schedule: Schedule | None = None
     local_epochs: int | None = None
     without: ForgetSet | None = None
     part: Part = Part.RETAIN
@@ -53,8 +73,9 @@ class TrainingPlan:
         """Return the learning rate of a round, counted from 1."""
         if self.learning_rate is not None:
             return self.learning_rate
-        settings = self.settings
-        return float(settings.learning_rate * settings.learning_rate_decay ** (number - 1))
+        if self.schedule is not None:
+            return self.schedule.rate(number)
+        return self.settings.rate(number)
 
     def has_work(self, node: int) -> bool:
         """Return whether a node may hold examples of the part."""

@@ -62,6 +62,11 @@ class OwnFederation:
         """Whether the training of each node that stays uses ``kept``, by the node's name."""
         return {self.names[n]: self.enrolled[n].kept for n in self.federation.nodes}
 
+    @property
+    def batch_size(self) -> int | None:
+        """The most common batch size of the nodes' loaders; None where no node reports one."""
+        return _batch_size(self.enrolled.values())
+
     def number(self, name: Name, key: str) -> int:
         """Return the number of an enrolled node.
 

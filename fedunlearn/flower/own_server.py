@@ -33,6 +33,10 @@ from fedunlearn.settings import TrainingSettings
 
 DEADLINE_S = 600.0
 
+# A batch of this size makes every node take one step in an epoch, so that all examples count alike,
+# where the batches of training are not known.
+ONE_STEP = 2**31 - 1
+
 
 @contextmanager
 def unlearning(
@@ -114,7 +118,15 @@ def unlearning(
     )
     if remembering is not None and remembering.participants:
         own.participants = frozenset().union(*remembering.participants.values())
-    model_now = TrainedModel(weights, start, settings, state=ModelState(form.state(trained)))
+    if "batch_size" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"batch_size": own.batch_size or ONE_STEP})
+    model_now = TrainedModel(
+        weights,
+        start,
+        settings,
+        state=ModelState(form.state(trained)),
+        settings_known=training is not None,
+    )
     try:
         hand_over(own, model_now)
     except BaseException:

@@ -222,7 +222,7 @@ class TaskNode:
         for part in question.parts:
             if not len(indices[part]):
                 continue
-            values[part], groups = self._sums.of_part(question, part, indices[part])
+            values[part], groups = self._sums.of_part(question, part, indices)
             if groups is not None:
                 labels[part] = groups
         return Answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -27,6 +28,8 @@ from fedunlearn.risk.task import Task
 
 PRODUCTS_AT_ONCE = 8
 
+# Weight, part and places of the examples that a summary is of.
+_Group = Sequence[tuple[int, Part, Tensor]]
 _CurvatureKey = tuple[bytes, ForgetSet, Part, Curvature, Sample | None]
 
 
@@ -66,26 +69,46 @@ class ExampleSums:
         self._curvature = None
 
     def of_part(
-        self, question: Question, part: Part, indices: Tensor
+        self, question: Question, part: Part, indices: Mapping[Part, Tensor]
     ) -> tuple[Tensor, tuple[int, ...] | None]:
         """Answer for one part.
 
         Args:
             question: The question.
             part: Retained or forgotten examples.
-            indices: The places (m,) of the part's examples, at least one.
+            indices: The places (m,) of the examples of both parts; the part that is asked for has
+                at least one.
 
         Returns:
             The values, and the labels of their groups; None where the question has no groups.
         """
         match question.ask:
             case Statistics():
-                return self._statistics(question, question.ask, indices), None
+                return self._statistics(question, question.ask, indices[part]), None
             case GroupGradients() | Summaries():
                 labels, rows = self._by_group(question, part, indices)
                 return rows, labels if question.in_groups else None
             case _:
-                return self._estimate(question, part, indices), None
+                return self._weighted(question, part, indices, self._estimate), None
+
+    def _weighted(
+        self,
+        question: Question,
+        part: Part,
+        indices: Mapping[Part, Tensor],
+        sums: Callable[[Question, Part, Tensor], Tensor],
+    ) -> Tensor:
+        """Add up sums over both parts with the weights that they have in the answer for a part."""
+        if not question.ask.additive:
+            return sums(question, part, indices[part])
+        terms = question.step_weights.terms(_counts(indices), part)
+        total: Tensor | None = None
+        for of, weight in terms.items():
+            values = sums(question, of, indices[of])
+            values = values if weight == 1 else values * weight
+            total = values if total is None else total + values
+        assert total is not None  # the part has examples
+        return total
 
     def _estimate(self, question: Question, part: Part, indices: Tensor) -> Tensor:
         """Sum over a part's examples, or scale up the sum over a sample of them."""
@@ -136,36 +159,58 @@ class ExampleSums:
         return torch.stack([risk.evaluation(point) for point in points])
 
     def _by_group(
-        self, question: Question, part: Part, indices: Tensor
+        self, question: Question, part: Part, indices: Mapping[Part, Tensor]
     ) -> tuple[tuple[int, ...], Tensor]:
-        """Answer for each group of a part's examples; returns labels and rows."""
+        """Answer for each group of a part's examples.
+
+        Groups of one label have the weights before the removal, since their rows cannot say how the
+        weights of other labels change; the server knows all labels (recording/recording.py).
+
+        Returns:
+            The labels and the rows.
+        """
         ask = question.ask
         assert isinstance(ask, GroupGradients | Summaries)
-        groups = split_by_label(self._group_targets(), indices) if ask.by_label else {}
-        chosen = list(groups.values()) or [indices]
+        groups = split_by_label(self._group_targets(), indices[part]) if ask.by_label else {}
         labels = tuple(groups)
+        counts = _counts(indices)
+        terms = question.step_weights.terms(counts, part)
+        chosen = [[(terms[part], part, group)] for group in groups.values()] or [
+            [(weight, of, indices[of]) for of, weight in terms.items()]
+        ]
         if isinstance(ask, Summaries):
             rows = [self._summary(question, ask.curvature, part, group) for group in chosen]
             return labels, torch.stack(rows)
-        gradients = [self._risk(question, group).gradient(question.point) for group in chosen]
+        gradients = [self._gradient(question, group) for group in chosen]
         if ask.signs is None:
             return labels, torch.stack(gradients)
         signs = ask.signs.draw(self._node.number, labels, question.point.dtype)
         return labels, signs @ torch.stack(gradients)
 
-    def _summary(self, question: Question, kind: Curvature, part: Part, indices: Tensor) -> Tensor:
+    def _gradient(self, question: Question, group: _Group) -> Tensor:
+        """Return the weighted sum of the gradients of a group's examples."""
+        total = torch.zeros_like(question.point)
+        for weight, _, indices in group:
+            total.add_(self._risk(question, indices).gradient(question.point), alpha=weight)
+        return total
+
+    def _summary(self, question: Question, kind: Curvature, part: Part, group: _Group) -> Tensor:
         """Summarise the gradient of all examples of a group, and the curvature of the sample."""
         basis = question.vectors
-        gradient = self._risk(question, indices).gradient(question.point)
-        drawn = indices
-        if question.sample is not None:
-            drawn = question.sample.draw(indices, self._node.number, part)
-        risk = self._risk(question, drawn)
-        curvature = risk.curvature(question.point, kind, budget=self._node.memory)
-        scale = len(indices) / len(drawn)
-        # A few products at a time: the memory of Q is enough.
-        images = [curvature.products(some) @ basis.T for some in basis.split(PRODUCTS_AT_ONCE)]
-        return pack(len(indices), gradient, basis @ gradient, torch.cat(images) * scale)
+        gradient = self._gradient(question, group)
+        seen = torch.zeros(len(basis), len(basis), dtype=basis.dtype)
+        for weight, of, indices in group:
+            drawn = indices
+            if question.sample is not None:
+                drawn = question.sample.draw(indices, self._node.number, of)
+            risk = self._risk(question, drawn)
+            curvature = risk.curvature(question.point, kind, budget=self._node.memory)
+            # A few products at a time: the memory of Q is enough.
+            images = [curvature.products(some) @ basis.T for some in basis.split(PRODUCTS_AT_ONCE)]
+            seen.add_(torch.cat(images), alpha=weight * len(indices) / len(drawn))
+        examples = sum(len(indices) for _, of, indices in group if of is part)
+        mass = sum(weight * len(indices) for weight, _, indices in group)
+        return pack(examples, mass, gradient, basis @ gradient, seen)
 
     def _curvature_of(
         self, question: Question, ask: Products, part: Part, indices: Tensor
@@ -197,6 +242,11 @@ class ExampleSums:
     def _taken(self, indices: Tensor) -> Examples:
         examples = self._node.examples
         return examples if len(indices) == len(examples) else examples.at(indices)
+
+
+def _counts(indices: Mapping[Part, Tensor]) -> dict[Part, int]:
+    """Return the number of examples of each part."""
+    return {part: len(places) for part, places in indices.items()}
 
 
 def split_by_label(targets: Tensor, indices: Tensor) -> dict[int, Tensor]:

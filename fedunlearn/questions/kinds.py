@@ -54,11 +54,13 @@ class Ask(ABC):
         field: Field of the kind in session.proto.
         may_overflow: Whether NaN and infinity are answers, which the server judges.
         may_round: Whether answers are long vectors, which may cross in half precision.
+        additive: Whether answers are sums over examples, which can be weighted.
     """
 
     field: ClassVar[str]
     may_overflow: ClassVar[bool] = False
     may_round: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
 
     @property
     def in_groups(self) -> bool:
@@ -174,6 +176,7 @@ class Evaluations(Ask):
 
     field = "evaluations"
     may_overflow = True
+    additive = False
 
     @override
     def shape(self, size: Size) -> tuple[int, ...]:
@@ -200,6 +203,7 @@ class Statistics(Ask):
     seed: int
 
     field = "statistics"
+    additive = False
 
     def __post_init__(self) -> None:
         """Refuse batches that have no variance.

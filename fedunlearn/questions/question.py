@@ -17,6 +17,7 @@ from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.kinds import Ask, Size
+from fedunlearn.questions.step_weights import StepWeights
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Question:
             alone, group gradients are always of all.
         state: Tensors of the model beside its trainable weights, by their names in its
             ``state_dict``, which the node loads before it answers.
+        batch_size: The size of the batches in training, where sums are weighted by a node's number
+            of steps in an epoch (step_weights.py); None where every example counts once.
     """
 
     job: str
@@ -72,6 +75,12 @@ class Question:
     vectors: Tensor
     sample: Sample | None = None
     state: Mapping[str, Tensor] = field(default_factory=ModelState)
+    batch_size: int | None = None
+
+    @cached_property
+    def step_weights(self) -> StepWeights:
+        """The weights of a node's examples."""
+        return StepWeights(self.batch_size)
 
     @cached_property
     def carried(self) -> ModelState:

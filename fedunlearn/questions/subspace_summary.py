@@ -23,6 +23,7 @@ class Summary:
 
     Attributes:
         examples: How many.
+        mass: The sum of their weights (step_weights.py); as much where every example counts once.
         square: |g|^2, summed over the groups that were added up.
         outside: The part of it that lies outside of the subspace, |g|^2 - |Q'g|^2, summed over the
             groups that were added up.
@@ -31,6 +32,7 @@ class Summary:
     """
 
     examples: int
+    mass: float
     square: float
     outside: float
     gradient: FloatArray
@@ -39,12 +41,13 @@ class Summary:
     @classmethod
     def nothing(cls, size: int) -> Summary:
         """Return the summary of no examples in a subspace of q = ``size`` dimensions."""
-        return cls(0, 0.0, 0.0, np.zeros(size), np.zeros((size, size)))
+        return cls(0, 0.0, 0.0, 0.0, np.zeros(size), np.zeros((size, size)))
 
     def __add__(self, other: Summary) -> Summary:
         """Join examples."""
         return Summary(
             self.examples + other.examples,
+            self.mass + other.mass,
             self.square + other.square,
             self.outside + other.outside,
             self.gradient + other.gradient,
@@ -55,10 +58,22 @@ class Summary:
         """Take examples away."""
         return Summary(
             self.examples - other.examples,
+            self.mass - other.mass,
             self.square - other.square,
             self.outside - other.outside,
             self.gradient - other.gradient,
             self.curvature - other.curvature,
+        )
+
+    def times(self, factor: float) -> Summary:
+        """Return the summary of the same examples with this multiple of their weights."""
+        return Summary(
+            self.examples,
+            factor * self.mass,
+            factor**2 * self.square,
+            factor**2 * self.outside,
+            factor * self.gradient,
+            factor * self.curvature,
         )
 
     def within(self, coordinates: FloatArray) -> Summary:
@@ -71,7 +86,8 @@ class Summary:
         lost = float(self.gradient @ self.gradient - along @ along)
         curvature = coordinates.T @ self.curvature @ coordinates
         symmetric = (curvature + curvature.T) / 2
-        return Summary(self.examples, self.square, self.outside + lost, along, symmetric)
+        outside = self.outside + lost
+        return Summary(self.examples, self.mass, self.square, outside, along, symmetric)
 
 
 def from_upper(entries: FloatArray, size: int) -> FloatArray:
@@ -84,32 +100,33 @@ def from_upper(entries: FloatArray, size: int) -> FloatArray:
 
 
 def packed_size(size: int) -> int:
-    """Return how many numbers a packed summary has: q (q + 3) / 2 + 2."""
-    return size * (size + 3) // 2 + 2
+    """Return how many numbers a packed summary has: q (q + 3) / 2 + 3."""
+    return size * (size + 3) // 2 + 3
 
 
-def pack(examples: int, gradient: Tensor, along: Tensor, curvature: Tensor) -> Tensor:
+def pack(examples: int, mass: int, gradient: Tensor, along: Tensor, curvature: Tensor) -> Tensor:
     """Put a summary into a row, as it travels.
 
     Args:
         examples: How many.
+        mass: The sum of their weights.
         gradient: g, shape (d,); of it only the norm goes along.
         along: Q'g, shape (q,).
         curvature: Q'HQ, shape (q, q); symmetric but for rounding.
 
     Returns:
-        Shape (q (q + 3) / 2 + 2,), in the dtype of the gradient.
+        Shape (q (q + 3) / 2 + 3,), in the dtype of the gradient.
     """
     symmetric = (curvature + curvature.T) / 2
     rows, columns = torch.triu_indices(*curvature.shape)
-    head = gradient.new_tensor([examples, float(gradient.double().square().sum())])
+    head = gradient.new_tensor([examples, mass, float(gradient.double().square().sum())])
     return torch.cat([head, along, symmetric[rows, columns]])
 
 
 def unpack(row: Tensor, size: int) -> Summary:
     """Read a packed summary of a subspace of q = ``size`` dimensions."""
     values = row.double().numpy()
-    curvature = from_upper(values[2 + size :], size)
-    along, square = values[2 : 2 + size].copy(), float(values[1])
+    curvature = from_upper(values[3 + size :], size)
+    along, square = values[3 : 3 + size].copy(), float(values[2])
     outside = max(0.0, square - float(along @ along))
-    return Summary(round(values[0]), square, outside, along, curvature)
+    return Summary(round(values[0]), float(values[1]), square, outside, along, curvature)

@@ -65,6 +65,8 @@ def question_message(question: Question) -> pb.Question:
         parts=[_PARTS[part] for part in question.parts],
     )
     question.ask.write(header)
+    if question.batch_size is not None:
+        header.batch_size = question.batch_size
     if question.sample is not None:
         header.sample.share = question.sample.share
         header.sample.seed = question.sample.seed
@@ -126,6 +128,7 @@ def read_question(
         vectors=vectors,
         sample=_decode_sample(message),
         state=ModelState() if state is None else state,
+        batch_size=message.batch_size or None,
     )
     if question.carried.digest != message.state_sha256:
         raise ValueError("the model's state is not the one that the question names")

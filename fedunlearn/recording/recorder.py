@@ -73,7 +73,10 @@ class SubspaceRecorder:
         settings = self.settings
         decay = trained.settings.weight_decay
         horizon = trained.settings.horizon(federation.examples.values())
-        everything = federation.objective(ForgetSet.of_nodes(), weight_decay=decay)
+        step_batch = settings.step_batch(trained.settings)
+        everything = federation.objective(
+            ForgetSet.of_nodes(), weight_decay=decay, step_batch=step_batch
+        )
         point = trained.interpolated(settings.linearise_at)
         sample = Sample.of(settings.product_share, seed=0)
         products = min(settings.depth, math.ceil(settings.krylov_directions / settings.range) - 1)
@@ -93,6 +96,7 @@ class SubspaceRecorder:
             decay,
             natural_damping(horizon),
             settings.absolute,
+            settings.linearise_at == 1.0,
         )
         moves = trial.moves(groups) if signed is None else trial.moves_of_sums(signed, krylov)
         chosen = _leading(moves, settings.directions, len(krylov))
@@ -109,6 +113,8 @@ class SubspaceRecorder:
             absolute=settings.absolute,
             by_label=settings.groups == "classes",
             examples=total.examples,
+            mass=total.mass,
+            batch_size=step_batch,
             stays=total.within(chosen),
             groups={g: s.within(chosen) for g, s in groups.items()}
             if settings.policy == "stored"
@@ -164,6 +170,7 @@ class _Trial:
     weight_decay: float
     damping: float
     absolute: bool
+    at_trained: bool
 
     def moves(self, groups: dict[Group, Summary]) -> FloatArray:
         """Return the steps, as columns, of every removal of a group, a node or a label."""
@@ -175,7 +182,7 @@ class _Trial:
         nothing = Summary.nothing(len(self.point))
         leaving = [*groups.values(), *(sum(parts, nothing) for parts in wholes.values())]
         moves = [
-            self._move(self.total - one, one.gradient, one.examples)
+            self._move(self.total - one, one.gradient, one.mass, one.examples)
             for one in leaving
             if one.examples < self.total.examples
         ]
@@ -185,18 +192,19 @@ class _Trial:
     def moves_of_sums(self, sums: Tensor, krylov: Tensor) -> FloatArray:
         """Return the steps, as columns, along random signed sums (m, d) of gradients."""
         return np.stack(
-            [self._move(self.total, along, 0) for along in (sums @ krylov.T).double().numpy()],
+            [self._move(self.total, along, 0.0, 0) for along in (sums @ krylov.T).double().numpy()],
             axis=1,
         )
 
-    def _move(self, stays: Summary, left: FloatArray, examples: int) -> FloatArray:
+    def _move(self, stays: Summary, left: FloatArray, mass: float, examples: int) -> FloatArray:
         problem = ReducedProblem.of(
             stays,
             left,
-            examples,
+            mass,
             self.point,
             weight_decay=self.weight_decay,
             absolute=self.absolute,
+            completion=examples / self.total.examples if self.at_trained else 0.0,
         )
         return problem.damped(self.damping).coordinates
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedunlearn.errors import ForgetSetError
 from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.questions.step_weights import StepWeights
 from fedunlearn.questions.subspace_summary import FloatArray, Summary
 from fedunlearn.recording.basis import Basis
 from fedunlearn.recording.reduced import ReducedProblem
@@ -40,9 +41,12 @@ class Recording:
         absolute: Whether Ritz values are replaced by their absolute values.
         by_label: Whether groups are labels.
         examples: The number n of examples when training ended.
+        mass: Their mass q (questions/step_weights.py).
+        batch_size: The size of the batches in training, where nodes are weighted by their numbers
+            of steps; None where every example counts once.
         stays: Sums over all examples that have not been removed.
-        groups: The summary of each group that has not been removed; empty where only sums are
-            stored.
+        groups: The weighted summary of each group that has not been removed; empty where only sums
+            are stored.
         left: The sum Q'g_f over all removed examples, shape (q,). The weights before and after a
             removal reveal it in any case; nothing is stored of the curvature of removed examples.
         coordinates: The coordinates y; the weights are w^ + Q y.
@@ -58,6 +62,8 @@ class Recording:
     absolute: bool
     by_label: bool
     examples: int
+    mass: float
+    batch_size: int | None
     stays: Summary
     groups: Mapping[Group, Summary]
     left: FloatArray
@@ -102,8 +108,7 @@ class Recording:
             ForgetSetError: Nothing would stay, or more would be removed than exists.
         """
         total = sum(leaving.values(), Summary.nothing(self.basis.size))
-        stays = self.stays - total
-        if stays.examples <= 0:
+        if self.stays.examples <= total.examples:
             raise ForgetSetError(f"forget: {forget} is all there is; something must stay")
         groups = dict(self.groups)
         for group, summary in leaving.items():
@@ -111,6 +116,9 @@ class Recording:
                 groups[group] = groups[group] - summary
                 if groups[group].examples <= 0:
                     del groups[group]
+        for node in {group.node for group in leaving if group.label is not None}:
+            total += self._lost_by_others(node, groups)
+        stays = self.stays - total
         return replace(
             self,
             stays=stays,
@@ -119,19 +127,52 @@ class Recording:
             gone=(*self.gone, replace(forget, after=())),
         )
 
+    def _lost_by_others(self, node: int, groups: dict[Group, Summary]) -> Summary:
+        """Reduce the weights of a node's groups that stay, since the node takes fewer steps.
+
+        Args:
+            node: The node.
+            groups: The groups after the removal, which are replaced.
+
+        Returns:
+            What the groups lose, with no examples.
+        """
+        weights = StepWeights(self.batch_size)
+        others = [group for group in groups if group.node == node]
+        before = weights.of(sum(s.examples for g, s in self.groups.items() if g.node == node))
+        after = weights.of(sum(groups[group].examples for group in others))
+        lost = Summary.nothing(self.basis.size)
+        for group in others:
+            reduced = groups[group].times(after / before)
+            lost += groups[group] - reduced
+            groups[group] = reduced
+        return lost
+
+    @property
+    def time(self) -> float:
+        """The sum of the step sizes in training on the retain set, which takes fewer steps."""
+        each = self.stays.mass / self.stays.examples
+        return self.horizon * each / (self.mass / self.examples)
+
+    @property
+    def completion(self) -> float:
+        """The completion n_f/n of all removals so far; 0 where u is not the trained model."""
+        return 1.0 - self.stays.examples / self.examples if self.share == 1.0 else 0.0
+
     def problem(self) -> ReducedProblem:
         """Return the cubic model of all removals so far."""
         return ReducedProblem.of(
             self.stays,
             self.left,
-            self.examples - self.stays.examples,
+            self.mass - self.stays.mass,
             self.point,
             weight_decay=self.weight_decay,
             absolute=self.absolute,
+            completion=self.completion,
         )
 
     def linear(self) -> FloatArray:
         """Return Q'b, shape (q,), of the influence objective G(w) = F_r(w) - <b, w> around u."""
-        gradient = (self.stays.gradient + self.left) / self.stays.examples
-        ratio = self.examples / self.stays.examples
-        return gradient + ratio * self.weight_decay * self.point
+        retain = self.stays.gradient / self.stays.mass + self.weight_decay * self.point
+        linear: FloatArray = retain - self.problem().gradient
+        return linear

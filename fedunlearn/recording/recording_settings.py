@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fedunlearn.risk.products import Curvature
-from fedunlearn.settings import Settings, Share
+from fedunlearn.settings import Settings, Share, TrainingSettings
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -17,7 +17,8 @@ class RecordingSettings(Settings):
 
     Attributes:
         linearise_at: The point where gradients and curvature are taken: the share of the way from
-            the initial to the trained weights.
+            the initial to the trained weights. Below 1 the forget set's gradient is larger, and
+            what training left undone is not followed.
         curvature: ``ggn``, ``hessian``, or ``hessian-abs``: the Hessian with the absolute values
             of its Ritz values.
         groups: The smallest sets of examples for whose removal the subspace is made: ``classes``
@@ -29,6 +30,8 @@ class RecordingSettings(Settings):
         directions: The number q of directions of the Krylov space that are recorded: those in which
             removals move the model most.
         product_share: The share of every group's examples from which products are computed.
+        node_weights: Whether nodes count by their ``steps``, as in federated averaging, or by their
+            ``examples``.
         policy: ``stored``: the server stores each group's summary, so that a node that has
             disappeared can still be removed; ``on-departure``: the server stores only their sums,
             and a node that leaves sends a summary with the request.
@@ -39,7 +42,7 @@ class RecordingSettings(Settings):
             weights.
     """
 
-    linearise_at: Share = 0.85
+    linearise_at: Share = 1.0
     curvature: Literal["ggn", "hessian", "hessian-abs"] = "ggn"
     groups: Literal["classes", "nodes"] = "classes"
     range: Count = 40
@@ -47,6 +50,7 @@ class RecordingSettings(Settings):
     depth: Annotated[int, Field(ge=0)] = 4
     directions: Count = 40
     product_share: Share = 1.0
+    node_weights: Literal["steps", "examples"] = "steps"
     policy: Literal["stored", "on-departure"] = "stored"
     sums_only: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -65,6 +69,10 @@ class RecordingSettings(Settings):
                 "give at least as many, or twice as many for a product"
             )
         return self
+
+    def step_batch(self, training: TrainingSettings) -> int | None:
+        """Return the size of the batches whose number weighs a node; None without weights."""
+        return training.batch_size if self.node_weights == "steps" else None
 
     @property
     def kind(self) -> Curvature:

@@ -1,11 +1,16 @@
 """A removal as algebra in q dimensions: the cubic step of a forget set, from sums alone.
 
 With Q (d, q) the recorded directions, u the point where they were recorded, g_f and H_f the sums
-over all examples removed so far, H_r the sum over the retain set, and n_f and n_r the numbers of
-examples, the influence objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
+over all examples removed so far, H_r the sum over the retain set, weighted by the steps of their
+nodes (questions/step_weights.py), and q_f and q_r the masses of examples, the influence
+objective of F_r around u (unlearning/influence.py) restricted to u + Q y is
 
     m(y) = <g, y> + 1/2 <y, H y> + (M/6) |y|^3,
-    g = -(Q'g_f + lambda n_f Q'u) / n_r,    H = Q'H_r Q / n_r + lambda I.
+    g = -(Q'g_f + lambda q_f Q'u) / q_r + c (q/q_r) Q'grad F(u),    H = Q'H_r Q / q_r + lambda I.
+
+The completion c is n_f/n where u is the trained model, so that the step follows the difference of
+what training and retraining followed (unlearning/unfinished_training.py). It is 0 elsewhere, since
+grad F is not recorded at the trained model then.
 
 The model does not depend on the order of removals, so a sequence of removals is the same as all of
 them at once.
@@ -47,26 +52,32 @@ class ReducedProblem:
         cls,
         stays: Summary,
         left: FloatArray,
-        examples: int,
+        mass: float,
         point: FloatArray,
         *,
         weight_decay: float,
         absolute: bool,
+        completion: float = 0.0,
     ) -> ReducedProblem:
         """Return the model.
 
         Args:
             stays: Sums over the retain set, which has at least one example.
             left: The gradient sum Q'g_f of all removed examples, (q,).
-            examples: The number n_f of removed examples.
+            mass: The mass q_f of the removed examples.
             point: The point Q'u, (q,).
             weight_decay: The weight decay lambda.
             absolute: Whether Ritz values are replaced by their absolute values; see ``spectrum``.
+            completion: The share c of (q/q_r) grad F(u) that the step follows too.
         """
         size = len(left)
+        gradient = -(left + weight_decay * mass * point) / stays.mass
+        if completion:
+            whole = stays.gradient + left + weight_decay * (stays.mass + mass) * point
+            gradient += completion * whole / stays.mass
         return cls(
-            gradient=-(left + weight_decay * examples * point) / stays.examples,
-            curvature=stays.curvature / stays.examples + weight_decay * np.eye(size),
+            gradient=gradient,
+            curvature=stays.curvature / stays.mass + weight_decay * np.eye(size),
             absolute=absolute,
         )
 

@@ -41,7 +41,7 @@ from fedunlearn.rpc.v1 import session_pb2 as pb
 
 BASIS = "basis.safetensors"
 SUMS = "sums.safetensors"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 
 _NO_DIGEST = "0" * 64
 
@@ -56,6 +56,7 @@ class _Numbers(_Part):
     """The numbers of a summary."""
 
     examples: int
+    mass: float
     square: float
     outside: float
 
@@ -80,13 +81,15 @@ class _BasisNamed(_Part):
 class _Document(_Part):
     """All values of the file of sums that are not vectors; bytes are hexadecimal."""
 
-    version: Literal[1]
+    version: Literal[2]
     share: float
     weight_decay: float
     horizon: float
     absolute: bool
     by_label: bool
     examples: int
+    mass: float
+    batch_size: int | None
     stays: _Numbers
     groups: tuple[_GroupNumbers, ...]
     model: str
@@ -159,6 +162,8 @@ def open_recording(folder: Path, *, verify: bool = True) -> Recording:
         absolute=document.absolute,
         by_label=document.by_label,
         examples=document.examples,
+        mass=document.mass,
+        batch_size=document.batch_size,
         stays=_unpacked(document.stays, vectors["stays"], basis.size),
         groups={
             Group(numbers.node, numbers.label): _unpacked(numbers.summary, row, basis.size)
@@ -201,6 +206,8 @@ def _content(recording: Recording, sha256: str) -> bytes:
         absolute=recording.absolute,
         by_label=recording.by_label,
         examples=recording.examples,
+        mass=recording.mass,
+        batch_size=recording.batch_size,
         stays=_numbers(recording.stays),
         groups=tuple(
             _GroupNumbers(node=group.node, label=group.label, summary=_numbers(summary))
@@ -302,9 +309,18 @@ def _packed(summary: Summary) -> FloatArray:
 
 
 def _numbers(summary: Summary) -> _Numbers:
-    return _Numbers(examples=summary.examples, square=summary.square, outside=summary.outside)
+    return _Numbers(
+        examples=summary.examples, mass=summary.mass, square=summary.square, outside=summary.outside
+    )
 
 
 def _unpacked(numbers: _Numbers, row: FloatArray, size: int) -> Summary:
     curvature = from_upper(row[size:], size)
-    return Summary(numbers.examples, numbers.square, numbers.outside, row[:size].copy(), curvature)
+    return Summary(
+        numbers.examples,
+        numbers.mass,
+        numbers.square,
+        numbers.outside,
+        row[:size].copy(),
+        curvature,
+    )

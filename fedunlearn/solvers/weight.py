@@ -176,6 +176,62 @@ def choose_weight(
     return WeightChoice(chosen, tuple(candidates), rounds + 1)
 
 
+# Multiples of the damping that are tried where it follows from the duration of training.
+MORE_DAMPING = (1.0, 4.0, 16.0, 64.0)
+
+
+def choose_damping(
+    basis: KrylovBasis,
+    evaluate: Evaluate,
+    damping: float,
+    *,
+    rtol: float = 1e-8,
+    absolute: bool = False,
+    at_once: int = len(MORE_DAMPING),
+    resolution: Callable[[], float] = lambda: 0.0,
+) -> WeightChoice:
+    """Take the weight of a given damping, or of a larger one where the model does not hold.
+
+    Args:
+        basis: The subspace; its gradient is not zero.
+        evaluate: Maps steps (m, d) to the objective's change for each, (m,).
+        damping: The damping sigma > 0, in units of curvature, beyond a pole if there is one.
+        rtol: Relative tolerance, as for ``solve_reduced``.
+        absolute: Whether Ritz values are replaced by their absolute values.
+        at_once: How many steps may be held, and evaluated, at the same time.
+        resolution: Returns, after an evaluation, the size up to which changes are rounding.
+
+    Returns:
+        The choice, by ascending damping, after one call of ``evaluate`` where all steps fit at
+        once: the first acceptable candidate, or the one whose gain is nearest to 1.
+    """
+    ritz, _, _ = reduced_gradient(basis, absolute=absolute)
+    largest = float(np.abs(ritz).max()) or 1.0
+    candidates: list[Candidate] = []
+    rounds = 0
+    for start in range(0, len(MORE_DAMPING), at_once):
+        steps = [
+            solve_reduced(
+                basis,
+                weight_of_damping(basis, more * damping / largest, absolute=absolute),
+                rtol=rtol,
+                absolute=absolute,
+            )
+            for more in MORE_DAMPING[start : start + at_once]
+        ]
+        changes = evaluate(lift(basis, steps))
+        candidates += [
+            Candidate(step, float(change), resolution())
+            for step, change in zip(steps, changes, strict=True)
+        ]
+        rounds += 1
+        if any(candidate.acceptable for candidate in candidates):
+            break
+    nearest = min(candidates, key=lambda candidate: abs(candidate.gain - 1.0))
+    chosen = next((candidate for candidate in candidates if candidate.acceptable), nearest)
+    return WeightChoice(chosen, tuple(candidates), rounds)
+
+
 def _dampings(basis: KrylovBasis, least: float, *, absolute: bool) -> tuple[float, ...]:
     """Return the grid of dampings relative to the largest Ritz value, cut off at the least."""
     ritz, _, _ = reduced_gradient(basis, absolute=absolute)

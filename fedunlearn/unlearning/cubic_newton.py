@@ -9,8 +9,9 @@ section 4; the step of Nesterov and Polyak 2006. This implementation differs in 
   (unfinished_training.py). ``gradient = "retained"`` selects the paper's.
 - Gradient and curvature are taken at u, a little back towards the initial weights, where the forget
   set is not yet fitted and its gradient is therefore larger; the step is applied at w^.
-- The weight M is chosen by gain ratio instead of given, and no step has less damping than the
-  duration of training allows (unfinished_training.py).
+- The weight M follows from the duration of training (recording/reduced.py) instead of being given,
+  and is raised where the objective does not change as predicted. Where the duration is not known it
+  is chosen by gain ratio alone.
 
 The defaults were measured on partitions of digits on which no result is reported (README, "Where
 the defaults come from").
@@ -28,7 +29,7 @@ from typing_extensions import override
 from fedunlearn.settings import NotNegative, Settings
 from fedunlearn.solvers.cubic import ReducedStep, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis
-from fedunlearn.solvers.weight import choose_weight
+from fedunlearn.solvers.weight import choose_damping, choose_weight
 from fedunlearn.unlearning.influence import Influence
 from fedunlearn.unlearning.method import Grid
 from fedunlearn.unlearning.subspace import (
@@ -44,7 +45,8 @@ class CubicNewtonSettings(SubspaceSettings):
     """Settings of cubic-newton.
 
     Attributes:
-        weight: The cubic weight M, or ``auto``.
+        weight: The cubic weight M, or ``auto``: the one whose damping is 1/(2T) for training of a
+            time T, or the first multiple of it at which the objective changes as predicted.
     """
 
     weight: NotNegative | Literal["auto"] = "auto"
@@ -66,15 +68,30 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
         weight, absolute = self.settings.weight, self.settings.absolute
         if weight != "auto":
             return Chosen(solve_reduced(basis, weight, rtol=RESIDUAL, absolute=absolute))
-        choice = choose_weight(
-            basis,
-            lambda steps: influence.changes(moved, steps),
-            rtol=RESIDUAL,
-            absolute=absolute,
-            at_once=steps_at_once(influence.origin),
-            resolution=lambda: influence.resolution,
-            least_damping=influence.undone.least_damping if influence.undone else 0.0,
-        )
+        at_once = steps_at_once(influence.origin)
+
+        def changes(steps: Tensor) -> Tensor:
+            return influence.changes(moved, steps)
+
+        if influence.natural_damping > 0.0:
+            choice = choose_damping(
+                basis,
+                changes,
+                influence.natural_damping,
+                rtol=RESIDUAL,
+                absolute=absolute,
+                at_once=at_once,
+                resolution=lambda: influence.resolution,
+            )
+        else:
+            choice = choose_weight(
+                basis,
+                changes,
+                rtol=RESIDUAL,
+                absolute=absolute,
+                at_once=at_once,
+                resolution=lambda: influence.resolution,
+            )
         return Chosen(choice.chosen.step, choice.candidates)
 
     @override

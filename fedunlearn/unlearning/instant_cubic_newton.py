@@ -18,7 +18,7 @@ a class, on any node          none, where groups are           all nodes, or tho
 records                       the nodes that hold them         the nodes that hold them
 ============================  ===============================  ===================================
 
-A node that must answer does so once, with a summary of q (q + 3) / 2 + 2 numbers. ``check`` adds
+A node that must answer does so once, with a summary of q (q + 3) / 2 + 3 numbers. ``check`` adds
 one round with all nodes that stay: the damping is increased until the influence objective changes
 as its model predicted.
 """
@@ -141,7 +141,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
 
     def _step(self, problem: ReducedProblem, after: Recording) -> ReducedStep:
         if self.settings.weight == "auto":
-            return problem.damped(natural_damping(after.horizon))
+            return problem.damped(natural_damping(after.time))
         return problem.weighted(self.settings.weight)
 
     def _ask(
@@ -158,6 +158,7 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
             weight_decay=recording.weight_decay,
             only=forget.named,
             without=now.leavers - forget.nodes,
+            step_batch=recording.batch_size,
         )
         found = {
             Group(node, label): summary
@@ -185,12 +186,15 @@ class InstantCubicNewton(UnlearningMethod[InstantCubicNewtonSettings]):
     ) -> tuple[Candidate, ...]:
         """Evaluate the retain objective at the step and at more damped ones: one round."""
         problem = after.problem()
-        least = max(step.damping, natural_damping(after.horizon))
+        least = max(step.damping, natural_damping(after.time))
         steps = [step, *(problem.damped(least * more) for more in MORE_DAMPING)]
         origin = recording.place(trained.weights, trained.start)
         last = after.gone[-1].following(recording.gone)
         objective = federation.objective(
-            last, weight_decay=after.weight_decay, without=last.leavers
+            last,
+            weight_decay=after.weight_decay,
+            without=last.leavers,
+            step_batch=recording.batch_size,
         )
         nowhere = torch.zeros_like(origin)
         moves = torch.stack([after.basis.moved(nowhere, s.coordinates) for s in steps])

@@ -83,7 +83,10 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
     ) -> Unlearned:
         settings = self.settings
         objective = federation.objective(
-            forget, weight_decay=trained.settings.weight_decay, without=forget.leavers
+            forget,
+            weight_decay=trained.settings.weight_decay,
+            without=forget.leavers,
+            step_batch=trained.settings.batch_size,
         )
         solver = DescentCubicSolver(conjugate=settings.conjugate, seed=settings.seed)
         weights = trained.weights.clone()

@@ -38,6 +38,7 @@ from fedunlearn.solvers.weight import Candidate
 from fedunlearn.unlearning.influence import (
     Completion,
     Influence,
+    NodeWeights,
     Source,
     open_influence,
     to_record,
@@ -71,6 +72,8 @@ class SubspaceSettings(Settings):
         basis: ``stored``, or ``two-pass`` where k vectors do not fit into the server's memory.
         linearise_at: The point where curvature and, except for ``retained``, the gradient are
             taken: the share of the way from the initial to the trained weights.
+        node_weights: Whether nodes count by their ``steps``, as in federated averaging, where a
+            small node takes fewer of them, or by their ``examples``.
         steps: Number of steps, each with its own basis. Use more than one only where the objective
             is convex and training converged; on networks G is not bounded below, and later steps
             diverge.
@@ -82,7 +85,8 @@ class SubspaceSettings(Settings):
     products: Annotated[int, Field(gt=0)] = 10
     product_share: Share = 1.0
     basis: Literal["stored", "two-pass"] = "stored"
-    linearise_at: Share = 0.85
+    linearise_at: Share = 1.0
+    node_weights: NodeWeights = "steps"
     steps: Annotated[int, Field(gt=0)] = 1
 
     @property
@@ -152,7 +156,9 @@ class SubspaceMethod(UnlearningMethod[S]):
 
     @override
     def to_record(self) -> tuple[Recordable, ...]:
-        return to_record(self.settings.gradient, self.settings.linearise_at)
+        return to_record(
+            self.settings.gradient, self.settings.linearise_at, self.settings.node_weights
+        )
 
     @override
     def unlearn(
@@ -174,6 +180,7 @@ class SubspaceMethod(UnlearningMethod[S]):
                 source=settings.gradient,
                 completion=settings.completion,
                 linearise_at=settings.linearise_at,
+                node_weights=settings.node_weights,
             )
             moved: Tensor | None = None
             for number in range(settings.steps):

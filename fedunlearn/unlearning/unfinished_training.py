@@ -8,9 +8,8 @@ and the difference between them is
 
 all gradients at w^. So the gradient of the step is -(n_f/n_r) grad F_f, plus the share n_f/n of
 (n/n_r) grad F(w^): the rest of the unfinished training is missing in the retrained model too, and a
-step that followed it would train instead of unlearn. The step follows a little less than that share
-(``COMPLETED``), because the gradient of the forget set is taken at u, where it is longer. Where
-training converged grad F(w^) is small, and the share hardly matters.
+step that followed all of it would train instead of unlearn. Where training converged grad F(w^) is
+small, and the share hardly matters.
 
 The first factor is about T where hT is small. A step therefore needs at least the damping 1/T in
 directions that training had not finished; with less damping it follows the noise in the remainder
@@ -24,16 +23,15 @@ This was measured on digits, and checked on FashionMNIST, from 3 rounds of train
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scipy.optimize import brentq
 from torch import Tensor
 
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.vectors import dot, norm
-
-# The part of the share n_f/n of the unfinished training that the step follows.
-COMPLETED = 0.75
 
 REMEDY = "train further before the removal, add recovery rounds, or retrain"
 
@@ -47,7 +45,8 @@ class Undone:
         over_leaving: The ratio of (n/n_r) ||grad F(w^)|| to (n_f/n_r) ||grad F_f(u)||: more than 1
             where the unfinished training outweighs the forget set.
         ahead: How much further training would move, as a multiple of the way from w0 to w^: the
-            Newton step of F along that way. None where grad F is known at one point only.
+            Newton step of F along that way. None where neither grad F at a second point nor the
+            duration of training is known.
         completion: The share c of (n/n_r) grad F(w^) that the step follows.
         least_damping: The damping below which directions that training had not finished are noise,
             in units of curvature.
@@ -94,7 +93,7 @@ class Undone:
 
 def completion_of(share: float) -> float:
     """Return the completion c of a removal of a share n_f/n of the examples, in [0, 1]."""
-    return COMPLETED * share
+    return share
 
 
 def measure_undone(
@@ -106,6 +105,7 @@ def measure_undone(
     share: float,
     linearise_at: float,
     completion: float | None,
+    time: float | None = None,
 ) -> Undone:
     """Compare the unfinished training with the forget set, without a round.
 
@@ -117,11 +117,12 @@ def measure_undone(
         share: The share n_f/n of the forget set in the examples.
         linearise_at: The share a of the way from w0 to w^ at which u lies.
         completion: The share c, where the user gave it.
+        time: The time T of gradient flow that equals training; None where it is not known.
 
     Returns:
         The measures, with the completion that was given or that follows from them.
     """
-    ahead, least_damping = _along_the_way(trained, whole, whole_at_point, linearise_at)
+    ahead, least_damping = _along_the_way(trained, whole, whole_at_point, linearise_at, time)
     undone, leaves = norm(whole) / (1.0 - share), norm(leaving)
     return Undone(
         gradient_norm=norm(whole),
@@ -133,7 +134,11 @@ def measure_undone(
 
 
 def _along_the_way(
-    trained: TrainedModel, whole: Tensor, whole_at_point: Tensor | None, linearise_at: float
+    trained: TrainedModel,
+    whole: Tensor,
+    whole_at_point: Tensor | None,
+    linearise_at: float,
+    time: float | None,
 ) -> tuple[float | None, float]:
     """Return how much further training would move, and the least damping."""
     start, end = trained.initial, trained.weights
@@ -146,7 +151,26 @@ def _along_the_way(
     if whole_at_point is not None:
         pull_at_point = dot(whole_at_point, start) - dot(whole_at_point, end)
         ahead = _ahead(pull, (pull_at_point - pull) / (1.0 - linearise_at))
+    elif time is not None and square > 0.0:
+        ahead = _ahead_after(time * pull / square)
     return ahead, 0.5 * max(0.0, pull) / square if square > 0.0 else 0.0
+
+
+def _ahead_after(ratio: float) -> float:
+    """Return how much further training would move, from its duration and its last gradient.
+
+    With x = hT the ratio T <-grad F, d> / <d, d> is x / (e^x - 1), and what is left is 1 / (e^x -
+    1) of the way.
+
+    Args:
+        ratio: That ratio, between 0 and 1 on gradient flow.
+    """
+    if ratio <= 0.0:
+        return 0.0
+    if ratio >= 1.0 - 1e-12:
+        return 1e12
+    x = float(brentq(lambda x: x / math.expm1(x) - ratio, 1e-12, 700.0))
+    return 1.0 / math.expm1(x)
 
 
 def _ahead(pull: float, curvature: float) -> float:

@@ -74,10 +74,10 @@ class Validity:
             tried: Candidates that were checked, if any were.
         """
         checked = next((c for c in tried if c.step is step), None)
-        floor = after.examples * (after.weight_decay + step.damping)
+        floor = after.mass * (after.weight_decay + step.damping)
         return cls(
             share=1.0 - after.stays.examples / after.examples,
-            leverage=_leverage(leaves.curvature, after.stays.curvature, floor),
+            leverage=leverage_of(leaves.curvature, after.stays.curvature, floor),
             # Removed records make the sums of squares of a stored group an estimate only.
             inside=min(1.0, max(0.0, 1.0 - leaves.outside / leaves.square))
             if leaves.square > 0.0
@@ -142,10 +142,17 @@ class Validity:
         return values
 
 
-def _leverage(leaves: FloatArray, stays: FloatArray, floor: float) -> float:
+def leverage_of(leaves: FloatArray, stays: FloatArray, floor: float) -> float:
     """Return the largest eigenvalue of (leaves + stays + floor I)^-1 leaves.
 
-    The result is 1 where the sum is not positive definite, since negative curvature gives no bound.
+    Args:
+        leaves: The curvature of the forget set in a subspace, (q, q).
+        stays: That of the retain set, (q, q).
+        floor: n (lambda + damping), or what of it ``stays`` does not contain.
+
+    Returns:
+        The leverage; it is 1 where the sum is not positive definite, since negative curvature
+        gives no bound.
     """
     whole = leaves + stays + floor * np.eye(len(leaves))
     smallest = float(np.linalg.eigvalsh(whole)[0])

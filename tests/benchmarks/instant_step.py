@@ -87,7 +87,12 @@ def _prepare(folder: Path, precision: torch.dtype) -> None:
         half = generator.standard_normal((COLUMNS, COLUMNS))
         along = generator.standard_normal(COLUMNS)
         return Summary(
-            EXAMPLES, 2.0 * float(along @ along), float(along @ along), along, half @ half.T
+            EXAMPLES,
+            float(EXAMPLES),
+            2.0 * float(along @ along),
+            float(along @ along),
+            along,
+            half @ half.T,
         )
 
     groups = {Group(node, None): summary() for node in range(GROUPS)}
@@ -101,6 +106,8 @@ def _prepare(folder: Path, precision: torch.dtype) -> None:
         absolute=False,
         by_label=False,
         examples=stays.examples,
+        mass=stays.mass,
+        batch_size=None,
         stays=stays,
         groups=groups,
         left=np.zeros(COLUMNS),

@@ -39,6 +39,7 @@ def summary_of(generator: np.random.Generator) -> Summary:
     half = generator.standard_normal((SIZE, SIZE))
     return Summary(
         int(generator.integers(1, 50)),
+        float(generator.integers(1, 500)),
         float(generator.exponential()),
         float(generator.exponential()),
         generator.standard_normal(SIZE),
@@ -65,6 +66,8 @@ def recording_of(
         absolute=seed % 2 == 1,
         by_label=True,
         examples=stays.examples + 11,
+        mass=stays.mass + 7.5,
+        batch_size=None if seed % 3 == 1 else 32 + seed,
         stays=stays,
         groups=groups if stored else {},
         left=generator.standard_normal(SIZE),
@@ -284,9 +287,9 @@ def test_bfloat16_sums_are_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    content = rewritten(lambda document: document.update(version=2))
+    content = rewritten(lambda document: document.update(version=3))
     with holding(saved() | {SUMS: content}) as folder:
-        assert "version 2" in refused(folder, SUMS)
+        assert "version 3" in refused(folder, SUMS)
 
 
 def test_the_sums_of_another_basis_are_refused(tmp_path: Path) -> None:

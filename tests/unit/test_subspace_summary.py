@@ -34,7 +34,7 @@ def group(size: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Ten
     root = torch.from_numpy(generator.standard_normal((size, size)))
     curvature = (root @ root.T).to(dtype)
     examples = int(generator.integers(1, 2**20))
-    return pack(examples, gradient, basis @ gradient, curvature), gradient
+    return pack(examples, 3 * examples, gradient, basis @ gradient, curvature), gradient
 
 
 def summary_of(size: int, seed: int) -> Summary:
@@ -43,6 +43,7 @@ def summary_of(size: int, seed: int) -> Summary:
 
 def same(one: Summary, other: Summary) -> None:
     assert one.examples == other.examples
+    assert one.mass == pytest.approx(other.mass, abs=1e-9)
     assert one.square == pytest.approx(other.square, rel=1e-12, abs=1e-11)
     assert one.outside == pytest.approx(other.outside, rel=1e-12, abs=1e-11)
     np.testing.assert_allclose(one.gradient, other.gradient, rtol=1e-12, atol=1e-11)
@@ -57,10 +58,10 @@ def test_what_is_packed_is_unpacked(size: int, seed: int) -> None:
     along = 0.1 * torch.randn(size, generator=generator).double()
     root = torch.randn(size, size, generator=generator).double()
     curvature = root + root.T
-    row = pack(17, gradient, along, curvature)
-    assert row.shape == (packed_size(size),) == (size * (size + 3) // 2 + 2,)
+    row = pack(17, 34, gradient, along, curvature)
+    assert row.shape == (packed_size(size),) == (size * (size + 3) // 2 + 3,)
     found = unpack(row, size)
-    assert found.examples == 17
+    assert (found.examples, found.mass) == (17, 34.0)
     assert found.square == float(gradient.square().sum())
     assert found.outside == pytest.approx(max(0.0, found.square - float(along @ along)))
     assert np.array_equal(found.gradient, along.numpy())
@@ -73,7 +74,7 @@ def test_curvature_is_symmetric_to_the_last_bit(size: int, seed: int, dtype: tor
     generator = torch.Generator().manual_seed(seed)
     gradient = torch.randn(DIMENSION, generator=generator).to(dtype)
     rounded = torch.randn(size, size, generator=generator).to(dtype)
-    row = pack(3, gradient, gradient[:size], rounded)
+    row = pack(3, 3, gradient, gradient[:size], rounded)
     assert row.dtype == dtype
     found = unpack(row, size)
     assert found.gradient.dtype == found.curvature.dtype == np.float64
@@ -84,14 +85,16 @@ def test_curvature_is_symmetric_to_the_last_bit(size: int, seed: int, dtype: tor
 
 
 def test_a_row_in_single_precision_counts_ten_million_examples() -> None:
-    row = pack(10_000_001, torch.ones(4), torch.zeros(1), torch.zeros(1, 1))
+    row = pack(10_000_001, 10_000_001, torch.ones(4), torch.zeros(1), torch.zeros(1, 1))
     assert unpack(row, 1).examples == 10_000_001
 
 
 def test_rounding_leaves_nothing_negative_outside() -> None:
     """A gradient inside of the subspace, of which the last bits say that it is longer there."""
     gradient = torch.tensor([1.0, 0.0])
-    assert unpack(pack(1, gradient, torch.tensor([1.0 + 1e-6]), torch.zeros(1, 1)), 1).outside == 0
+    assert (
+        unpack(pack(1, 1, gradient, torch.tensor([1.0 + 1e-6]), torch.zeros(1, 1)), 1).outside == 0
+    )
 
 
 def test_what_is_unpacked_is_its_own() -> None:

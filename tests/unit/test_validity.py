@@ -27,7 +27,7 @@ def summary(examples: int, seed: int, *, indefinite: bool = False) -> Summary:
     if indefinite:
         curvature -= 2.0 * np.trace(curvature) * np.eye(SIZE)
     square = float(gradient @ gradient)
-    return Summary(examples, square / 0.8, square / 4.0, gradient, curvature)
+    return Summary(examples, float(examples), square / 0.8, square / 4.0, gradient, curvature)
 
 
 def after(stays: Summary, leaves: Summary) -> Recording:
@@ -40,6 +40,8 @@ def after(stays: Summary, leaves: Summary) -> Recording:
         absolute=False,
         by_label=False,
         examples=stays.examples + leaves.examples,
+        mass=stays.mass + leaves.mass,
+        batch_size=None,
         stays=stays,
         groups={},
         left=leaves.gradient,
@@ -140,7 +142,7 @@ def test_negative_curvature_gives_no_bound() -> None:
 
 
 def test_a_gradient_of_zero_is_inside() -> None:
-    nothing = Summary(5, 0.0, 0.0, np.zeros(SIZE), np.zeros((SIZE, SIZE)))
+    nothing = Summary(5, 5.0, 0.0, 0.0, np.zeros(SIZE), np.zeros((SIZE, SIZE)))
     validity = judged(summary(20, 1), nothing)
     assert validity.inside == 1.0
     assert validity.leverage == 0.0

@@ -204,7 +204,7 @@ class Sample(_message.Message):
     def __init__(self, share: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "statistics", "sample", "state_sha256")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "statistics", "sample", "state_sha256", "batch_size")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,7 @@ class Question(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     job: str
     round: int
     model_sha256: bytes
@@ -235,7 +236,8 @@ class Question(_message.Message):
     statistics: StatisticsQuestion
     sample: Sample
     state_sha256: bytes
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+    batch_size: int
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., state_sha256: _Optional[bytes] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts", "labels")

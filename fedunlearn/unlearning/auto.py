@@ -1,0 +1,379 @@
+"""``auto``: the cheapest plan that is expected to come close enough to a retrained model.
+
+Stages, the cheapest first; each is taken where the one before it is not expected to reach the
+wanted closeness, or failed its check:
+
+1. **Recorded step**: instant-cubic-newton, where summaries of this model were recorded.
+2. **Step**: cubic-newton. Its leverage is measured first, by one gradient and one product: where
+   it is too large, the step is not tried.
+3. **Checkpoint**: a step at a checkpoint of training, where the forget set was fitted less, then
+   the rest of training on the retain set in fewer rounds (remaining_training.py). The step there
+   has ``CORRECTION`` times the natural damping, since the rounds that follow remove the rest.
+   Without checkpoints: rewind.
+4. **Retraining**, where the budget allows for as many rounds as training took.
+
+What is expected follows from the share and the leverage of the forget set (expected_distance.py),
+which nodes measure without an oracle. The plan, the evidence and the expected distance are in the
+details and in the status; where no stage is expected to come close enough, the status says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from fedunlearn.federation.federation import Federation
+from fedunlearn.federation.trained_model import Recordable, TrainedModel
+from fedunlearn.federation.training import OnRound, TrainingPlan
+from fedunlearn.model_state import ModelState
+from fedunlearn.networks import running_statistics
+from fedunlearn.parameters import digest
+from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.question import Sample
+from fedunlearn.recording.checkpoints import Checkpoints, TrainingCheckpoints
+from fedunlearn.recording.recorder import SubspaceRecorder
+from fedunlearn.recording.recording import Recording
+from fedunlearn.risk.products import Curvature
+from fedunlearn.settings import Positive, Settings
+from fedunlearn.solvers.cubic import solve_reduced
+from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
+from fedunlearn.solvers.weight import weight_of_damping
+from fedunlearn.unlearning.cubic_newton import CubicNewton
+from fedunlearn.unlearning.expected_distance import after_rounds, after_step
+from fedunlearn.unlearning.influence import Influence, open_influence
+from fedunlearn.unlearning.instant_cubic_newton import InstantCubicNewton
+from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMethod
+from fedunlearn.unlearning.remaining_training import earliest_start, remaining_schedule
+from fedunlearn.unlearning.retrain import Retrain
+from fedunlearn.unlearning.rewind import Rewind
+from fedunlearn.unlearning.subspace import RESIDUAL, Chosen
+from fedunlearn.unlearning.validity import leverage_of
+
+# The damping of the step at a checkpoint, as a multiple of the natural one.
+CORRECTION = 4.0
+CORRECTION_PRODUCTS = 4
+# The share of the examples from which the products of that step are computed.
+CORRECTION_SHARE = 0.25
+# The default budget, as a share of the rounds of training.
+BUDGET_SHARE = 0.4
+
+
+class AutoSettings(Settings):
+    """Settings of auto.
+
+    Attributes:
+        closeness: The wanted distance of predictions on the forget set from those of a retrained
+            model, in floors: multiples of the distance between independently retrained models.
+        rounds: The largest number of rounds of training on the retain set. If it is left out, two
+            fifths of those of training; as many as training took allow for retraining.
+        record: Whether summaries are recorded when training ends, with the defaults of
+            instant-cubic-newton, so that a removal need not take a round.
+        checkpoints: The number of checkpoints that the server stores while training runs.
+    """
+
+    closeness: Positive = 2.0
+    rounds: Annotated[int, Field(gt=0)] | None = None
+    record: bool = True
+    checkpoints: Annotated[int, Field(ge=0)] = 10
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the plan, as it went.
+
+    Attributes:
+        name: The stage.
+        expected: The expected distance from a retrained model, in floors.
+        taken: Whether its model is the result.
+        evidence: What the expectation follows from.
+    """
+
+    name: str
+    expected: float
+    taken: bool
+    evidence: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values in a form that JSON can hold."""
+        return {
+            "stage": self.name,
+            "expected_floors": round(self.expected, 3),
+            "taken": self.taken,
+            **self.evidence,
+        }
+
+
+class Auto(UnlearningMethod[AutoSettings]):
+    """The cheapest plan that is expected to reach a wanted closeness."""
+
+    name: ClassVar[str] = "auto"
+    settings_type: ClassVar[type[Settings]] = AutoSettings
+    grid: ClassVar[Grid] = {"closeness": (1.0, 2.0, 4.0)}
+
+    @override
+    def to_record(self) -> tuple[Recordable, ...]:
+        summaries = InstantCubicNewton().to_record() if self.settings.record else ()
+        most = self.settings.checkpoints
+        return (*summaries, TrainingCheckpoints(most)) if most else summaries
+
+    @override
+    def unlearn(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        *,
+        on_round: OnRound | None = None,
+    ) -> Unlearned:
+        removal = _Removal(self.settings, trained, federation, forget, on_round)
+        for attempt in (removal.recorded_step, removal.step, removal.rounds):
+            found = attempt()
+            if found is not None:
+                return found
+        raise AssertionError  # rounds always ends in a model
+
+    @override
+    def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
+        if self.settings.rounds is not None:
+            return self
+        rounds = max(1, math.floor(gradient_equivalents / local_epochs))
+        return type(self)(self.settings.model_copy(update={"rounds": rounds}))
+
+
+class _Removal:
+    """One removal, stage by stage."""
+
+    def __init__(
+        self,
+        settings: AutoSettings,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        on_round: OnRound | None,
+    ) -> None:
+        self._settings = settings
+        self._trained = trained
+        self._federation = federation
+        self._forget = forget
+        self._on_round = on_round
+        self._stages: list[Stage] = []
+        self._rounds = 0
+        self._share = self._leverage = 0.0
+
+    def recorded_step(self) -> Unlearned | None:
+        """Take the step from recorded summaries, where it is expected to suffice."""
+        for item, recorded in self._trained.recorded.items():
+            if not isinstance(item, SubspaceRecorder):
+                continue
+            recording: Recording = recorded.value
+            if recording.model != digest(self._trained.weights):
+                continue
+            method = InstantCubicNewton(**dict(item.settings))
+            found = method.unlearn(self._trained, self._federation, self._forget)
+            self._rounds += found.details["rounds"]
+            validity = found.details.get("validity")
+            if validity is None:
+                continue
+            self._share, self._leverage = validity["share"], validity["leverage"]
+            evidence = self._evidence | {"step": found.status}
+            enough = self._note("recorded step", after_step(self._leverage), evidence)
+            if enough or not self._can_train:
+                return self._result(found, enough)
+        return None
+
+    def step(self) -> Unlearned | None:
+        """Take a step with rounds, where its leverage is small enough."""
+        if self._stages:  # a recorded step was not close enough, and this one is no closer
+            return None
+        self._measure()
+        expected = after_step(self._leverage)
+        if expected > self._settings.closeness and self._can_train:
+            self._stages.append(Stage("step", expected, False, self._evidence))
+            return None
+        found = CubicNewton().unlearn(
+            self._trained, self._federation, self._forget, on_round=self._reported
+        )
+        self._rounds += found.details["rounds"]
+        evidence = self._evidence | {"step": found.status}
+        return self._result(found, self._note("step", expected, evidence))
+
+    def rounds(self) -> Unlearned:
+        """Train on the retain set, from a checkpoint, on the way back, or from the start."""
+        start, rounds = self._plan()
+        if rounds >= self._trained.settings.rounds:
+            found = Retrain().unlearn(
+                self._trained, self._federation, self._forget, on_round=self._reported
+            )
+            self._rounds += found.details["rounds"]
+            self._stages.append(Stage("retraining", 0.0, True, {"rounds": rounds}))
+            return self._result(found, enough=True)
+        evidence = self._evidence | {"rounds": rounds}
+        if start is None:
+            found = Rewind(rounds=rounds).unlearn(
+                self._trained, self._federation, self._forget, on_round=self._reported
+            )
+            self._rounds += rounds
+            return self._result(found, self._note("rewind", self._after(None), evidence))
+        weights = self._corrected(start)
+        schedule = remaining_schedule(self._trained.settings, start, rounds)
+        plan = TrainingPlan(
+            self._trained.settings,
+            len(schedule.rates),
+            schedule.first_round,
+            self._trained.settings.seed,
+            schedule=schedule,
+            without=self._forget,
+        )
+        weights = self._federation.train(
+            weights, plan, label="auto: rounds", on_round=self._counted(schedule.first_round)
+        )
+        self._rounds += plan.rounds
+        evidence |= {"checkpoint": start}
+        enough = self._note("checkpoint", self._after(start), evidence)
+        return self._result(Unlearned(weights, "done", Claim.EMPIRICAL), enough)
+
+    def _plan(self) -> tuple[int | None, int]:
+        """Return the checkpoint and the rounds from there: the fewest that are expected to do.
+
+        Returns:
+            The number of rounds before the checkpoint, or None where there is none; and the rounds
+            to train, as many as training took where it is to start anew.
+        """
+        settings = self._trained.settings
+        known = self._trained.initial is not None
+        budget = self._settings.rounds or math.ceil(BUDGET_SHARE * settings.rounds)
+        start: int | None = None
+        for rounds in range(1, min(budget, settings.rounds) + 1):
+            start = earliest_start(settings, self._checkpoints, rounds)
+            if start is not None and self._after(start) <= self._settings.closeness:
+                return start, rounds
+        if budget >= settings.rounds and known:
+            return None, settings.rounds
+        return start, budget
+
+    def _after(self, start: int | None) -> float:
+        """Return the expected distance after the rest of training from a checkpoint."""
+        anew = None if start is None else 1.0 - start / self._trained.settings.rounds
+        return after_rounds(self._leverage, anew)
+
+    @property
+    def _checkpoints(self) -> Checkpoints:
+        for item, recorded in self._trained.recorded.items():
+            if isinstance(item, TrainingCheckpoints):
+                checkpoints: Checkpoints = recorded.value
+                return checkpoints
+        return {}
+
+    @property
+    def _can_train(self) -> bool:
+        return self._trained.initial is not None or bool(self._checkpoints)
+
+    def _measure(self) -> None:
+        """Measure share and leverage of the forget set.
+
+        This takes one gradient, ``CORRECTION_PRODUCTS`` products of a sample, and as many of the
+        forget set. The leverage is that of a recorded step (validity.py), in the Krylov space of
+        the step.
+        """
+        trained = self._trained
+        influence = open_influence(
+            trained,
+            self._federation,
+            self._forget,
+            source="departing",
+            completion="auto",
+            linearise_at=1.0,
+            node_weights="steps",
+        )
+        objective = influence.objective
+        retained, forgotten = objective.retained, objective.forgotten
+        self._share = forgotten / (retained + forgotten)
+        slope = influence.slope(None)
+        if slope.any():
+            sample = Sample.of(CORRECTION_SHARE, seed=0)
+            curvature = objective.curvature(trained.weights, Curvature.GGN, sample)
+            *_, basis = lanczos(curvature, slope, CORRECTION_PRODUCTS)
+            sums = objective.forgotten_products(
+                trained.weights, basis.vectors.T, Curvature.GGN, sample
+            )
+            leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
+            self._leverage = leverage_of(
+                leaves, basis.projection.numpy(), influence.natural_damping
+            )
+        self._rounds += objective.rounds
+
+    def _corrected(self, start: int) -> Tensor:
+        """Return the weights of a checkpoint after a step there."""
+        settings = self._trained.settings.model_copy(update={"rounds": start})
+        weights = self._checkpoints[start]
+        at = replace(self._trained, weights=weights, settings=settings, recorded={})
+        federation = self._federation
+        if running_statistics(federation.state):
+            objective = federation.objective(
+                self._forget, weight_decay=0.0, without=self._forget.leavers
+            )
+            state = objective.statistics(weights, federation.batch_size, seed=0)
+            federation = replace(federation, state=ModelState(state))
+            self._rounds += 1
+        found = _Correction(
+            linearise_at=1.0, products=CORRECTION_PRODUCTS, product_share=CORRECTION_SHARE
+        ).unlearn(at, federation, self._forget)
+        self._rounds += found.details["rounds"]
+        return found.weights
+
+    @property
+    def _evidence(self) -> dict[str, Any]:
+        return {"share": self._share, "leverage": self._leverage}
+
+    def _note(self, stage: str, expected: float, evidence: Mapping[str, Any]) -> bool:
+        """Add a stage to the plan, and return whether it is close enough."""
+        enough = expected <= self._settings.closeness
+        self._stages.append(Stage(stage, expected, enough, evidence))
+        return enough
+
+    def _result(self, found: Unlearned, enough: bool) -> Unlearned:
+        last = replace(self._stages[-1], taken=True)
+        stages = [*self._stages[:-1], last]
+        wanted = self._settings.closeness
+        status = f"{last.name}: expected within {last.expected:.2g} floors of a retrained model"
+        if enough:
+            status += f" ({wanted:g} wanted)"
+        else:
+            status += f", and {wanted:g} are wanted: allow more rounds, or retrain"
+        return replace(
+            found,
+            status=status,
+            details={
+                **found.details,
+                "rounds": self._rounds,
+                "wanted_floors": wanted,
+                "expected_floors": last.expected,
+                "close_enough": enough,
+                "plan": [stage.as_dict() for stage in stages],
+            },
+        )
+
+    def _reported(self, number: int, weights: Tensor) -> None:
+        if self._on_round is not None:
+            self._on_round(self._rounds + number, weights)
+
+    def _counted(self, first: int) -> OnRound:
+        return lambda number, weights: self._reported(number - first + 1, weights)
+
+
+class _Correction(CubicNewton):
+    """A step whose damping is a multiple of the natural one, without a round for its choice."""
+
+    @override
+    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
+        largest = float(torch.linalg.matrix_norm(basis.projection, 2)) or 1.0
+        relative = CORRECTION * influence.natural_damping / largest
+        weight = weight_of_damping(basis, relative) if relative > 0.0 else 0.0
+        return Chosen(solve_reduced(basis, weight, rtol=RESIDUAL))
