@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedunlearn.federation.trained_model import TrainedModel as TrainedModel
     from fedunlearn.federation.training import TrainingPlan as TrainingPlan
     from fedunlearn.flower.simulation import simulate as simulate
+    from fedunlearn.models.heads import UnitBall as UnitBall
     from fedunlearn.networks import build_model as build_model
     from fedunlearn.parameters import flatten as flatten
     from fedunlearn.parameters import flatten_state as flatten_state
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
     from fedunlearn.questions.forget import ForgetSet as ForgetSet
     from fedunlearn.recording.storage import open_recording as open_recording
     from fedunlearn.recording.storage import save_recording as save_recording
+    from fedunlearn.risk.linear_head import one_vs_rest_loss as one_vs_rest_loss
+    from fedunlearn.risk.linear_head import squared_loss as squared_loss
     from fedunlearn.risk.task import Task as Task
     from fedunlearn.scenario.data import DataSettings as DataSettings
     from fedunlearn.settings import TrainingSettings as TrainingSettings
+    from fedunlearn.unlearning.certified_head import CertifiedHead as CertifiedHead
+    from fedunlearn.unlearning.certified_head import CertifiedHeadSettings as CertifiedHeadSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
     from fedunlearn.unlearning.cubic_newton import CubicNewtonSettings as CubicNewtonSettings
+    from fedunlearn.unlearning.exact_head import ExactHead as ExactHead
+    from fedunlearn.unlearning.exact_head import ExactHeadSettings as ExactHeadSettings
     from fedunlearn.unlearning.fed_eraser import FedEraser as FedEraser
     from fedunlearn.unlearning.fed_eraser import FedEraserSettings as FedEraserSettings
     from fedunlearn.unlearning.fed_osd import FedOsd as FedOsd
@@ -71,9 +78,13 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "CertifiedHead": "unlearning.certified_head",
+    "CertifiedHeadSettings": "unlearning.certified_head",
     "CubicNewton": "unlearning.cubic_newton",
     "CubicNewtonSettings": "unlearning.cubic_newton",
     "DataSettings": "scenario.data",
+    "ExactHead": "unlearning.exact_head",
+    "ExactHeadSettings": "unlearning.exact_head",
     "FedEraser": "unlearning.fed_eraser",
     "FedEraserSettings": "unlearning.fed_eraser",
     "FedOsd": "unlearning.fed_osd",
@@ -105,6 +116,7 @@ _HOME = {
     "TrainedModel": "federation.trained_model",
     "TrainingPlan": "federation.training",
     "TrainingSettings": "settings",
+    "UnitBall": "models.heads",
     "Unlearned": "unlearning.method",
     "UnlearningMethod": "unlearning.method",
     "WeightNegation": "unlearning.weight_negation",
@@ -114,9 +126,11 @@ _HOME = {
     "flatten_state": "parameters",
     "initial_weights": "parameters",
     "load": "parameters",
+    "one_vs_rest_loss": "risk.linear_head",
     "open_recording": "recording.storage",
     "save_recording": "recording.storage",
     "simulate": "flower.simulation",
+    "squared_loss": "risk.linear_head",
 }
 
 __all__ = sorted(_HOME)

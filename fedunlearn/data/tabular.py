@@ -9,6 +9,7 @@ from torch import Tensor
 from fedunlearn.data.cells import require_no_marker
 from fedunlearn.data.class_labels import classes, label_column, numbered
 from fedunlearn.data.draw import Indices, at_most, hold_out
+from fedunlearn.data.encoders import ENCODERS
 from fedunlearn.data.features import features
 from fedunlearn.data.scenario_data import ScenarioData
 from fedunlearn.data.table import Table, read_table
@@ -42,7 +43,7 @@ def read_csv(settings: DataSettings) -> ScenarioData:
     train, test = held_out(groups, settings)
     train = limited(train, groups, settings)
     if settings.text:
-        inputs = texts(table, label, settings)
+        inputs = texts(table, label, settings, np.union1d(train, test))
     else:
         names = [name for name in table.columns if name not in (label, settings.by)]
         values = features(table, names, settings.zero_is_missing, train, settings.words)
@@ -103,16 +104,17 @@ def limited(train: Indices, groups: Indices, settings: DataSettings) -> Indices:
     return train[at_most(settings.limit, groups[train], settings.seed)]
 
 
-def texts(table: Table, label: str, settings: DataSettings) -> Tensor:
-    """Turn a table's columns of text into token ids.
+def texts(table: Table, label: str, settings: DataSettings, used: Indices | None = None) -> Tensor:
+    """Turn a table's columns of text into token ids, or into features by a frozen encoder.
 
     Args:
         table: All rows.
         label: The label's column.
-        settings: Which columns are text.
+        settings: Which columns are text, and the encoder if there is one.
+        used: Indices of the rows that will be used, for an encoder; None for all.
 
     Returns:
-        (n, length), int64.
+        Token ids (n, length), int64; or features (n, d), float32, which are 0 in unused rows.
 
     Raises:
         ScenarioError: A column is not there, or is the label's or the node's.
@@ -121,7 +123,14 @@ def texts(table: Table, label: str, settings: DataSettings) -> Tensor:
         table.column(name, "text")
         if name in (label, settings.by):
             raise ScenarioError(f"data.text: {name!r} is the label's or the node's column")
-    return torch.from_numpy(token_ids(joined([table.columns[name] for name in settings.text])))
+    rows = joined([table.columns[name] for name in settings.text])
+    if settings.encoder is None:
+        return torch.from_numpy(token_ids(rows))
+    places = np.arange(len(rows)) if used is None else used
+    encoded = ENCODERS[settings.encoder]([rows[place] for place in places])
+    inputs = encoded.new_zeros(len(rows), encoded.shape[1])
+    inputs[torch.from_numpy(places)] = encoded
+    return inputs
 
 
 def natural_groups(

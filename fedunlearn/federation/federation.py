@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedunlearn.errors import FederationError, ForgetSetError, InputError
 from fedunlearn.federation.accounting import Meter, MeterStack
+from fedunlearn.federation.head import FittedHead, fit_head, head_of, to_flat
 from fedunlearn.federation.journal import Journal, KeptTraining, Spent, TrainingJournal
 from fedunlearn.federation.objective import FederatedObjective
 from fedunlearn.federation.trained_model import (
@@ -224,6 +225,8 @@ class Federation:
         order = settings.seed if seed is None else seed
         plan = TrainingPlan(settings, settings.rounds, seed=order, without=without)
         wanted = list(dict.fromkeys(record))
+        if settings.solver != "averaging":
+            return self._fit_head(initial, plan, wanted, label)
         observers = {item: item.observer() for item in wanted if isinstance(item, TrainingObserver)}
 
         def on_local(number: int, before: Tensor, local: Mapping[int, LocalResult]) -> None:
@@ -251,6 +254,25 @@ class Federation:
         seen |= {item: one.collected() for item, one in collectors.items()}
         observed = {item: Recorded(value, Meter().stopped()) for item, value in seen.items()}
         return self.record(TrainedModel(weights, initial, settings, observed), wanted)
+
+    def _fit_head(
+        self, initial: Tensor, plan: TrainingPlan, wanted: Sequence[Recordable], label: str
+    ) -> TrainedModel:
+        settings = plan.settings
+        if any(isinstance(item, TrainingObserver) for item in wanted):
+            raise InputError(
+                f"training: solver = {settings.solver!r} has no rounds of averaging, which a "
+                "method wants to observe; leave fed-eraser and its like out, or take "
+                "solver = 'averaging'"
+            )
+        with self.measure() as meter:
+            fit = fit_head(
+                self, initial, settings, seed=plan.seed, without=plan.without, label=label
+            )
+            spent = meter.stopped()
+        weights = to_flat(head_of(self.layout, settings), fit.solution.weights, initial)
+        recorded: dict[Recordable, Recorded] = {FittedHead(): Recorded(fit, spent)}
+        return self.record(TrainedModel(weights, initial, settings, recorded), wanted)
 
     def _require_start(self, initial: Tensor) -> None:
         require_vector("initial", initial)

@@ -16,8 +16,8 @@ from fedunlearn.federation.transport.base import Transport
 from fedunlearn.model_state import ModelState
 from fedunlearn.parameters import require_finite
 from fedunlearn.progress import Progress
+from fedunlearn.questions.ask import Ask
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.kinds import Ask
 from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.questions.step_weights import StepWeights
 from fedunlearn.vectors import accumulate

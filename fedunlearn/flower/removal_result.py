@@ -34,7 +34,7 @@ class RemovalResult:
         method: Name of the method.
         settings: Settings of the method, which JSON can hold.
         status: The outcome in one line, with the remedy where there is one.
-        claim: The claim about the model: EMPIRICAL, or EXACT_RETRAIN.
+        claim: The claim about the model: EMPIRICAL, EXACT, CERTIFIED or EXACT_RETRAIN.
         nodes: The names of the nodes that took part.
         missing: The names of the nodes that failed and were left out.
         removed: Number of examples of each node that are now out of use.

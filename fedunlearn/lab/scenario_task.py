@@ -7,17 +7,36 @@ from torch import Tensor, nn
 
 from fedunlearn.data.sources import Split, load_split, resolve_path
 from fedunlearn.models.catalogue import make_model
+from fedunlearn.risk.linear_head import cross_entropy_loss, one_vs_rest_loss, squared_loss
+from fedunlearn.risk.task import Loss
 from fedunlearn.scenario.data import DataSettings, ModelSettings
 from fedunlearn.scenario.loading import LoadedScenario
+from fedunlearn.settings import Solver
+
+LOSSES: dict[Solver, Loss] = {
+    "averaging": cross_entropy_loss,
+    "logistic": cross_entropy_loss,
+    "ridge": squared_loss,
+    "one-vs-rest": one_vs_rest_loss,
+}
 
 
 class ScenarioTask:
     """Classification on a scenario's data, pickled as its settings and loaded where it is used."""
 
-    def __init__(self, data: DataSettings, model: ModelSettings) -> None:
-        """Use these settings, without loading any data yet."""
+    def __init__(
+        self, data: DataSettings, model: ModelSettings, solver: Solver = "averaging"
+    ) -> None:
+        """Use these settings, without loading any data yet.
+
+        Args:
+            data: The examples.
+            model: The network.
+            solver: The solver of training, which says the loss.
+        """
         self._data = data
         self._model = model
+        self._solver = solver
 
     @property
     def split(self) -> Split:
@@ -25,8 +44,8 @@ class ScenarioTask:
         return load_split(self._data)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, mean over examples."""
-        return nn.functional.cross_entropy(outputs, targets)
+        """Return the loss of the solver, mean over examples."""
+        return LOSSES[self._solver](outputs, targets)
 
     def model(self) -> nn.Module:
         """A new network."""
@@ -51,4 +70,5 @@ class ScenarioTask:
 def scenario_task(loaded: LoadedScenario) -> ScenarioTask:
     """Return the task of a scenario's nodes."""
     scenario = loaded.settings
-    return ScenarioTask(resolve_path(scenario.data, loaded.folder), scenario.model)
+    data = resolve_path(scenario.data, loaded.folder)
+    return ScenarioTask(data, scenario.model, scenario.training.solver)

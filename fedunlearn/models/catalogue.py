@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import ScenarioError
+from fedunlearn.models.heads import unit_logistic
 from fedunlearn.models.resnet import resnet18_layers
 from fedunlearn.models.text import text, text_adapters
 
@@ -69,6 +70,7 @@ def resnet18(shape: Shape, classes: int) -> nn.Module:
 
 MODELS: dict[str, Factory] = {
     "logistic": logistic,
+    "unit-logistic": unit_logistic,
     "mlp": mlp,
     "cnn": cnn,
     "resnet18": resnet18,

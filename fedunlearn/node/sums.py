@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedunlearn.errors import TaskError
+from fedunlearn.node.head import NodeHead
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.heads import HeadDerivatives, HeadMoments
 from fedunlearn.questions.kinds import (
     Evaluations,
     Gradient,
@@ -63,10 +65,12 @@ class ExampleSums:
         """Take sums over the examples of a node."""
         self._node = node
         self._curvature: tuple[_CurvatureKey, RiskCurvature] | None = None
+        self._head: NodeHead | None = None
 
     def release(self) -> None:
-        """Free the curvature that is kept between products, and all graphs with it."""
+        """Free what is stored between questions: curvature, graphs, inputs of a linear head."""
         self._curvature = None
+        self._head = None
 
     def of_part(
         self, question: Question, part: Part, indices: Mapping[Part, Tensor]
@@ -88,6 +92,10 @@ class ExampleSums:
             case GroupGradients() | Summaries():
                 labels, rows = self._by_group(question, part, indices)
                 return rows, labels if question.in_groups else None
+            case HeadMoments():
+                groups = self._groups(indices[part]) if question.ask.by_label else {}
+                chosen = list(groups.values()) or [indices[part]]
+                return self._linear_head(indices[part]).moments(question.ask, chosen), tuple(groups)
             case _:
                 return self._weighted(question, part, indices, self._estimate), None
 
@@ -122,6 +130,8 @@ class ExampleSums:
             return self._curvature_of(question, question.ask, part, indices).products(
                 question.vectors
             )
+        if isinstance(question.ask, HeadDerivatives):
+            return self._linear_head(indices).derivatives(question.ask, question.point, indices)
         risk = self._risk(question, indices)
         if isinstance(question.ask, Gradient):
             return risk.gradient(question.point)
@@ -171,7 +181,7 @@ class ExampleSums:
         """
         ask = question.ask
         assert isinstance(ask, GroupGradients | Summaries)
-        groups = split_by_label(self._group_targets(), indices[part]) if ask.by_label else {}
+        groups = self._groups(indices[part]) if ask.by_label else {}
         labels = tuple(groups)
         counts = _counts(indices)
         terms = question.step_weights.terms(counts, part)
@@ -232,6 +242,15 @@ class ExampleSums:
                 f"{question.point.numel()}; server and nodes need the same Task"
             )
         return risk
+
+    def _linear_head(self, indices: Tensor) -> NodeHead:
+        if self._head is None:
+            node = self._node
+            self._head = NodeHead(node.model, node.task.loss, node.examples, indices, node.memory)
+        return self._head
+
+    def _groups(self, indices: Tensor) -> dict[int, Tensor]:
+        return split_by_label(self._group_targets(), indices)
 
     def _group_targets(self) -> Tensor:
         if isinstance(self._node.examples, TensorExamples):

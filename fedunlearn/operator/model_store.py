@@ -21,9 +21,13 @@ from fedunlearn.files import flush_folder, replacing, write_whole
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, fixed_tensors
 from fedunlearn.parameters import ParameterLayout, digest
+from fedunlearn.recording.head_recording import HeadRecorder
+from fedunlearn.recording.head_storage import HEAD, open_head, save_head
 from fedunlearn.recording.recorder import SubspaceRecorder
+from fedunlearn.recording.recording import Recording
 from fedunlearn.recording.storage import BASIS, SUMS, open_recording, save_recording
 from fedunlearn.settings import TrainingSettings
+from fedunlearn.unlearning.certified_head import CertifiedRecorder
 from fedunlearn.unlearning.method import UnlearningMethod
 from fedunlearn.worker.model_folder import ModelFolder
 
@@ -141,7 +145,7 @@ def require_keepable(method: UnlearningMethod[Any]) -> None:
         NotRecordedError: The method needs such recordings; the message names other methods.
     """
     for item in method.to_record():
-        if not isinstance(item, SubspaceRecorder):
+        if not isinstance(item, SubspaceRecorder | HeadRecorder | CertifiedRecorder):
             raise NotRecordedError(
                 f"{method.name} needs {item}, which a state folder does not store; put a method "
                 "first that needs nothing recorded (cubic-newton), or instant-cubic-newton"
@@ -205,14 +209,20 @@ class ModelStore:
             base: sha256 of the model it was made from; the two share the file of an equal basis.
         """
         for item in self._recordables:
-            if item not in trained.recorded:
+            if item not in trained.recorded or trained.recorded[item].value is None:
                 continue
+            value = trained.recorded[item].value
             target = folder / RECORDING
             target.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not isinstance(value, Recording):
+                save_head(value, target)
+                flush_folder(folder)
+                flush_folder(folder.parent)
+                continue
             shared = self._models.beside(base) / RECORDING / BASIS if base else None
             if shared is not None and shared.exists() and not (target / BASIS).exists():
                 os.link(shared, target / BASIS)
-            save_recording(trained.recorded[item].value, target)
+            save_recording(value, target)
             flush_folder(folder)
             flush_folder(folder.parent)
 
@@ -242,8 +252,12 @@ class ModelStore:
         folder = self._models.beside(sha256) / RECORDING
         recorded: dict[Recordable, Recorded] = {}
         for item in self._recordables:
-            if (folder / SUMS).exists():
-                recording = open_recording(folder)
+            if (folder / (SUMS if isinstance(item, SubspaceRecorder) else HEAD)).exists():
+                recording = (
+                    open_recording(folder)
+                    if isinstance(item, SubspaceRecorder)
+                    else open_head(folder)
+                )
                 if recording.model == digest(weights):
                     recorded[item] = Recorded(recording, Meter().stopped())
         return TrainedModel(weights, initial, settings, recorded, state)

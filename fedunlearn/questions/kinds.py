@@ -5,10 +5,8 @@ A new kind is one class here, with its message in session.proto, and what a node
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fedunlearn.errors import InputError
+from fedunlearn.questions.ask import Ask, Size
+from fedunlearn.questions.heads import HeadDerivatives, HeadMoments
 from fedunlearn.questions.subspace_summary import packed_size
 from fedunlearn.risk.products import Curvature
 from fedunlearn.rpc.v1 import session_pb2 as pb
@@ -28,79 +28,6 @@ LOSS_COST = 0.6
 
 _CURVATURES = {Curvature.GGN: pb.CURVATURE_GGN, Curvature.HESSIAN: pb.CURVATURE_HESSIAN}
 _CURVATURES_BACK = {number: curvature for curvature, number in _CURVATURES.items()}
-
-
-@dataclass(frozen=True)
-class Size:
-    """What the shape of an answer depends on beside the kind.
-
-    Attributes:
-        dimension: d, of the point.
-        vectors: How many vectors the question carries.
-        groups: How many groups of examples the node has, where rows are groups.
-        statistics: How many numbers the running statistics have that the question carries.
-    """
-
-    dimension: int
-    vectors: int
-    groups: int = 1
-    statistics: int = 0
-
-
-class Ask(ABC):
-    """What is asked of each node.
-
-    Attributes:
-        field: Field of the kind in session.proto.
-        may_overflow: Whether NaN and infinity are answers, which the server judges.
-        may_round: Whether answers are long vectors, which may cross in half precision.
-        additive: Whether answers are sums over examples, which can be weighted.
-    """
-
-    field: ClassVar[str]
-    may_overflow: ClassVar[bool] = False
-    may_round: ClassVar[bool] = False
-    additive: ClassVar[bool] = True
-
-    @property
-    def in_groups(self) -> bool:
-        """Whether the values of a part have a row for each group of its examples."""
-        return False
-
-    @property
-    def groups_are_labels(self) -> bool:
-        """Whether these rows are of labels, where targets are labels."""
-        return False
-
-    @abstractmethod
-    def shape(self, size: Size) -> tuple[int, ...]:
-        """Return the shape of the values of one part."""
-
-    @abstractmethod
-    def cost(self, vectors: int, share: float) -> float:
-        """Return what one example costs on average, in gradients of one example.
-
-        Args:
-            vectors: How many the question carries.
-            share: Share of the examples that answer.
-        """
-
-    def write(self, message: pb.Question) -> None:
-        """Write the kind into a question's header; here, a message without fields."""
-        getattr(message, self.field).SetInParent()
-
-    @classmethod
-    def read(cls, message: pb.Question) -> Self:
-        """Read the kind from a question's header; here, from a message without fields.
-
-        Returns:
-            The kind.
-
-        Raises:
-            ValueError: The message asks for something unknown.
-        """
-        del message
-        return cls()
 
 
 @dataclass(frozen=True)
@@ -367,6 +294,8 @@ KINDS: dict[str, type[Ask]] = {
         Statistics,
         GroupGradients,
         Summaries,
+        HeadMoments,
+        HeadDerivatives,
     )
 }
 

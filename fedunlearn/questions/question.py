@@ -15,8 +15,8 @@ from torch import Tensor
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
+from fedunlearn.questions.ask import Ask, Size
 from fedunlearn.questions.forget import ForgetSet, Part
-from fedunlearn.questions.kinds import Ask, Size
 from fedunlearn.questions.step_weights import StepWeights
 
 

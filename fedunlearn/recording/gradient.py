@@ -43,7 +43,7 @@ class GradientAt:
         everything = federation.objective(
             ForgetSet.of_nodes(),
             weight_decay=trained.settings.weight_decay,
-            step_batch=trained.settings.batch_size if self.by_steps else None,
+            step_batch=trained.settings.step_batch if self.by_steps else None,
         )
         with federation.progress.piece("recording", 1):
             gradient = everything.gradient(trained.interpolated(self.share))

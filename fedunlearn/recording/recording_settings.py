@@ -72,7 +72,7 @@ class RecordingSettings(Settings):
 
     def step_batch(self, training: TrainingSettings) -> int | None:
         """Return the size of the batches whose number weighs a node; None without weights."""
-        return training.batch_size if self.node_weights == "steps" else None
+        return training.step_batch if self.node_weights == "steps" else None
 
     @property
     def kind(self) -> Curvature:

@@ -20,6 +20,9 @@ from fedunlearn.reporting.table_columns import Column
 
 CLAIMS = {
     "EMPIRICAL": "measured in this run; no certificate that the influence of the data is gone",
+    "EXACT": "the weights of retraining, up to the relative error that the status states",
+    "CERTIFIED": "(epsilon, delta)-indistinguishable from retraining without the data, to a party "
+    "that does not know the noise of training",
     "EXACT_RETRAIN": "by construction the model that retraining without the data gives",
 }
 FACTS = {

@@ -43,6 +43,7 @@ SOURCES_WITH: dict[str, tuple[str, ...]] = {
     "by": ("csv", "huggingface"),
     "missing": ("csv", "huggingface"),
     "words": ("csv", "huggingface"),
+    "encoder": ("csv", "huggingface"),
     "zero-is-missing": ("csv",),
     "input": ("huggingface",),
 }
@@ -90,6 +91,8 @@ class DataSettings(Settings):
             hub, or a local folder.
         input: huggingface: the column of images.
         text: csv, huggingface: columns of text, joined; nothing else becomes a feature.
+        encoder: csv, huggingface: the frozen encoder that turns texts into features, ``minilm``;
+            None for token ids.
         label: csv, huggingface: a column, or a comparison on one, as ``num > 0``.
         missing: csv, huggingface: texts that mean that a value is missing, as ``NA`` or ``?``.
         words: csv, huggingface: columns that hold words although most of their cells are numbers.
@@ -111,6 +114,7 @@ class DataSettings(Settings):
     path: Path | None = Field(None, strict=False)
     input: str | None = None
     text: tuple[str, ...] = Field((), strict=False)
+    encoder: Literal["minilm"] | None = None
     label: str | None = None
     missing: tuple[str, ...] = Field((), strict=False)
     words: tuple[str, ...] = Field((), strict=False)
@@ -160,6 +164,7 @@ class DataSettings(Settings):
             "by": self.by,
             "missing": self.missing,
             "words": self.words,
+            "encoder": self.encoder,
             "zero-is-missing": self.zero_is_missing,
             "input": self.input,
         }
@@ -180,6 +185,10 @@ class DataSettings(Settings):
             raise ValueError(
                 "input: give name = 'huggingface' either input, a column of images, or text, "
                 "columns of text"
+            )
+        if self.encoder and not self.text:
+            raise ValueError(
+                "encoder: encodes texts; list columns of text in text, or leave it out"
             )
         if self.text and self.zero_is_missing:
             raise ValueError(

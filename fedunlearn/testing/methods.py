@@ -12,6 +12,7 @@ from fedunlearn.errors import InputError
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.parameters import initial_weights
 from fedunlearn.questions.forget import ForgetSet
+from fedunlearn.risk.task import Task
 from fedunlearn.settings import TrainingSettings
 from fedunlearn.testing.federations import Points, in_process
 from fedunlearn.unlearning.method import Claim, Unlearned, UnlearningMethod
@@ -48,6 +49,14 @@ class MethodConformance:
             NotImplementedError: The subclass does not define it.
         """
         raise NotImplementedError("method() of a MethodConformance returns the method")
+
+    def task(self) -> Task:
+        """Return the task of the federation; a network of 33 weights unless it is overridden."""
+        return Points()
+
+    def training(self) -> TrainingSettings:
+        """Return the settings of training; a few rounds of averaging unless it is overridden."""
+        return TRAINING
 
     def test_removes_a_node(self) -> None:
         """The method removes a node."""
@@ -126,17 +135,17 @@ class MethodConformance:
             raise AssertionError(f"{self.method().name} does not refuse to remove {what}")
 
     def _trained(self) -> TrainedModel:
-        method, task = self.method(), Points()
+        method, task = self.method(), self.task()
         initial = initial_weights(task.model, seed=3)
         with in_process(task, NODES) as federation:
-            return federation.fit(initial, TRAINING, record=method.to_record())
+            return federation.fit(initial, self.training(), record=method.to_record())
 
     def _run(
         self, forget: ForgetSet, trained: TrainedModel | None = None
     ) -> tuple[Unlearned, int, list[tuple[int, Tensor]]]:
         trained = trained or self._trained()
         watched: list[tuple[int, Tensor]] = []
-        with in_process(Points(), NODES) as federation, federation.measure() as meter:
+        with in_process(self.task(), NODES) as federation, federation.measure() as meter:
             unlearned = self.method().unlearn(
                 trained,
                 federation,

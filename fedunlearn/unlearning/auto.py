@@ -1,20 +1,21 @@
 """``auto``: the cheapest plan that is expected to come close enough to a retrained model.
 
 Stages, the cheapest first; each is taken where the one before it is not expected to reach the
-wanted closeness, or failed its check:
+wanted closeness:
 
 1. **Recorded step**: instant-cubic-newton, where summaries of this model were recorded.
-2. **Step**: cubic-newton. Its leverage is measured first, by one gradient and one product: where
-   it is too large, the step is not tried.
-3. **Checkpoint**: a step at a checkpoint of training, where the forget set was fitted less, then
-   the rest of training on the retain set in fewer rounds (remaining_training.py). The step there
-   has ``CORRECTION`` times the natural damping, since the rounds that follow remove the rest.
-   Without checkpoints: rewind.
+2. **Step**: a cubic step of ``PRODUCTS`` products of a sample of the examples, with one round that
+   checks whether the objective changes as predicted. Its basis also shows the leverage of the
+   forget set.
+3. **Checkpoint**: the move of that step from a checkpoint of training, where the forget set was
+   fitted less, and from there the rest of training on the retain set in fewer rounds
+   (remaining_training.py). The step has ``CORRECTION`` times the natural damping, since the rounds
+   remove the rest. Without checkpoints: rewind.
 4. **Retraining**, where the budget allows for as many rounds as training took.
 
-What is expected follows from the share and the leverage of the forget set (expected_distance.py),
-which nodes measure without an oracle. The plan, the evidence and the expected distance are in the
-details and in the status; where no stage is expected to come close enough, the status says so.
+What is expected follows from the leverage of the forget set (expected_distance.py), which nodes
+measure without an oracle. The plan, the evidence and the expected distance are in the details and
+in the status; where no stage is expected to come close enough, the status says so.
 """
 
 from __future__ import annotations
@@ -32,20 +33,18 @@ from typing_extensions import override
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.trained_model import Recordable, TrainedModel
 from fedunlearn.federation.training import OnRound, TrainingPlan
-from fedunlearn.model_state import ModelState
-from fedunlearn.networks import running_statistics
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.question import Sample
 from fedunlearn.recording.checkpoints import Checkpoints, TrainingCheckpoints
 from fedunlearn.recording.recorder import SubspaceRecorder
 from fedunlearn.recording.recording import Recording
+from fedunlearn.recording.reduced import natural_damping
 from fedunlearn.risk.products import Curvature
 from fedunlearn.settings import Positive, Settings
-from fedunlearn.solvers.cubic import solve_reduced
+from fedunlearn.solvers.cubic import ReducedStep, lift, solve_reduced
 from fedunlearn.solvers.lanczos import KrylovBasis, lanczos
-from fedunlearn.solvers.weight import weight_of_damping
-from fedunlearn.unlearning.cubic_newton import CubicNewton
+from fedunlearn.solvers.weight import Candidate, weight_of_damping
 from fedunlearn.unlearning.expected_distance import after_rounds, after_step
 from fedunlearn.unlearning.influence import Influence, open_influence
 from fedunlearn.unlearning.instant_cubic_newton import InstantCubicNewton
@@ -53,14 +52,14 @@ from fedunlearn.unlearning.method import Claim, Grid, Unlearned, UnlearningMetho
 from fedunlearn.unlearning.remaining_training import earliest_start, remaining_schedule
 from fedunlearn.unlearning.retrain import Retrain
 from fedunlearn.unlearning.rewind import Rewind
-from fedunlearn.unlearning.subspace import RESIDUAL, Chosen
+from fedunlearn.unlearning.subspace import RESIDUAL
 from fedunlearn.unlearning.validity import leverage_of
 
-# The damping of the step at a checkpoint, as a multiple of the natural one.
-CORRECTION = 4.0
-CORRECTION_PRODUCTS = 4
-# The share of the examples from which the products of that step are computed.
-CORRECTION_SHARE = 0.25
+# The damping of the step from a checkpoint, as a multiple of the natural one.
+CORRECTION = 2.0
+PRODUCTS = 8
+# The share of the examples from which the products of a step are computed.
+PRODUCT_SHARE = 0.25
 # The default budget, as a share of the rounds of training.
 BUDGET_SHARE = 0.4
 
@@ -104,7 +103,8 @@ class Stage:
         """Return the values in a form that JSON can hold."""
         return {
             "stage": self.name,
-            "expected_floors": round(self.expected, 3),
+            # JSON has no infinity: nothing is expected of a step that failed its check.
+            **({"expected_floors": self.expected} if math.isfinite(self.expected) else {}),
             "taken": self.taken,
             **self.evidence,
         }
@@ -166,6 +166,7 @@ class _Removal:
         self._stages: list[Stage] = []
         self._rounds = 0
         self._share = self._leverage = 0.0
+        self._move: Tensor | None = None
 
     def recorded_step(self) -> Unlearned | None:
         """Take the step from recorded summaries, where it is expected to suffice."""
@@ -185,24 +186,67 @@ class _Removal:
             evidence = self._evidence | {"step": found.status}
             enough = self._note("recorded step", after_step(self._leverage), evidence)
             if enough or not self._can_train:
+                if self._on_round is not None:
+                    self._on_round(self._rounds, found.weights)
                 return self._result(found, enough)
+            assert found.trained is not None
+            after: Recording = found.trained.recorded[item].value
+            step = after.problem().damped(CORRECTION * natural_damping(after.time))
+            nowhere = torch.zeros_like(self._trained.weights)
+            self._move = after.basis.moved(nowhere, step.coordinates - recording.coordinates)
         return None
 
     def step(self) -> Unlearned | None:
-        """Take a step with rounds, where its leverage is small enough."""
+        """Take a step with rounds, where its leverage is small and its check does not fail."""
         if self._stages:  # a recorded step was not close enough, and this one is no closer
             return None
-        self._measure()
-        expected = after_step(self._leverage)
-        if expected > self._settings.closeness and self._can_train:
-            self._stages.append(Stage("step", expected, False, self._evidence))
-            return None
-        found = CubicNewton().unlearn(
-            self._trained, self._federation, self._forget, on_round=self._reported
+        influence = open_influence(
+            self._trained,
+            self._federation,
+            self._forget,
+            source="departing",
+            completion="auto",
+            linearise_at=1.0,
+            node_weights="steps",
         )
-        self._rounds += found.details["rounds"]
-        evidence = self._evidence | {"step": found.status}
-        return self._result(found, self._note("step", expected, evidence))
+        objective = influence.objective
+        retained, forgotten = objective.retained, objective.forgotten
+        self._share = forgotten / (retained + forgotten)
+        slope = influence.slope(None)
+        if not slope.any():
+            self._rounds += objective.rounds
+            unchanged = Unlearned(self._trained.weights.clone(), "", Claim.EMPIRICAL)
+            return self._result(unchanged, self._note("step", 0.0, self._evidence))
+        sample = Sample.of(PRODUCT_SHARE, seed=0)
+        curvature = objective.curvature(self._trained.weights, Curvature.GGN, sample)
+        *_, basis = lanczos(curvature, slope, PRODUCTS)
+        sums = objective.forgotten_products(
+            self._trained.weights, basis.vectors.T, Curvature.GGN, sample
+        )
+        leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
+        damping = influence.natural_damping
+        self._leverage = leverage_of(leaves, basis.projection.numpy(), damping)
+        found = self._checked(influence, basis, damping)
+        self._rounds += objective.rounds
+        (self._move,) = lift(basis, [_damped(basis, CORRECTION * damping)])
+        enough = self._note(
+            "step",
+            after_step(self._leverage) if found.acceptable else math.inf,
+            self._evidence | {"gain": found.gain, "products": basis.products},
+        )
+        if not enough and self._can_train:
+            return None
+        (move,) = lift(basis, [found.step])
+        weights = self._trained.weights + move
+        if self._on_round is not None:
+            self._on_round(self._rounds, weights)
+        return self._result(Unlearned(weights, "", Claim.EMPIRICAL), enough)
+
+    def _checked(self, influence: Influence, basis: KrylovBasis, damping: float) -> Candidate:
+        """Return the step of a damping, with the change of the objective there: one round."""
+        step = _damped(basis, damping)
+        (change,) = influence.changes(None, lift(basis, [step]))
+        return Candidate(step, float(change), influence.resolution)
 
     def rounds(self) -> Unlearned:
         """Train on the retain set, from a checkpoint, on the way back, or from the start."""
@@ -221,7 +265,8 @@ class _Removal:
             )
             self._rounds += rounds
             return self._result(found, self._note("rewind", self._after(None), evidence))
-        weights = self._corrected(start)
+        assert self._move is not None  # some step was solved before
+        weights = self._checkpoints[start] + self._move
         schedule = remaining_schedule(self._trained.settings, start, rounds)
         plan = TrainingPlan(
             self._trained.settings,
@@ -275,59 +320,6 @@ class _Removal:
     def _can_train(self) -> bool:
         return self._trained.initial is not None or bool(self._checkpoints)
 
-    def _measure(self) -> None:
-        """Measure share and leverage of the forget set.
-
-        This takes one gradient, ``CORRECTION_PRODUCTS`` products of a sample, and as many of the
-        forget set. The leverage is that of a recorded step (validity.py), in the Krylov space of
-        the step.
-        """
-        trained = self._trained
-        influence = open_influence(
-            trained,
-            self._federation,
-            self._forget,
-            source="departing",
-            completion="auto",
-            linearise_at=1.0,
-            node_weights="steps",
-        )
-        objective = influence.objective
-        retained, forgotten = objective.retained, objective.forgotten
-        self._share = forgotten / (retained + forgotten)
-        slope = influence.slope(None)
-        if slope.any():
-            sample = Sample.of(CORRECTION_SHARE, seed=0)
-            curvature = objective.curvature(trained.weights, Curvature.GGN, sample)
-            *_, basis = lanczos(curvature, slope, CORRECTION_PRODUCTS)
-            sums = objective.forgotten_products(
-                trained.weights, basis.vectors.T, Curvature.GGN, sample
-            )
-            leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
-            self._leverage = leverage_of(
-                leaves, basis.projection.numpy(), influence.natural_damping
-            )
-        self._rounds += objective.rounds
-
-    def _corrected(self, start: int) -> Tensor:
-        """Return the weights of a checkpoint after a step there."""
-        settings = self._trained.settings.model_copy(update={"rounds": start})
-        weights = self._checkpoints[start]
-        at = replace(self._trained, weights=weights, settings=settings, recorded={})
-        federation = self._federation
-        if running_statistics(federation.state):
-            objective = federation.objective(
-                self._forget, weight_decay=0.0, without=self._forget.leavers
-            )
-            state = objective.statistics(weights, federation.batch_size, seed=0)
-            federation = replace(federation, state=ModelState(state))
-            self._rounds += 1
-        found = _Correction(
-            linearise_at=1.0, products=CORRECTION_PRODUCTS, product_share=CORRECTION_SHARE
-        ).unlearn(at, federation, self._forget)
-        self._rounds += found.details["rounds"]
-        return found.weights
-
     @property
     def _evidence(self) -> dict[str, Any]:
         return {"share": self._share, "leverage": self._leverage}
@@ -343,6 +335,8 @@ class _Removal:
         stages = [*self._stages[:-1], last]
         wanted = self._settings.closeness
         status = f"{last.name}: expected within {last.expected:.2g} floors of a retrained model"
+        if not math.isfinite(last.expected):
+            status = f"{last.name}: the objective did not change as predicted"
         if enough:
             status += f" ({wanted:g} wanted)"
         else:
@@ -354,7 +348,7 @@ class _Removal:
                 **found.details,
                 "rounds": self._rounds,
                 "wanted_floors": wanted,
-                "expected_floors": last.expected,
+                **({"expected_floors": last.expected} if math.isfinite(last.expected) else {}),
                 "close_enough": enough,
                 "plan": [stage.as_dict() for stage in stages],
             },
@@ -368,12 +362,8 @@ class _Removal:
         return lambda number, weights: self._reported(number - first + 1, weights)
 
 
-class _Correction(CubicNewton):
-    """A step whose damping is a multiple of the natural one, without a round for its choice."""
-
-    @override
-    def choose(self, basis: KrylovBasis, influence: Influence, moved: Tensor | None) -> Chosen:
-        largest = float(torch.linalg.matrix_norm(basis.projection, 2)) or 1.0
-        relative = CORRECTION * influence.natural_damping / largest
-        weight = weight_of_damping(basis, relative) if relative > 0.0 else 0.0
-        return Chosen(solve_reduced(basis, weight, rtol=RESIDUAL))
+def _damped(basis: KrylovBasis, damping: float) -> ReducedStep:
+    """Return the step with a damping, in units of curvature; with none for 0."""
+    largest = float(torch.linalg.matrix_norm(basis.projection, 2)) or 1.0
+    weight = weight_of_damping(basis, damping / largest) if damping > 0.0 else 0.0
+    return solve_reduced(basis, weight, rtol=RESIDUAL)

@@ -7,8 +7,8 @@ nodes (docs: Concepts, "Choosing a plan", has the figures and those of removals 
 
 - After a step they grow with the leverage rho of the forget set (validity.py): where rho is near 1
   the retain set says nothing about a direction in which the model is to move.
-- After rounds from a corrected checkpoint they depend on the share of training that these rounds
-  stand for, and hardly on the leverage: what the step there leaves over is a share of its length.
+- After rounds from a corrected checkpoint they fall with the share of training that these rounds
+  stand for, and depend less on the leverage.
 
 Both bound about nine removals in ten from above; half of them end at less than half of it.
 """
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 # floors = STEP (rho / (1 - rho))^STEP_POWER
 STEP, STEP_POWER = 2.0, 0.9
-# floors = ROUNDS (1 - share of training anew)^ROUNDS_POWER
-ROUNDS, ROUNDS_POWER = 6.0, 1.6
+# floors = ROUNDS (rho / (1 - rho))^ROUNDS_POWER (1 - share of training anew)
+ROUNDS, ROUNDS_POWER = 3.5, 0.4
 # After rounds from half of the way back, whose start was not corrected.
-REWOUND = 3.5
+REWOUND = 4.0
 # Rounds add noise of their own to a step that is close already.
 AT_MOST = 1.2
 
@@ -31,8 +31,7 @@ def after_step(leverage: float) -> float:
     Args:
         leverage: The leverage rho of the forget set, in [0, 1].
     """
-    leverage = min(max(leverage, 0.0), 1.0 - 1e-6)
-    return float(STEP * (leverage / (1.0 - leverage)) ** STEP_POWER)
+    return float(STEP * _odds(leverage) ** STEP_POWER)
 
 
 def after_rounds(leverage: float, anew: float | None) -> float:
@@ -45,4 +44,10 @@ def after_rounds(leverage: float, anew: float | None) -> float:
     """
     if anew is None:
         return REWOUND
-    return min(AT_MOST * after_step(leverage), float(ROUNDS * (1.0 - anew) ** ROUNDS_POWER))
+    after = float(ROUNDS * _odds(leverage) ** ROUNDS_POWER * (1.0 - anew))
+    return min(AT_MOST * after_step(leverage), after)
+
+
+def _odds(leverage: float) -> float:
+    leverage = min(max(leverage, 0.0), 1.0 - 1e-6)
+    return leverage / (1.0 - leverage)

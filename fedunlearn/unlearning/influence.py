@@ -169,7 +169,7 @@ def open_influence(
     point = trained.interpolated(linearise_at)
     given = None if completion == "auto" else completion
     by_steps = node_weights == "steps"
-    step_batch = trained.settings.batch_size if by_steps else None
+    step_batch = trained.settings.step_batch if by_steps else None
     if source == "departing":
         objective = federation.objective(
             forget,

@@ -26,9 +26,15 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 class Claim(enum.StrEnum):
-    """The claim that a method can make about the model after a removal."""
+    """The claim that a method can make about the model after a removal.
+
+    ``EXACT`` and ``CERTIFIED`` hold to figures that the status and the details state: a relative
+    error against retraining; epsilon and delta.
+    """
 
     EXACT_RETRAIN = "EXACT_RETRAIN"
+    EXACT = "EXACT"
+    CERTIFIED = "CERTIFIED"
     EMPIRICAL = "EMPIRICAL"
 
 

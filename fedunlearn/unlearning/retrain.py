@@ -38,9 +38,28 @@ class Retrain(UnlearningMethod[RetrainSettings]):
         on_round: OnRound | None = None,
     ) -> Unlearned:
         settings = trained.settings
+        if settings.solver != "averaging":
+            return self._to_the_minimiser(trained, federation, forget, on_round)
         plan = TrainingPlan(settings, settings.rounds, seed=settings.seed, without=forget)
 
         weights = federation.train(
             trained.start, plan, label=f"{self.name}: rounds", on_round=on_round
         )
         return Unlearned(weights, "done", Claim.EXACT_RETRAIN, {"rounds": plan.rounds})
+
+    def _to_the_minimiser(
+        self,
+        trained: TrainedModel,
+        federation: Federation,
+        forget: ForgetSet,
+        on_round: OnRound | None,
+    ) -> Unlearned:
+        with federation.measure() as meter:
+            anew = federation.fit(
+                trained.weights, trained.settings, without=forget, label=f"{self.name}: rounds"
+            )
+        if on_round is not None:
+            on_round(meter.rounds, anew.weights)
+        return Unlearned(
+            anew.weights, "done", Claim.EXACT_RETRAIN, {"rounds": meter.rounds}, trained=anew
+        )

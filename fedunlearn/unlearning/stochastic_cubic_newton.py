@@ -86,7 +86,7 @@ class StochasticCubicNewton(UnlearningMethod[StochasticCubicNewtonSettings]):
             forget,
             weight_decay=trained.settings.weight_decay,
             without=forget.leavers,
-            step_batch=trained.settings.batch_size,
+            step_batch=trained.settings.step_batch,
         )
         solver = DescentCubicSolver(conjugate=settings.conjugate, seed=settings.seed)
         weights = trained.weights.clone()

@@ -23,6 +23,9 @@ from fedunlearn.node.node import TaskNode
 from fedunlearn.questions.forget import ForgetSet
 from fedunlearn.risk.dataset_examples import DatasetExamples
 from fedunlearn.risk.examples import TensorExamples
+from fedunlearn.risk.linear_head import one_vs_rest_loss, squared_loss
+from fedunlearn.risk.task import Loss, Task
+from fedunlearn.settings import TrainingSettings
 from fedunlearn.testing import (
     DataConformance,
     ExamplesConformance,
@@ -34,8 +37,18 @@ from fedunlearn.unlearning.fine_tune import FineTune
 from fedunlearn.unlearning.method import Unlearned, UnlearningMethod
 from fedunlearn.unlearning.registry import make_method, method_names
 from tests.federations import InTurn, over_messages, over_session
+from tests.linear_heads import LinearPoints
 
 ONLY: Mapping[str, tuple[str, ...]] = {}
+LINEAR: Mapping[str, tuple[Loss, TrainingSettings]] = {
+    "exact-head": (squared_loss, TrainingSettings(solver="ridge", weight_decay=1e-3)),
+    "certified-head": (
+        one_vs_rest_loss,
+        TrainingSettings(
+            solver="one-vs-rest", weight_decay=1.0, perturbation=20.0, perturbation_seed=0
+        ),
+    ),
+}
 SMALL: Mapping[str, Mapping[str, Any]] = {"fine-tune": {"rounds": 2}}
 
 
@@ -45,6 +58,12 @@ def suite_of(name: str) -> type[MethodConformance]:
 
         def method(self) -> UnlearningMethod[Any]:
             return make_method(name, SMALL.get(name, {}))
+
+        def task(self) -> Task:
+            return LinearPoints(LINEAR[name][0]) if name in LINEAR else super().task()
+
+        def training(self) -> TrainingSettings:
+            return LINEAR[name][1] if name in LINEAR else super().training()
 
     return Suite
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from fedunlearn.errors import BadAnswerError, ForgetSetError
+from fedunlearn.questions.ask import Ask
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.heads import Head, HeadDerivatives, HeadLoss, HeadMoments
 from fedunlearn.questions.kinds import (
     KINDS,
-    Ask,
     Evaluations,
     Gradient,
     GroupGradients,
@@ -52,11 +53,17 @@ ASKS: tuple[Ask, ...] = (
         for signs in (None, Signs(1, seed=0), Signs(2**32 - 1, seed=2**64 - 1))
     ),
     *(Summaries(curvature, by_label) for curvature in Curvature for by_label in (False, True)),
+    *(
+        HeadMoments(Head(loss, outputs, bias, unit), by_label=bias)
+        for loss in HeadLoss
+        for outputs, bias, unit in ((5, False, False), (1, True, True))
+    ),
+    *(HeadDerivatives(Head(loss, 5, bias=False), loss is HeadLoss.SQUARED) for loss in HeadLoss),
 )
 
 
 def question_of(ask: Ask, sample: Sample | None = None) -> Question:
-    none = isinstance(ask, Gradient | GroupGradients | Statistics)
+    none = isinstance(ask, Gradient | GroupGradients | Statistics | HeadMoments | HeadDerivatives)
     vectors = VECTORS[:0] if none else VECTORS
     return Question("job", 3, ForgetSet.of_class(2), (Part.RETAIN,), POINT, ask, vectors, sample)
 

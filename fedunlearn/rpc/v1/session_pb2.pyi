@@ -25,6 +25,13 @@ class Curvature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CURVATURE_UNSPECIFIED: _ClassVar[Curvature]
     CURVATURE_GGN: _ClassVar[Curvature]
     CURVATURE_HESSIAN: _ClassVar[Curvature]
+
+class HeadLoss(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HEAD_LOSS_UNSPECIFIED: _ClassVar[HeadLoss]
+    HEAD_LOSS_SQUARED: _ClassVar[HeadLoss]
+    HEAD_LOSS_CROSS_ENTROPY: _ClassVar[HeadLoss]
+    HEAD_LOSS_ONE_VS_REST: _ClassVar[HeadLoss]
 DTYPE_UNSPECIFIED: Dtype
 DTYPE_FLOAT32: Dtype
 DTYPE_FLOAT64: Dtype
@@ -35,6 +42,10 @@ PART_FORGET: Part
 CURVATURE_UNSPECIFIED: Curvature
 CURVATURE_GGN: Curvature
 CURVATURE_HESSIAN: Curvature
+HEAD_LOSS_UNSPECIFIED: HeadLoss
+HEAD_LOSS_SQUARED: HeadLoss
+HEAD_LOSS_CROSS_ENTROPY: HeadLoss
+HEAD_LOSS_ONE_VS_REST: HeadLoss
 
 class AttendRequest(_message.Message):
     __slots__ = ("answer", "chunk", "failure")
@@ -195,6 +206,34 @@ class StatisticsQuestion(_message.Message):
     seed: int
     def __init__(self, batch_size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
+class Head(_message.Message):
+    __slots__ = ("loss", "outputs", "bias", "unit")
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    loss: HeadLoss
+    outputs: int
+    bias: bool
+    unit: bool
+    def __init__(self, loss: _Optional[_Union[HeadLoss, str]] = ..., outputs: _Optional[int] = ..., bias: _Optional[bool] = ..., unit: _Optional[bool] = ...) -> None: ...
+
+class HeadMomentsQuestion(_message.Message):
+    __slots__ = ("head", "by_label")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    BY_LABEL_FIELD_NUMBER: _ClassVar[int]
+    head: Head
+    by_label: bool
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., by_label: _Optional[bool] = ...) -> None: ...
+
+class HeadDerivativesQuestion(_message.Message):
+    __slots__ = ("head", "without_curvature")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CURVATURE_FIELD_NUMBER: _ClassVar[int]
+    head: Head
+    without_curvature: bool
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., without_curvature: _Optional[bool] = ...) -> None: ...
+
 class Sample(_message.Message):
     __slots__ = ("share", "seed")
     SHARE_FIELD_NUMBER: _ClassVar[int]
@@ -204,7 +243,7 @@ class Sample(_message.Message):
     def __init__(self, share: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "statistics", "sample", "state_sha256", "batch_size")
+    __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "forget", "parts", "gradient", "products", "losses", "group_gradients", "summaries", "evaluations", "statistics", "head_moments", "head_derivatives", "sample", "state_sha256", "batch_size")
     JOB_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +257,8 @@ class Question(_message.Message):
     SUMMARIES_FIELD_NUMBER: _ClassVar[int]
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -234,10 +275,12 @@ class Question(_message.Message):
     summaries: SummariesQuestion
     evaluations: EvaluationsQuestion
     statistics: StatisticsQuestion
+    head_moments: HeadMomentsQuestion
+    head_derivatives: HeadDerivativesQuestion
     sample: Sample
     state_sha256: bytes
     batch_size: int
-    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., state_sha256: _Optional[bytes] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., round: _Optional[int] = ..., model_sha256: _Optional[bytes] = ..., vectors_sha256: _Optional[bytes] = ..., forget: _Optional[_Union[ForgetSet, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, str]]] = ..., gradient: _Optional[_Union[GradientQuestion, _Mapping]] = ..., products: _Optional[_Union[ProductsQuestion, _Mapping]] = ..., losses: _Optional[_Union[LossesQuestion, _Mapping]] = ..., group_gradients: _Optional[_Union[GroupGradientsQuestion, _Mapping]] = ..., summaries: _Optional[_Union[SummariesQuestion, _Mapping]] = ..., evaluations: _Optional[_Union[EvaluationsQuestion, _Mapping]] = ..., statistics: _Optional[_Union[StatisticsQuestion, _Mapping]] = ..., head_moments: _Optional[_Union[HeadMomentsQuestion, _Mapping]] = ..., head_derivatives: _Optional[_Union[HeadDerivativesQuestion, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., state_sha256: _Optional[bytes] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("job", "round", "model_sha256", "vectors_sha256", "counts", "labels")
