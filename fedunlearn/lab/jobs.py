@@ -14,7 +14,12 @@ import torch
 
 from fedunlearn.errors import FederationError
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.trained_model import Recordable, TrainedModel, TrainingObserver
+from fedunlearn.federation.trained_model import (
+    Recordable,
+    TrainedModel,
+    TrainingObserver,
+    WeightsObserver,
+)
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.federations import Federations
 from fedunlearn.lab.measuring import Measured, environment_of, measure
@@ -151,7 +156,8 @@ class Unlearn(Job):
         if recorded is not None:
             return recorded
         model = store.model(key)
-        if model is None or any(isinstance(item, TrainingObserver) for item in wanted):
+        during = TrainingObserver | WeightsObserver
+        if model is None or any(isinstance(item, during) for item in wanted):
             trained = train(experiment, federation, wanted, self.seed)
             if model is not None and not torch.equal(trained.weights, model.weights):
                 raise FederationError("training the same model twice gave different weights")

@@ -12,7 +12,13 @@ from torch import Tensor
 from fedunlearn.errors import NonFiniteError
 from fedunlearn.federation.accounting import Cost
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel, TrainingObserver
+from fedunlearn.federation.trained_model import (
+    Recordable,
+    Recorded,
+    TrainedModel,
+    TrainingObserver,
+    WeightsObserver,
+)
 from fedunlearn.federation.training import OnRound
 from fedunlearn.lab.experiment import Experiment
 from fedunlearn.lab.model_outputs import probabilities_of
@@ -230,7 +236,8 @@ def _recording_cost(
     spent = [
         trained.recorded[item].spent
         for item in method.to_record()
-        if not isinstance(item, TrainingObserver)  # recorded during training at no cost
+        # What is recorded during training has no cost.
+        if not isinstance(item, TrainingObserver | WeightsObserver)
     ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
