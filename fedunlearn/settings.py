@@ -100,6 +100,8 @@ class TrainingSettings(Settings):
         Args:
             examples: Number of examples of each node.
         """
+        if self.solver != "averaging":
+            return math.inf  # training goes on to the minimiser
         sizes = list(examples)
         steps = sum(size * math.ceil(size / self.batch_size) for size in sizes) / sum(sizes)
         rates = sum(self.rate(number) for number in range(1, self.rounds + 1))

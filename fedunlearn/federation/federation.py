@@ -272,6 +272,10 @@ class Federation:
             spent = meter.stopped()
         weights = to_flat(head_of(self.layout, settings), fit.solution.weights, initial)
         recorded: dict[Recordable, Recorded] = {FittedHead(): Recorded(fit, spent)}
+        for item in wanted:
+            if isinstance(item, WeightsObserver):  # there are no rounds of averaging
+                nothing = item.collect(settings.rounds).collected()
+                recorded[item] = Recorded(nothing, Meter().stopped())
         return self.record(TrainedModel(weights, initial, settings, recorded), wanted)
 
     def _require_start(self, initial: Tensor) -> None:

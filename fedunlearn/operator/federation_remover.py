@@ -19,7 +19,7 @@ from fedunlearn.federation.training import GivesState
 from fedunlearn.model_state import ModelState
 from fedunlearn.named_errors import by_name, errors_by_name
 from fedunlearn.networks import NetworkDigest, build_model, running_statistics
-from fedunlearn.operator.model_store import ModelStore
+from fedunlearn.operator.model_store import ModelStore, to_store
 from fedunlearn.operator.site import Site
 from fedunlearn.parameters import require_finite
 from fedunlearn.questions.forget import ForgetSet, Part
@@ -85,7 +85,7 @@ class FederationRemover:
                 "unlearning(..., state=...) in its server_app, which registers the model"
             )
         federation = replace(self._federation, journal=Journal(self._training / "journal"))
-        trained = self._site.train(federation, self._method.to_record())
+        trained = self._site.train(federation, to_store(self._method))
         sha256 = self.model_store.store_first(trained)
         shutil.rmtree(self._training / "journal", ignore_errors=True)
         return sha256

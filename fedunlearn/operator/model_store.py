@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedunlearn.errors import InputError, NotRecordedError, VerificationError
 from fedunlearn.federation.accounting import Meter
-from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel, WeightsObserver
 from fedunlearn.files import flush_folder, replacing, write_whole
 from fedunlearn.model_state import ModelState
 from fedunlearn.networks import NetworkDigest, fixed_tensors
@@ -145,11 +145,18 @@ def require_keepable(method: UnlearningMethod[Any]) -> None:
         NotRecordedError: The method needs such recordings; the message names other methods.
     """
     for item in method.to_record():
+        if isinstance(item, WeightsObserver):
+            continue  # which it can do without
         if not isinstance(item, SubspaceRecorder | HeadRecorder | CertifiedRecorder):
             raise NotRecordedError(
                 f"{method.name} needs {item}, which a state folder does not store; put a method "
                 "first that needs nothing recorded (cubic-newton), or instant-cubic-newton"
             )
+
+
+def to_store(method: UnlearningMethod[Any]) -> tuple[Recordable, ...]:
+    """Return what a method records that a state folder stores."""
+    return tuple(item for item in method.to_record() if not isinstance(item, WeightsObserver))
 
 
 class ModelStore:
@@ -177,7 +184,7 @@ class ModelStore:
         self._models = models
         self._training = training
         self._model = model
-        self._recordables: tuple[Recordable, ...] = method.to_record()
+        self._recordables = to_store(method)
 
     def content(self, weights: Tensor, state: Mapping[str, Tensor] | None = None) -> bytes:
         """Return a model file with weights (d,) and trained values of other tensors."""

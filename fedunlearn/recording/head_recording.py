@@ -95,6 +95,7 @@ class CertifiedRecording:
         spent: The sum of the bounds of what is left of the gradient of L_b.
         model: Digest of the model's weights.
         gone: The forget sets of all removals so far.
+        draws: How often b has been drawn anew since training.
     """
 
     weights: FloatArray
@@ -103,6 +104,7 @@ class CertifiedRecording:
     spent: float
     model: bytes
     gone: tuple[ForgetSet, ...] = ()
+    draws: int = 0
 
 
 def joined(gone: tuple[ForgetSet, ...], forget: ForgetSet) -> tuple[ForgetSet, ...]:

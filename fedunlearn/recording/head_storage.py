@@ -57,6 +57,7 @@ class _Document(_Part):
     by_label: bool = False
     moments: tuple[_Numbers, ...] = ()
     spent: float = 0.0
+    draws: int = 0
 
 
 def save_head(recording: HeadRecordings, folder: Path) -> None:
@@ -69,7 +70,13 @@ def save_head(recording: HeadRecordings, folder: Path) -> None:
     gone = tuple(encode_forget_set(rule).SerializeToString().hex() for rule in recording.gone)
     model = recording.model.hex()
     if isinstance(recording, CertifiedRecording):
-        document = _Document(kind="certified", model=model, gone=gone, spent=recording.spent)
+        document = _Document(
+            kind="certified",
+            model=model,
+            gone=gone,
+            spent=recording.spent,
+            draws=recording.draws,
+        )
         tensors = {
             "weights": recording.weights,
             "perturbation": recording.perturbation,
@@ -151,6 +158,7 @@ def _read(document: _Document, tensors: Mapping[str, FloatArray]) -> HeadRecordi
             spent=document.spent,
             model=model,
             gone=gone,
+            draws=document.draws,
         )
     total, *groups = (
         Moments(

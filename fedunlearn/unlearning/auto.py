@@ -13,9 +13,9 @@ wanted closeness:
    remove the rest. Without checkpoints: rewind.
 4. **Retraining**, where the budget allows for as many rounds as training took.
 
-What is expected follows from the leverage of the forget set (expected_distance.py), which nodes
-measure without an oracle. The plan, the evidence and the expected distance are in the details and
-in the status; where no stage is expected to come close enough, the status says so.
+What is expected follows from the leverage of the forget set along the step (expected_distance.py),
+which nodes measure without an oracle. The plan, the evidence and the expected distance are in the
+details and in the status; where no stage is expected to come close enough, the status says so.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from fedunlearn.unlearning.remaining_training import earliest_start, remaining_s
 from fedunlearn.unlearning.retrain import Retrain
 from fedunlearn.unlearning.rewind import Rewind
 from fedunlearn.unlearning.subspace import RESIDUAL
-from fedunlearn.unlearning.validity import leverage_of
+from fedunlearn.unlearning.validity import leverage_along
 
 # The damping of the step from a checkpoint, as a multiple of the natural one.
 CORRECTION = 2.0
@@ -79,7 +79,7 @@ class AutoSettings(Settings):
 
     closeness: Positive = 2.0
     rounds: Annotated[int, Field(gt=0)] | None = None
-    record: bool = True
+    record: bool = False
     checkpoints: Annotated[int, Field(ge=0)] = 10
 
 
@@ -182,7 +182,7 @@ class _Removal:
             validity = found.details.get("validity")
             if validity is None:
                 continue
-            self._share, self._leverage = validity["share"], validity["leverage"]
+            self._share, self._leverage = validity["share"], validity["along_step"]
             evidence = self._evidence | {"step": found.status}
             enough = self._note("recorded step", after_step(self._leverage), evidence)
             if enough or not self._can_train:
@@ -193,7 +193,7 @@ class _Removal:
             after: Recording = found.trained.recorded[item].value
             step = after.problem().damped(CORRECTION * natural_damping(after.time))
             nowhere = torch.zeros_like(self._trained.weights)
-            self._move = after.basis.moved(nowhere, step.coordinates - recording.coordinates)
+            self._move = after.basis.moved(nowhere, step.coordinates)  # of all that has left
         return None
 
     def step(self) -> Unlearned | None:
@@ -225,8 +225,10 @@ class _Removal:
         )
         leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
         damping = influence.natural_damping
-        self._leverage = leverage_of(leaves, basis.projection.numpy(), damping)
         found = self._checked(influence, basis, damping)
+        self._leverage = leverage_along(
+            found.step.coordinates, leaves, basis.projection.numpy(), damping
+        )
         self._rounds += objective.rounds
         (self._move,) = lift(basis, [_damped(basis, CORRECTION * damping)])
         enough = self._note(

@@ -90,18 +90,20 @@ class CertifiedRecorder:
         """Return the name for messages."""
         return "perturbation and second moments for certified removal"
 
-    def record(self, trained: TrainedModel, federation: Federation) -> CertifiedRecording:
+    def record(self, trained: TrainedModel, federation: Federation) -> CertifiedRecording | None:
         """Request X'X from all nodes: one round.
 
         Returns:
-            The recording.
+            The recording; None where the noise of training is not known any more.
         """
         settings = trained.settings
         head = _head(federation, settings)
+        fitted = trained.recorded.get(FittedHead())
+        if fitted is None and settings.perturbation_seed is None:
+            return None
         objective = federation.objective(ForgetSet.of_nodes(), weight_decay=settings.weight_decay)
         with federation.progress.piece("recording", 1):
             moments = total_moments(objective, head, trained.weights)
-        fitted = trained.recorded.get(FittedHead())
         fit = FittedHead().record(trained, federation) if fitted is None else fitted.value
         return _recording(trained, fit, moments.square)
 
@@ -128,7 +130,11 @@ class CertifiedHead(UnlearningMethod[CertifiedHeadSettings]):
         settings = trained.settings
         head = _head(federation, settings)
         (recordable,) = self.to_record()
-        recording: CertifiedRecording = trained.recording(recordable, "use retrain")
+        recording: CertifiedRecording | None = trained.recording(recordable, "use retrain")
+        if recording is None:
+            why = "the noise of training was not stored with the model"
+            with federation.measure() as meter:
+                return self._anew(trained, federation, forget, why, on_round, meter, None)
         if recording.model != digest(trained.weights):
             raise NotRecordedError(
                 "the recording for certified removal belongs to another model than the one given; "
@@ -155,9 +161,11 @@ class CertifiedHead(UnlearningMethod[CertifiedHeadSettings]):
             spent = recording.spent + bound
             budget = self.settings.budget(settings.perturbation)
             if spent + rounding > budget:
-                return self._exhausted(
-                    trained, federation, now, spent + rounding, on_round, meter, recording
+                why = (
+                    f"the bounds of the removals would add up to {spent + rounding:.3g}, and the "
+                    f"noise hides {budget:.3g}"
                 )
+                return self._anew(trained, federation, forget, why, on_round, meter, recording)
         if on_round is not None:
             on_round(meter.rounds, weights)
         after = replace(
@@ -194,42 +202,47 @@ class CertifiedHead(UnlearningMethod[CertifiedHeadSettings]):
             trained=replace(trained, weights=weights, recorded=recorded),
         )
 
-    def _exhausted(
+    def _anew(
         self,
         trained: TrainedModel,
         federation: Federation,
         forget: ForgetSet,
-        needed: float,
+        why: str,
         on_round: OnRound | None,
         meter: Meter,
-        recording: CertifiedRecording,
+        recording: CertifiedRecording | None,
     ) -> Unlearned:
         """Train anew with a new b, or refuse."""
         settings = trained.settings
-        budget = self.settings.budget(settings.perturbation)
         if self.settings.exhausted == "refuse":
             raise InputError(
-                f"certified-head: the bounds of the removals add up to {needed:.3g}, and the noise "
-                f"hides {budget:.3g}; retrain (exhausted = 'retrain'), or train with a larger "
+                f"certified-head: {why}; retrain (exhausted = 'retrain'), or train with a larger "
                 "perturbation or weight-decay"
             )
         head = _head(federation, settings)
+        gone = recording.gone if recording else ()
+        draws = 1 + (recording.draws if recording else 0)
+        now = forget.following(gone)
+        if recording is None:
+            objective = federation.objective(
+                now, weight_decay=settings.weight_decay, without=now.leavers
+            )
+            square = total_moments(objective, head, trained.weights).square
+        else:
+            square = recording.square
         fit = fit_head(
             federation,
             trained.weights,
             settings,
             seed=settings.seed,
-            without=forget,
+            without=now,
             label=f"{self.name}: retraining",
-            draw=1 + len(recording.gone),
+            draw=draws,
         )
         weights = to_flat(head, fit.solution.weights, trained.weights)
         (recordable,) = self.to_record()
         fresh = replace(trained, weights=weights, recorded={})
-        after = replace(
-            _recording(fresh, fit, recording.square),
-            gone=joined(recording.gone, forget),
-        )
+        after = replace(_recording(fresh, fit, square), gone=joined(gone, forget), draws=draws)
         recorded: dict[Recordable, Recorded] = {
             **trained.recorded,
             FittedHead(): Recorded(fit, trained.recorded[recordable].spent),
@@ -239,13 +252,12 @@ class CertifiedHead(UnlearningMethod[CertifiedHeadSettings]):
             on_round(meter.rounds, weights)
         return Unlearned(
             weights=weights,
-            status=f"retrained: the bounds would have added up to {needed:.3g}, and the noise "
-            f"hides {budget:.3g}",
+            status=f"retrained with new noise: {why}",
             claim=Claim.EXACT_RETRAIN,
             details={
                 "rounds": meter.rounds,
                 "gradient_bounds_so_far": after.spent,
-                "budget": budget,
+                "budget": self.settings.budget(settings.perturbation),
             },
             trained=replace(fresh, recorded=recorded),
         )

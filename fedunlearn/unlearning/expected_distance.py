@@ -5,8 +5,8 @@ measured over removals of nodes, sets of nodes, classes, classes of a node and r
 51 % of the data, on digits, Fashion-MNIST and AG News, with different partitions and numbers of
 nodes (docs: Concepts, "Choosing a plan", has the figures and those of removals that took no part).
 
-- After a step they grow with the leverage rho of the forget set (validity.py): where rho is near 1
-  the retain set says nothing about a direction in which the model is to move.
+- After a step they grow with the leverage rho of the forget set along the step (validity.py): where
+  it is near 1 the retain set says nothing about the direction in which the model moves.
 - After rounds from a corrected checkpoint they fall with the share of training that these rounds
   stand for, and depend less on the leverage.
 
@@ -16,7 +16,7 @@ Both bound about nine removals in ten from above; half of them end at less than 
 from __future__ import annotations
 
 # floors = STEP (rho / (1 - rho))^STEP_POWER
-STEP, STEP_POWER = 2.0, 0.9
+STEP, STEP_POWER = 1.2, 1.0
 # floors = ROUNDS (rho / (1 - rho))^ROUNDS_POWER (1 - share of training anew)
 ROUNDS, ROUNDS_POWER = 3.5, 0.4
 # After rounds from half of the way back, whose start was not corrected.
@@ -29,7 +29,7 @@ def after_step(leverage: float) -> float:
     """Return the expected distance after a step, in floors.
 
     Args:
-        leverage: The leverage rho of the forget set, in [0, 1].
+        leverage: The leverage rho of the forget set along the step, in [0, 1].
     """
     return float(STEP * _odds(leverage) ** STEP_POWER)
 
@@ -38,7 +38,7 @@ def after_rounds(leverage: float, anew: float | None) -> float:
     """Return the expected distance after the rest of training from a checkpoint, in floors.
 
     Args:
-        leverage: The leverage rho of the forget set, in [0, 1].
+        leverage: The leverage rho of the forget set along the step, in [0, 1].
         anew: The share of training that the rounds stand for; None where they began on the way back
             to the initial weights.
     """

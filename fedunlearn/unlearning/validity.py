@@ -43,6 +43,8 @@ class Validity:
     Attributes:
         share: Share of the data that has been removed so far, this removal included.
         leverage: The leverage rho of this removal; in [0, 1] for positive semidefinite curvature.
+        along_step: The leverage along the step, <v, H_f v> over the denominator of rho at the step
+            v; at most rho.
         inside: Share of the squared gradients of the forget set inside of the recorded subspace, in
             [0, 1].
         predicted: The change m(y) that the cubic model predicts.
@@ -54,6 +56,7 @@ class Validity:
 
     share: float
     leverage: float
+    along_step: float
     inside: float
     predicted: float
     damping: float
@@ -78,6 +81,9 @@ class Validity:
         return cls(
             share=1.0 - after.stays.examples / after.examples,
             leverage=leverage_of(leaves.curvature, after.stays.curvature, floor),
+            along_step=leverage_along(
+                step.coordinates, leaves.curvature, after.stays.curvature, floor
+            ),
             # Removed records make the sums of squares of a stored group an estimate only.
             inside=min(1.0, max(0.0, 1.0 - leaves.outside / leaves.square))
             if leaves.square > 0.0
@@ -133,6 +139,7 @@ class Validity:
             "trusted": self.trusted,
             "share": self.share,
             "leverage": self.leverage,
+            "along_step": self.along_step,
             "inside": self.inside,
             "predicted": self.predicted,
             "damping": self.damping,
@@ -140,6 +147,20 @@ class Validity:
         if self.gain is not None and np.isfinite(self.gain):
             values["gain"] = self.gain
         return values
+
+
+def leverage_along(step: FloatArray, leaves: FloatArray, stays: FloatArray, floor: float) -> float:
+    """Return the share of the curvature along a step that leaves, between 0 and 1.
+
+    Args:
+        step: The step (q,).
+        leaves: The curvature of the forget set in a subspace, (q, q).
+        stays: That of the retain set, (q, q).
+        floor: As for ``leverage_of``.
+    """
+    removed = max(0.0, float(step @ leaves @ step))
+    left = max(0.0, float(step @ stays @ step)) + floor * float(step @ step)
+    return removed / (removed + left) if removed > 0.0 else 0.0
 
 
 def leverage_of(leaves: FloatArray, stays: FloatArray, floor: float) -> float:

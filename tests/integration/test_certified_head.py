@@ -190,6 +190,7 @@ def test_the_bounds_add_up_and_then_training_begins_anew() -> None:
             recording = recording_of(method, trained)
             spent.append(recording.spent)
             if unlearned.claim is Claim.EXACT_RETRAIN:
+                assert recording.draws == 1
                 left = residual(task, gone, recording.weights, recording.perturbation, 0.3)
                 assert left < 1e-9 and not np.array_equal(recording.perturbation, first)
                 break
@@ -304,8 +305,13 @@ def test_a_model_without_its_noise_is_refused() -> None:
         with pytest.raises(NotRecordedError, match="is not the minimiser"):
             federation.record(another, method.to_record())
         unknown = replace(trained, recorded={}, settings=replace_settings(perturbation_seed=None))
-        with pytest.raises(NotRecordedError, match="noise of its training was not stored"):
-            federation.record(unknown, method.to_record())
+        unknown = federation.record(unknown, method.to_record())
+        anew = method.unlearn(unknown, federation, ForgetSet.of_nodes(1))
+        assert anew.claim is Claim.EXACT_RETRAIN and "was not stored" in anew.status
+        later = method.unlearn(after(anew), federation, ForgetSet.of_records({0: [1]}))
+        assert recording_of(method, after(later)).draws >= 1
+        with pytest.raises(InputError, match="was not stored with the model; retrain"):
+            CertifiedHead(exhausted="refuse").unlearn(unknown, federation, ForgetSet.of_nodes(1))
         moved = replace(trained, weights=trained.weights + 1)
         with pytest.raises(NotRecordedError, match="another model"):
             method.unlearn(moved, federation, ForgetSet.of_nodes(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +20,20 @@ from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.head import FittedHead, head_of, to_rows
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.flower.simulation import simulate
+from fedunlearn.lab.run import run_scenario
 from fedunlearn.parameters import initial_weights
+from fedunlearn.progress import Silent
 from fedunlearn.questions.forget import ForgetSet, Part
 from fedunlearn.questions.heads import Head, HeadDerivatives, HeadMoments
 from fedunlearn.questions.question import Question
 from fedunlearn.risk.linear_head import HeadLoss, one_vs_rest_loss, squared_loss
 from fedunlearn.risk.task import Loss
+from fedunlearn.scenario.loading import LoadedScenario, parse_scenario
 from fedunlearn.settings import TrainingSettings
 from fedunlearn.testing.federations import in_process
 from fedunlearn.unlearning.exact_head import ExactHead
 from fedunlearn.unlearning.method import Claim
+from fedunlearn.unlearning.registry import make_method
 from fedunlearn.unlearning.retrain import Retrain
 from tests.federations import TRANSPORTS
 from tests.linear_heads import CLASSES, LinearPoints
@@ -333,3 +338,29 @@ def test_without_weight_decay_full_rank_is_needed() -> None:
         federation.fit(
             initial_weights(task.model, 0), TrainingSettings(solver="ridge", weight_decay=0.0)
         )
+
+
+def test_other_methods_run_beside_it_in_a_scenario(tmp_path: Path) -> None:
+    names = ("exact-head", "cubic-newton", "instant-cubic-newton", "auto", "fine-tune")
+    scenario = parse_scenario(
+        {
+            "data": {"name": "digits", "nodes": 4, "limit": 300},
+            "model": {"name": "logistic"},
+            "training": {"solver": "logistic", "weight-decay": 1e-2},
+            "unlearning": {"methods": list(names)},
+            "evaluation": {"oracles": 1},
+        }
+    )
+    loaded = LoadedScenario("heads", tmp_path, scenario)
+    (request,) = run_scenario(loaded, transport="inline", progress=Silent()).results.requests
+    assert set(request.methods) == set(names)
+    before = request.trained.weight_distance
+    assert request.methods["exact-head"].weight_distance <= 1e-6 * before
+    assert request.methods["instant-cubic-newton"].weight_distance < 0.5 * before
+
+
+def test_methods_that_observe_rounds_are_refused() -> None:
+    task = LinearPoints(squared_loss)
+    wanted = make_method("fed-eraser", {}).to_record()
+    with in_process(task, 3) as federation, pytest.raises(InputError, match="no rounds of averag"):
+        federation.fit(initial_weights(task.model, 0), RIDGE, record=wanted)
