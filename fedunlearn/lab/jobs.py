@@ -156,14 +156,9 @@ class Unlearn(Job):
         if recorded is not None:
             return recorded
         model = store.model(key)
-<<<<<<< HEAD
-        during = TrainingObserver | WeightsObserver
-        if model is None or any(isinstance(item, during) for item in wanted):
-=======
         if model is None or any(
             isinstance(item, TrainingObserver | WeightsObserver) for item in wanted
         ):
->>>>>>> main
             trained = train(experiment, federation, wanted, self.seed)
             if model is not None and not torch.equal(trained.weights, model.weights):
                 raise FederationError("training the same model twice gave different weights")

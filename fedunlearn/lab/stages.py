@@ -236,13 +236,8 @@ def _recording_cost(
     spent = [
         trained.recorded[item].spent
         for item in method.to_record()
-<<<<<<< HEAD
-        # What is recorded during training has no cost.
-        if not isinstance(item, TrainingObserver | WeightsObserver)
-=======
         # Observers record during training, at no cost.
         if item in trained.recorded and not isinstance(item, TrainingObserver | WeightsObserver)
->>>>>>> main
     ]
     return sum(spent[1:], spent[0]).cost(retained) if spent else None
 
