@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import pytest
 import torch
@@ -57,12 +58,14 @@ def accuracy(weights: Tensor, part: Part) -> float:
 @pytest.mark.parametrize(
     ("curvature", "left"), [("ggn", 0.5), ("hessian", 0.5), ("hessian-abs", 0.8)]
 )
-def test_a_class_is_forgotten_and_the_others_are_not(curvature: str, left: float) -> None:
+def test_a_class_is_forgotten_and_the_others_are_not(
+    curvature: Literal["ggn", "hessian", "hessian-abs"], left: float
+) -> None:
     before = trained_model().weights
     assert accuracy(before, Part.FORGET) > 0.85
     path: list[tuple[int, Tensor]] = []
     unlearned, rounds = unlearn(
-        CubicNewton(CubicNewtonSettings.model_validate({"curvature": curvature})),
+        CubicNewton(CubicNewtonSettings(curvature=curvature, linearise_at=0.85)),
         on_round=lambda number, weights: path.append((number, weights.clone())),
     )
     assert accuracy(unlearned.weights, Part.FORGET) < left
@@ -79,7 +82,7 @@ def test_a_class_is_forgotten_and_the_others_are_not(curvature: str, left: float
 
 
 def test_a_given_weight_asks_for_no_losses() -> None:
-    settings = CubicNewtonSettings(weight=0.01, products=6)
+    settings = CubicNewtonSettings(weight=0.01, products=6, linearise_at=0.85)
     unlearned, rounds = unlearn(CubicNewton(settings))
     assert rounds == 2 + 6
     assert unlearned.details["candidates"] == []

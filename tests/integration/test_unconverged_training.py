@@ -71,7 +71,7 @@ def test_what_leaves_is_predicted_no_better_and_as_a_retrained_model_does(
     assert found["forget_js"] < entry["trained"]["forget_js"]
 
     details = found["details"]
-    assert details["completion"] == pytest.approx(0.75 / settings["nodes"], rel=0.02)
+    assert details["completion"] == pytest.approx(1.0 / settings["nodes"], rel=0.02)
     assert details["training_ahead"] > 1.0 and details["undone_over_leaving"] > 1.0
     for name in (AUTO, NONE, FIXED):
         status = methods[name]["status"]
