@@ -27,7 +27,7 @@ from fedunlearn.files import write_whole
 @click.option(
     "--estimate",
     is_flag=True,
-    help="Print about how long it takes, by one measured round of each scenario, and run nothing.",
+    help="Print about how long it takes, by a few measured steps, and run nothing.",
 )
 @jobs_option
 @cache_option
@@ -59,14 +59,15 @@ def leaderboard(
     if estimate:
         from fedunlearn.lab.board_estimate import estimate_seconds
 
-        seconds = estimate_seconds(loaded, count)
+        whole = 0.0
         for work in loaded.work:
-            name = work.loaded.name
+            seconds = estimate_seconds(work, count)
+            whole += seconds
             click.echo(
-                f"{name}: {work.trainings} trainings, {work.removals} removals, about "
-                f"{seconds[name] / 3600:.2f} h"
+                f"{work.loaded.name}: {work.trainings} trainings, {work.removals} removals, about "
+                f"{seconds / 3600:.2f} h"
             )
-        click.echo(f"about {sum(seconds.values()) / 3600:.1f} h with {count} jobs at once")
+        click.echo(f"about {whole / 3600:.1f} h with {count} jobs at once")
         return
     clock = _Clock(out / "leaderboard.seconds")
     groups, scenarios = [], []
@@ -87,6 +88,7 @@ def leaderboard(
     settings = loaded.settings
     document = Leaderboard(
         fedunlearn=version("fedunlearn"),
+        command=f"fedunlearn leaderboard {board}{' --quick' if quick else ''}",
         seeds=settings.seeds,
         tuning_seeds=settings.tuning_seeds,
         trials=settings.trials,
@@ -97,8 +99,7 @@ def leaderboard(
         groups=tuple(groups),
         scenarios=tuple(scenarios),
     )
-    command = f"fedunlearn leaderboard {board}{' --quick' if quick else ''}"
-    page = board_page(document, command)
+    page = board_page(document)
     write_whole(out / "leaderboard.json", document.to_json())
     write_whole(out / "leaderboard.md", page)
     if as_json:

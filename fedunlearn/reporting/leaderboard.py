@@ -79,6 +79,7 @@ class Leaderboard(Versioned):
     Attributes:
         schema_version: Version of this schema.
         fedunlearn: Version of the package.
+        command: The command that made the board.
         seeds: Number of reported runs of each scenario.
         tuning_seeds: Number of runs of each trial; none of them is reported.
         trials: Number of trials of each method in each group.
@@ -93,6 +94,7 @@ class Leaderboard(Versioned):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     fedunlearn: str
+    command: str
     seeds: int
     tuning_seeds: int
     trials: int
@@ -133,21 +135,18 @@ def _distance(method: MethodSummary) -> float:
     return sum(method.figures[key].mean for key in keys)
 
 
-def board_page(board: Leaderboard, command: str) -> str:
-    """Return the page of a board, in Markdown.
-
-    Args:
-        board: The board.
-        command: The command that makes it.
-    """
+def board_page(board: Leaderboard) -> str:
+    """Return the page of a board, in Markdown."""
     machine = board.hardware
     lines = [
         "# Leaderboard",
         "",
-        f"Made by `{command}` with fedunlearn {board.fedunlearn} in {_duration(board.seconds)} on "
+        f"Made by `{board.command}` with fedunlearn {board.fedunlearn} in "
+        f"{_duration(board.seconds)} on "
         f"{machine.processor or 'an unknown processor'}, {machine.cores} cores, "
-        f"{machine.processes} jobs at once. Each scenario has {board.seeds} "
-        f"{'run' if board.seeds == 1 else 'runs'}, with data, forget set and models of their own; "
+        f"{machine.processes} {'job' if machine.processes == 1 else 'jobs'} at once. Each scenario "
+        f"has {board.seeds} {'run' if board.seeds == 1 else 'runs'}, with data, forget set and "
+        "models of their own; "
         "figures are means ± standard deviations. In each group every method had at most "
         f"{board.trials} trials of its grid, its defaults among them, each on "
         f"{board.tuning_seeds} further {'run' if board.tuning_seeds == 1 else 'runs'}; methods "
@@ -184,12 +183,13 @@ def _scenario(summary: ScenarioSummary, order: Sequence[str]) -> list[str]:
         request.sizes[key].mean for key in ("forgotten_examples", "retained_examples")
     )
     count = len(summary.requests)
-    after = f" after {count} requests" if count > 1 else ""
+    after = f"after {count} requests " if count > 1 else ""
+    share = 100 * forgotten / (forgotten + retained)
     lines = [
         f"### {summary.name}",
         "",
-        f"{request.descriptions[0]}{after}: {forgotten:.0f} of {forgotten + retained:.0f} examples "
-        f"({100 * forgotten / (forgotten + retained):.2g} %) leave in the mean.",
+        f"In the first run leave: {request.descriptions[0]}. In the mean over runs {after}"
+        f"{forgotten:.0f} of {forgotten + retained:.0f} examples ({share:.2g} %) have left.",
         "",
     ]
     named: list[tuple[str, Mapping[str, Figure]]] = [("trained", request.trained)]

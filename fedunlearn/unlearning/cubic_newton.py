@@ -58,7 +58,7 @@ class CubicNewton(SubspaceMethod[CubicNewtonSettings]):
     name: ClassVar[str] = "cubic-newton"
     settings_type: ClassVar[type[Settings]] = CubicNewtonSettings
     grid: ClassVar[Grid] = {
-        "linearise-at": (0.7, 0.85),
+        "linearise-at": (0.85, 1.0),
         "completion": ("auto", 0.0),
         "weight": ("auto", 0.01),
     }

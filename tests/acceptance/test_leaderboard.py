@@ -104,7 +104,7 @@ def test_the_settings_found_are_those_reported_on_other_runs(board: Any) -> None
 def test_the_page_has_hardware_time_and_spread(folder: Path, board: Any) -> None:
     page = (folder / "leaderboard/leaderboard.md").read_text(encoding="utf-8")
     assert "Made by `fedunlearn leaderboard board.toml`" in page
-    assert f"{board['hardware']['cores']} cores, 1 jobs at once" in page
+    assert f"{board['hardware']['cores']} cores, 1 job at once" in page
     assert board["seconds"] > 0.0 and re.search(r" in \d+ s on ", page)
     assert page.count(" ± ") > 10
     rows = re.findall(r"^\| (\S+) \| \d\.\d \|", page, re.MULTILINE)

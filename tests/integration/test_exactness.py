@@ -20,7 +20,9 @@ from fedunlearn.unlearning.cubic_newton import CubicNewton, CubicNewtonSettings
 
 NODES, FEATURES, DECAY = 8, 12, 1e-2
 SETTINGS = TrainingSettings(weight_decay=DECAY)
-EXACT = CubicNewtonSettings(weight=0.0, linearise_at=1.0, products=FEATURES + 1)
+EXACT = CubicNewtonSettings(
+    weight=0.0, linearise_at=1.0, products=FEATURES + 1, node_weights="examples"
+)
 
 
 class LinearTask:

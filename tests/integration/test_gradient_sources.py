@@ -60,9 +60,15 @@ def task_of(kind: str) -> Task:
 def opened(
     federation: Federation, model: TrainedModel, forget: ForgetSet, source: str, **settings: Any
 ) -> tuple[Influence, Tensor]:
-    told: dict[str, Any] = {"completion": 0.3, "linearise_at": 0.85} | settings
+    told: dict[str, Any] = {
+        "completion": 0.3,
+        "linearise_at": 0.85,
+        "node_weights": "steps",
+    } | settings
     if source == "recorded":
-        model = federation.record(model, to_record("recorded", told["linearise_at"]))
+        model = federation.record(
+            model, to_record("recorded", told["linearise_at"], told["node_weights"])
+        )
     influence = open_influence(
         model,
         federation,
@@ -82,10 +88,16 @@ def test_all_agree_where_training_converged(task: str, kind: str) -> None:
     steps = []
     for source in SOURCES:
         if source == "recorded":
-            model = federation.record(model, [GradientAt(1.0)])
+            model = federation.record(model, [GradientAt(1.0, by_steps=False)])
         method = CubicNewton(
             CubicNewtonSettings.model_validate(
-                {"gradient": source, "linearise-at": 1.0, "products": 6, "weight": 0.05}
+                {
+                    "gradient": source,
+                    "linearise-at": 1.0,
+                    "products": 6,
+                    "weight": 0.05,
+                    "node-weights": "examples",
+                }
             )
         )
         steps.append(method.unlearn(model, federation, FORGET[kind]).weights - model.weights)
@@ -231,7 +243,7 @@ def test_who_leaves_answers_departing_gradients_only(transport: str) -> None:
     federation, listening = federation_of(TinyTask(), NODES, transport=transport)
     CubicNewton(CubicNewtonSettings(products=3)).unlearn(trained(), federation, FORGET["node"])
     asked = [type(question.ask) for question, nodes in listening.heard if 2 in nodes]
-    assert asked == [Gradient, Gradient]  # at w^ and at u
+    assert asked == [Gradient]
 
 
 def test_what_was_not_recorded_is_named_with_its_remedy() -> None:
@@ -328,6 +340,7 @@ def test_several_steps_on_what_stays_converge_to_its_minimiser(curvature: str, k
                 "products": 9,
                 "steps": steps,
                 "weight": 1e-3,
+                "node-weights": "examples",
             }
         )
         found: Unlearned = CubicNewton(settings).unlearn(model, federation, forget)
@@ -344,7 +357,12 @@ def test_a_scenario_records_by_itself_and_reports_it_apart() -> None:
         "evaluation": {"oracles": 1},
         "unlearning": {
             "methods": ["recorded", "here", "fine-tune"],
-            "recorded": {"method": "cubic-newton", "gradient": "recorded", "weight": 0.1},
+            "recorded": {
+                "method": "cubic-newton",
+                "gradient": "recorded",
+                "weight": 0.1,
+                "linearise-at": 0.85,
+            },
             "here": {"method": "cubic-newton", "weight": 0.1},
             "fine-tune": {"rounds": 1},
         },

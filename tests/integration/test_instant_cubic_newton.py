@@ -105,7 +105,7 @@ def test_a_quadratic_objective_gives_the_retrained_minimiser(
     kind: str, settings: dict[str, Any]
 ) -> None:
     """Where the subspace holds everything and was recorded at w^."""
-    method = method_of(weight=0.0, linearise_at=1.0, **settings)
+    method = method_of(weight=0.0, linearise_at=1.0, node_weights="examples", **settings)
     model, federation, _ = recorded(method, "ridge", stationary=True)
     stays = pooled(task_of("ridge"), NODES, FORGET[kind], Part.RETAIN)
     exact = minimiser(mean_objective(task_of("ridge"), stays, DECAY), model.weights)
@@ -116,7 +116,7 @@ def test_a_quadratic_objective_gives_the_retrained_minimiser(
 
 @pytest.mark.parametrize("node", NODES)
 def test_a_convex_objective_is_removed_nearly(node: int) -> None:
-    method = method_of(weight=0.0, linearise_at=1.0)
+    method = method_of(weight=0.0, linearise_at=1.0, node_weights="examples")
     model, federation, listening = recorded(method, "logistic", stationary=True)
     stays = pooled(task_of("logistic"), NODES, ForgetSet.of_nodes(node), Part.RETAIN)
     exact = minimiser(mean_objective(task_of("logistic"), stays, DECAY), model.weights)

@@ -173,6 +173,7 @@ def test_no_method_is_starved_of_trials() -> None:
     sizes = {
         name: len(grid_points(make_method(name, {}), 100))
         for name in method_names()
-        if name != "retrain"  # it has no settings
+        # Retraining and the heads have nothing to tune, and auto chooses by itself.
+        if name not in {"retrain", "auto", "exact-head", "certified-head"}
     }
     assert set(sizes.values()) == {8}
