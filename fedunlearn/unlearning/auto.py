@@ -9,7 +9,7 @@ wanted closeness:
    forget set.
 3. **Checkpoint**: the move of that step from a checkpoint of training, where the forget set was
    fitted less, and from there the rest of training on the retain set in fewer rounds
-   (remaining_training.py). The step has ``CORRECTION`` times the natural damping, since the rounds
+   (remaining_training.py). The step has ``correction`` times the natural damping, since the rounds
    remove the rest. Without checkpoints: rewind.
 4. **Retraining**, where the budget allows for as many rounds as training took.
 
@@ -55,8 +55,6 @@ from fedunlearn.unlearning.rewind import Rewind
 from fedunlearn.unlearning.subspace import RESIDUAL
 from fedunlearn.unlearning.validity import leverage_along
 
-# The damping of the step from a checkpoint, as a multiple of the natural one.
-CORRECTION = 2.0
 PRODUCTS = 8
 # The share of the examples from which the products of a step are computed.
 PRODUCT_SHARE = 0.25
@@ -72,6 +70,7 @@ class AutoSettings(Settings):
             model, in floors: multiples of the distance between independently retrained models.
         rounds: The largest number of rounds of training on the retain set. If it is left out, two
             fifths of those of training; as many as training took allow for retraining.
+        correction: The damping of the step from a checkpoint, as a multiple of the natural one.
         record: Whether summaries are recorded when training ends, with the defaults of
             instant-cubic-newton, so that a removal need not take a round.
         checkpoints: The number of checkpoints that the server stores while training runs.
@@ -79,6 +78,7 @@ class AutoSettings(Settings):
 
     closeness: Positive = 2.0
     rounds: Annotated[int, Field(gt=0)] | None = None
+    correction: Positive = 2.0
     record: bool = False
     checkpoints: Annotated[int, Field(ge=0)] = 10
 
@@ -115,7 +115,7 @@ class Auto(UnlearningMethod[AutoSettings]):
 
     name: ClassVar[str] = "auto"
     settings_type: ClassVar[type[Settings]] = AutoSettings
-    grid: ClassVar[Grid] = {"closeness": (1.0, 2.0, 4.0)}
+    grid: ClassVar[Grid] = {"correction": (0.5, 1.0, 2.0, 4.0), "record": (False, True)}
 
     @override
     def to_record(self) -> tuple[Recordable, ...]:
@@ -191,7 +191,7 @@ class _Removal:
                 return self._result(found, enough)
             assert found.trained is not None
             after: Recording = found.trained.recorded[item].value
-            step = after.problem().damped(CORRECTION * natural_damping(after.time))
+            step = after.problem().damped(self._settings.correction * natural_damping(after.time))
             nowhere = torch.zeros_like(self._trained.weights)
             self._move = after.basis.moved(nowhere, step.coordinates)  # of all that has left
         return None
@@ -230,7 +230,7 @@ class _Removal:
             found.step.coordinates, leaves, basis.projection.numpy(), damping
         )
         self._rounds += objective.rounds
-        (self._move,) = lift(basis, [_damped(basis, CORRECTION * damping)])
+        (self._move,) = lift(basis, [_damped(basis, self._settings.correction * damping)])
         enough = self._note(
             "step",
             after_step(self._leverage) if found.acceptable else math.inf,

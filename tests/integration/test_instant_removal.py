@@ -37,7 +37,7 @@ def test_nodes_of_many_leave_without_a_round(count: int, trusted: bool) -> None:
     assert found["status"].startswith("converged" if trusted else "do not trust the step alone")
     if trusted:
         assert found["forget_js"] < 1.5 * request["floor"]["forget_js"]
-        assert found["forget_js"] < 0.7 * trained["forget_js"]
+        assert found["forget_js"] < 0.8 * trained["forget_js"]
         assert found["tow"] > trained["tow"]
 
 

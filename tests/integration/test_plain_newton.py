@@ -115,7 +115,9 @@ def test_ridge_regression_gives_the_retrained_minimiser(kind: str) -> None:
     rest = pooled(task, NODES, forget, Part.RETAIN)
     retrained = minimiser(mean_objective(task, rest, DECAY), model.weights)
     federation, _ = federation_of(task, NODES)
-    found = make_method("newton-pinv", {}).unlearn(model, federation, forget)
+    found = make_method("newton-pinv", {"node-weights": "examples"}).unlearn(
+        model, federation, forget
+    )
     before = float((model.weights - retrained).norm())
     assert before > 1e-3
     assert float((found.weights - retrained).norm()) <= 1e-9 * before

@@ -79,7 +79,7 @@ def test_initial_weights_are_not_needed_where_they_are_not_used(method: object) 
     assert torch.equal(_unlearned(without, method), _unlearned(having, method))
 
 
-@pytest.mark.parametrize("method", [CubicNewton(), Rewind(rounds=1), Retrain()])
+@pytest.mark.parametrize("method", [CubicNewton(linearise_at=0.85), Rewind(rounds=1), Retrain()])
 def test_where_they_are_needed_the_message_says_what_does_without(method: object) -> None:
     with pytest.raises(InputError, match=r"has no initial weights.*initial=.*linearise-at = 1"):
         _unlearned(TrainedModel(WEIGHTS, settings=SETTINGS), method)
