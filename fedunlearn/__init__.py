@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fedunlearn.risk.task import Task as Task
     from fedunlearn.scenario.data import DataSettings as DataSettings
     from fedunlearn.settings import TrainingSettings as TrainingSettings
+    from fedunlearn.unlearning.auto import Auto as Auto
+    from fedunlearn.unlearning.auto import AutoSettings as AutoSettings
     from fedunlearn.unlearning.certified_head import CertifiedHead as CertifiedHead
     from fedunlearn.unlearning.certified_head import CertifiedHeadSettings as CertifiedHeadSettings
     from fedunlearn.unlearning.cubic_newton import CubicNewton as CubicNewton
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "Auto": "unlearning.auto",
+    "AutoSettings": "unlearning.auto",
     "CertifiedHead": "unlearning.certified_head",
     "CertifiedHeadSettings": "unlearning.certified_head",
     "CubicNewton": "unlearning.cubic_newton",

@@ -110,7 +110,6 @@ def choose_weight(
     absolute: bool = False,
     at_once: int = len(RELATIVE_DAMPINGS),
     resolution: Callable[[], float] = lambda: 0.0,
-    least_damping: float = 0.0,
 ) -> WeightChoice:
     """Choose M by gain ratio over a grid.
 
@@ -121,8 +120,6 @@ def choose_weight(
         absolute: Whether Ritz values are replaced by their absolute values.
         at_once: How many steps may be held, and evaluated, at the same time.
         resolution: Returns, after an evaluation, the size up to which changes are rounding.
-        least_damping: No smaller one is tried; in units of curvature, beyond a pole if there is
-            one.
 
     Returns:
         The choice, after one or two calls of ``evaluate`` where all fit at once. Of several, the
@@ -146,11 +143,10 @@ def choose_weight(
             for s, change in zip(steps, changes, strict=True)
         ]
 
-    dampings = _dampings(basis, least_damping, absolute=absolute)
     candidates: list[Candidate] = []
     rounds = 0
-    for start in range(0, len(dampings), at_once):
-        candidates += evaluated(*dampings[start : start + at_once])
+    for start in range(0, len(RELATIVE_DAMPINGS), at_once):
+        candidates += evaluated(*RELATIVE_DAMPINGS[start : start + at_once])
         rounds += 1
         if not all(candidate.acceptable for candidate in candidates):
             break
@@ -165,8 +161,8 @@ def choose_weight(
         return WeightChoice(chosen, tuple(candidates), rounds)
     log_damping = brentq(
         lambda log_rho: -step(math.exp(log_rho)).quadratic - enough,
-        math.log(dampings[first]),
-        math.log(dampings[first - 1]),
+        math.log(RELATIVE_DAMPINGS[first]),
+        math.log(RELATIVE_DAMPINGS[first - 1]),
         rtol=1e-3,
     )
     (between,) = evaluated(math.exp(log_damping))
@@ -230,14 +226,6 @@ def choose_damping(
     nearest = min(candidates, key=lambda candidate: abs(candidate.gain - 1.0))
     chosen = next((candidate for candidate in candidates if candidate.acceptable), nearest)
     return WeightChoice(chosen, tuple(candidates), rounds)
-
-
-def _dampings(basis: KrylovBasis, least: float, *, absolute: bool) -> tuple[float, ...]:
-    """Return the grid of dampings relative to the largest Ritz value, cut off at the least."""
-    ritz, _, _ = reduced_gradient(basis, absolute=absolute)
-    cut = least / (float(np.abs(ritz).max()) or 1.0)
-    kept = tuple(relative for relative in RELATIVE_DAMPINGS if relative > cut)
-    return kept if cut <= RELATIVE_DAMPINGS[-1] else (*kept, cut)
 
 
 def weight_of_damping(basis: KrylovBasis, relative: float, *, absolute: bool = False) -> float:

@@ -83,7 +83,7 @@ def test_results_have_the_form_of_the_contract(kind: str) -> None:
     results = run("inline", f"forget.kind={kind}", "forget.class=3", "unlearning.recovery-rounds=1")
     assert set(results) >= {"fedunlearn", "scenario", "environment", "requests"}
     unlearning = results["scenario"]["unlearning"]
-    assert unlearning["cubic-newton"]["linearise-at"] == 0.85
+    assert unlearning["cubic-newton"]["linearise-at"] == 1.0
     assert unlearning["methods"] == ["cubic-newton", "fine-tune"]
     (request,) = results["requests"]
     assert request["forget"]["kind"] == kind

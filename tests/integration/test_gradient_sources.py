@@ -60,11 +60,8 @@ def task_of(kind: str) -> Task:
 def opened(
     federation: Federation, model: TrainedModel, forget: ForgetSet, source: str, **settings: Any
 ) -> tuple[Influence, Tensor]:
-    told: dict[str, Any] = {
-        "completion": 0.3,
-        "linearise_at": 0.85,
-        "node_weights": "steps",
-    } | settings
+    defaults = {"completion": 0.3, "linearise_at": 0.85, "node_weights": "steps"}
+    told: dict[str, Any] = defaults | settings
     if source == "recorded":
         model = federation.record(
             model, to_record("recorded", told["linearise_at"], told["node_weights"])

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -329,21 +328,3 @@ def test_what_is_but_rounding_does_not_speak_against_the_model() -> None:
     # A change that is larger than rounding counts, however coarse the rest.
     below = choose_weight(basis, coarse, resolution=lambda: 0.9 * foretold)
     assert not all(c.acceptable for c in below.candidates)
-
-
-@pytest.mark.parametrize("kind", SPREAD_KINDS)
-@pytest.mark.parametrize("share", [1e-4, 1e-2, 0.2, 5.0])
-def test_nothing_is_damped_less_than_the_least(kind: str, share: float) -> None:
-    case = OPERATORS[kind].build(1, 40)
-    basis, objective = _basis(case), _Objective(case)
-    ritz = np.linalg.eigvalsh(basis.projection.numpy())
-    least = share * float(np.abs(ritz).max())
-    choice = choose_weight(basis, objective, least_damping=least)
-    pole = max(0.0, -float(ritz[0]))
-    dampings = [candidate.step.damping for candidate in choice.candidates]
-    assert all(damping >= pole + least * (1.0 - 1e-6) for damping in dampings)
-    assert dampings == sorted(dampings, reverse=True)
-    if share > RELATIVE_DAMPINGS[-1]:
-        assert min(dampings) == pytest.approx(pole + least, rel=1e-6)
-    if share < RELATIVE_DAMPINGS[-1]:
-        assert choice.chosen.step.weight == choose_weight(basis, objective).chosen.step.weight
