@@ -56,8 +56,8 @@ from fedunlearn.unlearning.subspace import RESIDUAL
 from fedunlearn.unlearning.validity import leverage_along
 
 PRODUCTS = 8
-# The share of the examples from which the products of a step are computed.
-PRODUCT_SHARE = 0.25
+# The share of the examples from which the products of a step are computed; and how many at least.
+PRODUCT_SHARE, LEAST_SAMPLED = 0.25, 256
 # The default budget, as a share of the rounds of training.
 BUDGET_SHARE = 0.4
 
@@ -167,6 +167,7 @@ class _Removal:
         self._rounds = 0
         self._share = self._leverage = 0.0
         self._move: Tensor | None = None
+        self._checked_step = True
 
     def recorded_step(self) -> Unlearned | None:
         """Take the step from recorded summaries, where it is expected to suffice."""
@@ -217,7 +218,8 @@ class _Removal:
             self._rounds += objective.rounds
             unchanged = Unlearned(self._trained.weights.clone(), "", Claim.EMPIRICAL)
             return self._result(unchanged, self._note("step", 0.0, self._evidence))
-        sample = Sample.of(PRODUCT_SHARE, seed=0)
+        share = min(1.0, max(PRODUCT_SHARE, LEAST_SAMPLED / retained))
+        sample = Sample.of(share, seed=0)
         curvature = objective.curvature(self._trained.weights, Curvature.GGN, sample)
         *_, basis = lanczos(curvature, slope, PRODUCTS)
         sums = objective.forgotten_products(
@@ -226,6 +228,7 @@ class _Removal:
         leaves = (sums @ basis.vectors.double()).numpy() / objective.mass(Part.RETAIN)
         damping = influence.natural_damping
         found = self._checked(influence, basis, damping)
+        self._checked_step = found.acceptable
         self._leverage = leverage_along(
             found.step.coordinates, leaves, basis.projection.numpy(), damping
         )
@@ -308,7 +311,7 @@ class _Removal:
     def _after(self, start: int | None) -> float:
         """Return the expected distance after the rest of training from a checkpoint."""
         anew = None if start is None else 1.0 - start / self._trained.settings.rounds
-        return after_rounds(self._leverage, anew)
+        return after_rounds(self._leverage, anew, checked=self._checked_step)
 
     @property
     def _checkpoints(self) -> Checkpoints:

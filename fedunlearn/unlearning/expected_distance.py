@@ -34,18 +34,19 @@ def after_step(leverage: float) -> float:
     return float(STEP * _odds(leverage) ** STEP_POWER)
 
 
-def after_rounds(leverage: float, anew: float | None) -> float:
+def after_rounds(leverage: float, anew: float | None, *, checked: bool = True) -> float:
     """Return the expected distance after the rest of training from a checkpoint, in floors.
 
     Args:
         leverage: The leverage rho of the forget set along the step, in [0, 1].
         anew: The share of training that the rounds stand for; None where they began on the way back
             to the initial weights.
+        checked: Whether the step did not fail its check; otherwise nothing is expected of it.
     """
     if anew is None:
         return REWOUND
     after = float(ROUNDS * _odds(leverage) ** ROUNDS_POWER * (1.0 - anew))
-    return min(AT_MOST * after_step(leverage), after)
+    return min(AT_MOST * after_step(leverage), after) if checked else after
 
 
 def _odds(leverage: float) -> float:

@@ -74,7 +74,7 @@ def test_where_little_is_wanted_a_recorded_step_does_without_a_round() -> None:
 
 
 def test_without_summaries_it_is_a_step_that_was_checked() -> None:
-    found, rounds, _, _ = removed(forget=ForgetSet.of_samples(0.1, seed=1), closeness=1e9)
+    found, rounds, _, _ = removed(forget=ForgetSet.of_nodes(0), closeness=1e9)
     assert stages(found) == [("step", True)]
     (stage,) = found.details["plan"]
     assert stage["products"] == 8 and 0.0 <= stage["leverage"] <= 1.0 and "gain" in stage
