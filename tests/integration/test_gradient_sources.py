@@ -360,7 +360,7 @@ def test_a_scenario_records_by_itself_and_reports_it_apart() -> None:
                 "weight": 0.1,
                 "linearise-at": 0.85,
             },
-            "here": {"method": "cubic-newton", "weight": 0.1},
+            "here": {"method": "cubic-newton", "weight": 0.1, "linearise-at": 0.85},
             "fine-tune": {"rounds": 1},
         },
     }
