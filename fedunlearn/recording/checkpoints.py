@@ -1,6 +1,7 @@
 """Checkpoints: the global weights after some rounds of training, which only the server stores.
 
-They contain what training learned from everybody, so they are deleted with the models of that time.
+They contain what training learned from everybody, so that they leave with the models of that time:
+after a removal only those are held that its step has moved.
 """
 
 from __future__ import annotations
@@ -17,8 +18,20 @@ from fedunlearn.errors import NotRecordedError
 from fedunlearn.federation.federation import Federation
 from fedunlearn.federation.trained_model import TrainedModel
 
-# The weights (d,) after a number of rounds.
-Checkpoints = Mapping[int, Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Checkpoints:
+    """Checkpoints of a model.
+
+    Attributes:
+        weights: The weights (d,) after a number of rounds; after a removal, moved as it moved the
+            model.
+        expected: The distance from a retrained model, in floors, that earlier removals are expected
+            to have left.
+    """
+
+    weights: Mapping[int, Tensor]
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,4 +74,4 @@ class _Collector:
 
     def collected(self) -> Checkpoints:
         """See WeightsCollector."""
-        return MappingProxyType(dict(self._found))
+        return Checkpoints(MappingProxyType(dict(self._found)))

@@ -30,8 +30,9 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from fedunlearn.federation.accounting import Meter
 from fedunlearn.federation.federation import Federation
-from fedunlearn.federation.trained_model import Recordable, TrainedModel
+from fedunlearn.federation.trained_model import Recordable, Recorded, TrainedModel
 from fedunlearn.federation.training import OnRound, TrainingPlan
 from fedunlearn.parameters import digest
 from fedunlearn.questions.forget import ForgetSet, Part
@@ -167,6 +168,10 @@ class _Removal:
         self._rounds = 0
         self._share = self._leverage = 0.0
         self._move: Tensor | None = None
+        self._item, self._earlier = TrainingCheckpoints(settings.checkpoints), Checkpoints({})
+        for item, recorded in trained.recorded.items():
+            if isinstance(item, TrainingCheckpoints):
+                self._item, self._earlier = item, recorded.value
         self._checked_step = True
 
     def recorded_step(self) -> Unlearned | None:
@@ -271,7 +276,7 @@ class _Removal:
             self._rounds += rounds
             return self._result(found, self._note("rewind", self._after(None), evidence))
         assert self._move is not None  # some step was solved before
-        weights = self._checkpoints[start] + self._move
+        weights = self._earlier.weights[start] + self._move
         schedule = remaining_schedule(self._trained.settings, start, rounds)
         plan = TrainingPlan(
             self._trained.settings,
@@ -301,7 +306,7 @@ class _Removal:
         budget = self._settings.rounds or math.ceil(BUDGET_SHARE * settings.rounds)
         start: int | None = None
         for rounds in range(1, min(budget, settings.rounds) + 1):
-            start = earliest_start(settings, self._checkpoints, rounds)
+            start = earliest_start(settings, self._earlier.weights, rounds)
             if start is not None and self._after(start) <= self._settings.closeness:
                 return start, rounds
         if budget >= settings.rounds and known:
@@ -314,16 +319,8 @@ class _Removal:
         return after_rounds(self._leverage, anew, checked=self._checked_step)
 
     @property
-    def _checkpoints(self) -> Checkpoints:
-        for item, recorded in self._trained.recorded.items():
-            if isinstance(item, TrainingCheckpoints):
-                checkpoints: Checkpoints = recorded.value
-                return checkpoints
-        return {}
-
-    @property
     def _can_train(self) -> bool:
-        return self._trained.initial is not None or bool(self._checkpoints)
+        return self._trained.initial is not None or bool(self._earlier.weights)
 
     @property
     def _evidence(self) -> dict[str, Any]:
@@ -331,6 +328,8 @@ class _Removal:
 
     def _note(self, stage: str, expected: float, evidence: Mapping[str, Any]) -> bool:
         """Add a stage to the plan, and return whether it is close enough."""
+        # The forget set is all that has left: its mean distance is at most the largest of a part.
+        expected = max(expected, self._earlier.expected)
         enough = expected <= self._settings.closeness
         self._stages.append(Stage(stage, expected, enough, evidence))
         return enough
@@ -349,6 +348,7 @@ class _Removal:
         return replace(
             found,
             status=status,
+            trained=self._next(found, last),
             details={
                 **found.details,
                 "rounds": self._rounds,
@@ -358,6 +358,28 @@ class _Removal:
                 "plan": [stage.as_dict() for stage in stages],
             },
         )
+
+    def _next(self, found: Unlearned, last: Stage) -> TrainedModel:
+        """Return the model as the next removal starts from it.
+
+        Checkpoints from which training went on, or might have, hold what has left: where a step was
+        solved, those up to the one that was used are moved by it; all others are dropped.
+        """
+        expected = last.expected if math.isfinite(last.expected) else self._earlier.expected
+        if found.trained is not None:  # recorded steps are always of everything that has left
+            checkpoints = replace(self._earlier, expected=expected)
+            after = found.trained
+        else:
+            until = last.evidence.get("checkpoint", self._trained.settings.rounds)
+            moved = {
+                number: weights + self._move
+                for number, weights in self._earlier.weights.items()
+                if self._move is not None and number <= until
+            }
+            checkpoints = Checkpoints(moved, expected)
+            after = replace(self._trained, weights=found.weights, recorded={})
+        recorded = dict(after.recorded) | {self._item: Recorded(checkpoints, Meter().stopped())}
+        return replace(after, recorded=recorded)
 
     def _reported(self, number: int, weights: Tensor) -> None:
         if self._on_round is not None:

@@ -59,9 +59,9 @@ def stages(found: Unlearned) -> list[tuple[str, bool]]:
 
 def test_checkpoints_lie_at_equal_distances_and_cost_no_round() -> None:
     (recorded,) = trained().recorded.values()
-    assert list(recorded.value) == list(range(2, 21, 2))
+    assert list(recorded.value.weights) == list(range(2, 21, 2))
     assert recorded.spent.rounds == 0
-    torch.testing.assert_close(recorded.value[20], trained().weights)
+    torch.testing.assert_close(recorded.value.weights[20], trained().weights)
     assert not Auto(checkpoints=0).to_record()
 
 
