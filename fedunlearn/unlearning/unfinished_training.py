@@ -33,8 +33,8 @@ from torch import Tensor
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.vectors import dot, norm
 
-# From the duration of training, what is ahead counts the noise of the last rounds too: on digits 1.3
-# to 1.9 of the way where a second gradient shows 0.14 to 0.27, and no end at all where training had
+# From the duration of training, what is ahead counts the noise of the last rounds too: 1.3 to 1.9
+# of the way on digits where a second gradient shows 0.14 to 0.27, and no end where training had
 # hardly begun.
 MOST_AHEAD, MOST_AHEAD_BY_TIME = 1.0, 4.0
 

@@ -24,7 +24,7 @@ FORGET = ForgetSet.of_class(1)
 # Those that train are in test_training_methods.py and test_rewind.py, those of linear heads in
 # test_exact_head.py and test_certified_head.py.
 TRAIN = {
-    *{"exact-head", "certified-head"},
+    *{"auto", "exact-head", "certified-head"},
     *{"retrain", "gradient-ascent", "fed-eraser", "rapid-retraining", "fed-osd", "not", "scrub"},
     *{"fine-tune", "rewind"},
 }
