@@ -134,11 +134,10 @@ class Auto(UnlearningMethod[AutoSettings]):
         on_round: OnRound | None = None,
     ) -> Unlearned:
         removal = _Removal(self.settings, trained, federation, forget, on_round)
-        for attempt in (removal.recorded_step, removal.step, removal.rounds):
-            found = attempt()
-            if found is not None:
+        for attempt in (removal.recorded_step, removal.step):
+            if (found := attempt()) is not None:
                 return found
-        raise AssertionError  # rounds always ends in a model
+        return removal.rounds()
 
     @override
     def at_compute(self, gradient_equivalents: float, local_epochs: int) -> Self:
@@ -173,6 +172,7 @@ class _Removal:
             if isinstance(item, TrainingCheckpoints):
                 self._item, self._earlier = item, recorded.value
         self._checked_step = True
+        self._remark: str | None = None
 
     def recorded_step(self) -> Unlearned | None:
         """Take the step from recorded summaries, where it is expected to suffice."""
@@ -217,6 +217,7 @@ class _Removal:
         )
         objective = influence.objective
         retained, forgotten = objective.retained, objective.forgotten
+        self._remark = influence.undone.remark if influence.undone is not None else None
         self._share = forgotten / (retained + forgotten)
         slope = influence.slope(None)
         if not slope.any():
@@ -234,6 +235,7 @@ class _Removal:
         damping = influence.natural_damping
         found = self._checked(influence, basis, damping)
         self._checked_step = found.acceptable
+        gain = {"gain": found.gain} if math.isfinite(found.gain) else {}
         self._leverage = leverage_along(
             found.step.coordinates, leaves, basis.projection.numpy(), damping
         )
@@ -242,7 +244,7 @@ class _Removal:
         enough = self._note(
             "step",
             after_step(self._leverage) if found.acceptable else math.inf,
-            self._evidence | {"gain": found.gain, "products": basis.products},
+            self._evidence | gain | {"products": basis.products},
         )
         if not enough and self._can_train:
             return None
@@ -345,6 +347,8 @@ class _Removal:
             status += f" ({wanted:g} wanted)"
         else:
             status += f", and {wanted:g} are wanted: allow more rounds, or retrain"
+        if self._remark is not None and last.name == "step":
+            status += f"; {self._remark}"
         return replace(
             found,
             status=status,
@@ -362,8 +366,8 @@ class _Removal:
     def _next(self, found: Unlearned, last: Stage) -> TrainedModel:
         """Return the model as the next removal starts from it.
 
-        Checkpoints from which training went on, or might have, hold what has left: where a step was
-        solved, those up to the one that was used are moved by it; all others are dropped.
+        Checkpoints hold what has left: those up to the one that was used are moved by the step, all
+        others are dropped.
         """
         expected = last.expected if math.isfinite(last.expected) else self._earlier.expected
         if found.trained is not None:  # recorded steps are always of everything that has left

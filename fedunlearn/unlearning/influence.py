@@ -221,7 +221,7 @@ def open_influence(
             point,
             None,
             None,
-            _time(trained, objective, Part.RETAIN),
+            time,
             slope,
         )
 
@@ -251,7 +251,7 @@ def open_influence(
         point,
         linear.mul_(ratio),
         undone,
-        _time(trained, objective, Part.RETAIN),
+        time,
         slope,
     )
 
