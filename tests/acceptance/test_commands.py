@@ -120,7 +120,7 @@ UNUSABLE = {
     "too many nodes": ("[data]\nnodes = 3000", [], "3000 nodes but 1348 examples"),
     "no such method": ('[unlearning]\nmethods = ["magic"]', [], "'magic' is unknown"),
     "table of no method": ("[unlearning.fine-tun]\nrounds = 3", [], "did you mean 'fine-tune'?"),
-    "no such model": ('[model]\nname = "vgg"', [], "use one of logistic, mlp, cnn"),
+    "no such model": ('[model]\nname = "vgg"', [], "use one of logistic, unit-logistic, mlp, cnn"),
     "NaN weights": ("[training]\nlearning-rate = 1e30", [], "lower the learning rate"),
     "bad --set": ("", ["--set", "rounds"], "use section.key=value"),
     "bad option": ("", ["--fast"], "No such option"),
