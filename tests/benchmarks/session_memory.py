@@ -88,7 +88,6 @@ def be_nodes() -> None:
     from fedunlearn.node.session_client import attend
     from fedunlearn.questions.invitation import Invitation
     from tests.benchmarks.echo import Echo
-    from tests.benchmarks.threads import await_threads
 
     threads = []
     for node, address, token, certificate in json.loads(sys.stdin.readline()):
@@ -100,7 +99,10 @@ def be_nodes() -> None:
         threads.append(thread)
     for thread in threads:
         thread.join()
-    await_threads()
+    # gRPC's own threads are daemons; Python may abort where it ends while they still run.
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(30.0)
 
 
 if __name__ == "__main__":
