@@ -11,6 +11,7 @@ training left unconverged does not enter it (docs: Concepts, "The step").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fedunlearn.errors import ForgetSetError
+from fedunlearn.errors import BadAnswerError, ForgetSetError
 from fedunlearn.federation.accounting import MeterStack
 from fedunlearn.federation.evaluation import Evaluated, Evaluation
 from fedunlearn.federation.journal import JobJournal
@@ -38,7 +39,7 @@ from fedunlearn.questions.kinds import (
     Statistics,
     Summaries,
 )
-from fedunlearn.questions.question import Sample
+from fedunlearn.questions.question import Answer, Sample
 from fedunlearn.questions.subspace_summary import Summary, unpack
 from fedunlearn.risk.products import Curvature
 from fedunlearn.risk.statistics import with_statistics
@@ -330,7 +331,29 @@ class FederatedObjective(FederatedRounds):
         for answer in self.answers(question):
             for of_part, rows in answer.values.items():
                 labels = answer.labels.get(of_part, ())
-                yield answer.node, labels, [unpack(row, len(basis)) for row in rows]
+                found = [unpack(row, len(basis)) for row in rows]
+                self._require_counted(answer, of_part, labels, found)
+                yield answer.node, labels, found
+
+    def _require_counted(
+        self, answer: Answer, part: Part, labels: tuple[int, ...], found: list[Summary]
+    ) -> None:
+        """Check that summaries count the examples, and their weights, that the answer names.
+
+        Raises:
+            BadAnswerError: They do not, so that removals from them would be of other examples.
+        """
+        weights, counts = self.step_weights, answer.counts
+        mass = weights.mass(counts, part)
+        if labels:  # weighted as before the removal (node/sums.py)
+            mass = weights.terms(counts, part)[part] * counts[part]
+        summed = sum(one.examples for one in found), sum(one.mass for one in found)
+        if summed[0] != counts[part] or not math.isclose(summed[1], mass, rel_tol=1e-5):
+            raise BadAnswerError(
+                f"node {answer.node} answered with summaries of other numbers of examples than it "
+                "holds; leave it out, or have it enrol again",
+                nodes=(answer.node,),
+            )
 
     def _mean(self, total: Tensor, count: int, of_regulariser: Tensor) -> Tensor:
         """Divide a sum in place, and add lambda times a tensor of its shape."""

@@ -14,6 +14,8 @@ from fedunlearn.questions.kinds import read_kind
 from fedunlearn.questions.question import Answer, Question, Sample
 from fedunlearn.rpc.v1 import session_pb2 as pb
 
+LARGEST_BATCH = 2**32 - 1
+
 _PARTS = {Part.RETAIN: pb.PART_RETAIN, Part.FORGET: pb.PART_FORGET}
 _PARTS_BACK = {number: part for part, number in _PARTS.items()}
 
@@ -66,7 +68,8 @@ def question_message(question: Question) -> pb.Question:
     )
     question.ask.write(header)
     if question.batch_size is not None:
-        header.batch_size = question.batch_size
+        # No node has so many examples: it takes one step, as with a larger size.
+        header.batch_size = min(question.batch_size, LARGEST_BATCH)
     if question.sample is not None:
         header.sample.share = question.sample.share
         header.sample.seed = question.sample.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedunlearn.errors import BadAnswerError
 from fedunlearn.federation.inline_federation import open_inline
 from fedunlearn.federation.trained_model import TrainedModel
 from fedunlearn.federation.training import TrainingPlan
 from fedunlearn.node.node import TaskNode
 from fedunlearn.questions.forget import ForgetSet, Part
+from fedunlearn.questions.kinds import Summaries
+from fedunlearn.questions.question import Answer, Question
 from fedunlearn.questions.step_weights import StepWeights
 from fedunlearn.risk.products import Curvature
 from fedunlearn.unlearning.instant_cubic_newton import InstantCubicNewton
@@ -168,3 +172,43 @@ def test_stored_and_sent_summaries_agree(kind: str) -> None:
         model = federation.record(trained(), method.to_record())
         ends.append(method.unlearn(model, federation, FORGET[kind]).weights)
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["examples", "mass"])
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1e6])
+@pytest.mark.parametrize("groups", ["nodes", "classes"])
+def test_a_node_whose_summaries_count_other_examples_is_named(
+    place: int, value: float, groups: str
+) -> None:
+    federation, listening = federation_of(TinyTask(), NODES)
+    honest = listening.transport
+
+    class Lying:
+        def ask(
+            self, question: Question, nodes: Sequence[int], /, *, deadline_s: float
+        ) -> Iterator[Answer]:
+            for answer in honest.ask(question, nodes, deadline_s=deadline_s):
+                if isinstance(question.ask, Summaries) and answer.node == 1:
+                    for rows in answer.values.values():
+                        rows[0, place] = value
+                yield answer
+
+    listening.transport = Lying()
+    method = InstantCubicNewton(range=4, krylov_directions=8, directions=6, groups=groups)
+    with pytest.raises(BadAnswerError, match="node 1 answered with summaries of other") as caught:
+        federation.record(trained(), method.to_record())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [1000, 2**31, 2**40])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_full_batches_of_any_size_count_every_example_once(batch: int, transport: str) -> None:
+    federation, _ = federation_of(TinyTask(), NODES, transport=transport)
+    weights = trained().weights
+    found, plain = (
+        federation.objective(FORGET["samples"], weight_decay=DECAY, step_batch=size).gradient(
+            weights
+        )
+        for size in (batch, None)
+    )
+    torch.testing.assert_close(found, plain)
